@@ -42,10 +42,8 @@ from http import HTTPStatus
 
 # == 1. Settings =============================================================================
 # What the command line or the environment decides, and the limits that hold for every client.
-
 VERSION = "0.1.0"
 SERVES = "v1.35.4"          # the Kubernetes whose answers we give; clients read it from /version
-
 OPTIONS = [
     # flag                environment           default                        meaning
     ("port",              "K2D_PORT",           "6443",                        "https port of the API"),
@@ -71,7 +69,6 @@ EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
 
 class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr (IPv4Network), ..."""
-
     def __init__(self, args, environ):
         given = dict(zip(args[::2], args[1::2]))
         for flag, variable, default, _ in OPTIONS:
@@ -118,8 +115,7 @@ def log(message):
 def run(*argv, stdin=b""):
     """Run a program of the host, wait for it, return (exit code, what it printed on both streams).
 
-    Without the subprocess module, which would cost 0.4 MB for the whole life of the process.
-    """
+    Without the subprocess module, which would cost 0.4 MB for the whole life of the process."""
     given, taken = os.memfd_create("stdin"), os.memfd_create("output")
     try:
         os.write(given, stdin)
@@ -185,7 +181,6 @@ def dumps(value):
 # == 2. Kinds and schemas ====================================================================
 # Words only. KINDS says which resources there are; SCHEMA says what their objects look like. Routing, discovery,
 # storage and Table read the first; protobuf, validation, defaults, patches and OpenAPI read the second.
-
 Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources categories kept")
 ALL = "create delete deletecollection get list patch update watch"
 UNIQUE = ALL.replace(" deletecollection", "")
@@ -217,6 +212,7 @@ def group_version(kind):
 #   number  the protobuf field number; a token without name is a struct that Go embeds: its fields stand in this message
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
 #           is a value), & retainKeys (strategic merge), # one value to server-side apply
+#   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours
 #   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set; ^ strategic merge only,
 #           _ server-side apply only
 #   =       the default where the field is absent
@@ -238,109 +234,64 @@ NamespaceSpec: 1finalizers:[]
 NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition/type
 NamespaceCondition: *1type *2status *4lastTransitionTime:Time 5reason 6message
 Node: 1metadata:ObjectMeta+ 2spec:NodeSpec+ 3status:NodeStatus+
-NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:NodeConfigSource
-  2externalID
+NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:Raw 2externalID
 Taint: *1key|req 2value *3effect|NoExecute,NoSchedule,PreferNoSchedule 4timeAdded:Time?
-NodeConfigSource: 2configMap:ConfigMapNodeConfigSource
-ConfigMapNodeConfigSource: *1namespace *2name 3uid 4resourceVersion *5kubeletConfigKey
 NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition/type
   5addresses:[]NodeAddress/type 6daemonEndpoints:NodeDaemonEndpoints+ 7nodeInfo:NodeSystemInfo+ 8images:[]ContainerImage
-  9volumesInUse:[] 10volumesAttached:[]AttachedVolume 11config:NodeConfigStatus 12runtimeHandlers:[]NodeRuntimeHandler
-  13features:NodeFeatures 14declaredFeatures:[]
+  9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw 12runtimeHandlers:[]Raw 13features:Raw 14declaredFeatures:[]
 NodeCondition: *1type *2status *3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message
 NodeAddress: *1type *2address
 NodeDaemonEndpoints: 1kubeletEndpoint:DaemonEndpoint+
 DaemonEndpoint: *1Port:int
 NodeSystemInfo: *1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion *7kubeletVersion
-  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:NodeSwapStatus
-NodeSwapStatus: 1capacity:int?
+  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:Raw
 ContainerImage: *1names:[] 2sizeBytes:int
-AttachedVolume: *1name *2devicePath
-NodeConfigStatus: 1assigned:NodeConfigSource 2active:NodeConfigSource 3lastKnownGood:NodeConfigSource 4error
-NodeRuntimeHandler: *1name 2features:NodeRuntimeHandlerFeatures
-NodeRuntimeHandlerFeatures: 1recursiveReadOnlyMounts:bool? 2userNamespaces:bool?
-NodeFeatures: 1supplementalGroupsPolicy:bool?
 Pod: 1metadata:ObjectMeta+ 2spec:PodSpec+ 3status:PodStatus+
 PodSpec: 1volumes:[]Volume&/name|unique !20initContainers:[]Container/name *2containers:[]Container/name|req|unique
-  !34ephemeralContainers:[]EphemeralContainer/name 3restartPolicy=Always|Always,OnFailure,Never
-  4terminationGracePeriodSeconds:int?=30|0.. !5activeDeadlineSeconds:int?
-  6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None 7nodeSelector:{}# 8serviceAccountName
-  9serviceAccount 21automountServiceAccountToken:bool? 10nodeName 11hostNetwork:bool 12hostPID:bool 13hostIPC:bool
-  27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={} ~15imagePullSecrets:[]LocalObjectReference#/name
-  16hostname|@label ~17subdomain ~18affinity:Affinity 19schedulerName=default-scheduler 22tolerations:[]Toleration
-  23hostAliases:[]HostAlias/ip ~24priorityClassName 25priority:int? 26dnsConfig:PodDNSConfig
-  !28readinessGates:[]PodReadinessGate !29runtimeClassName:string? 30enableServiceLinks:bool? 31preemptionPolicy:string?
-  ~32overhead:{}Quantity ~33topologySpreadConstraints:[]TopologySpreadConstraint/topologyKey,whenUnsatisfiable
-  !35setHostnameAsFQDN:bool? 36os:PodOS !37hostUsers:bool? !38schedulingGates:[]PodSchedulingGate/name
-  !39resourceClaims:[]PodResourceClaim&/name !40resources:ResourceRequirements !41hostnameOverride:string?
-  ~42workloadRef:WorkloadReference
+  !34ephemeralContainers:[]Raw 3restartPolicy=Always|Always,OnFailure,Never 4terminationGracePeriodSeconds:int?=30|0..
+  !5activeDeadlineSeconds:int? 6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
+  7nodeSelector:{}# 8serviceAccountName 9serviceAccount 21automountServiceAccountToken:bool? 10nodeName
+  11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={}
+  ~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label ~17subdomain ~18affinity:Affinity
+  19schedulerName=default-scheduler 22tolerations:[]Toleration 23hostAliases:[]HostAlias/ip ~24priorityClassName
+  25priority:int? 26dnsConfig:PodDNSConfig !28readinessGates:[]Raw !29runtimeClassName:string?
+  30enableServiceLinks:bool? 31preemptionPolicy:string? ~32overhead:{}Quantity
+  ~33topologySpreadConstraints:[]TopologySpreadConstraint/topologyKey,whenUnsatisfiable !35setHostnameAsFQDN:bool?
+  36os:PodOS !37hostUsers:bool? !38schedulingGates:[]Raw !39resourceClaims:[]Raw !40resources:Raw
+  !41hostnameOverride:string? ~42workloadRef:Raw
 Volume: *1name|req|@label 2:VolumeSource
 VolumeSource: 1hostPath:HostPathVolumeSource 2emptyDir:EmptyDirVolumeSource !3gcePersistentDisk:Raw
-  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:NFSVolumeSource !8iscsi:Raw !9glusterfs:Raw
-  !10persistentVolumeClaim:PersistentVolumeClaimVolumeSource !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw
-  !15flocker:Raw !16downwardAPI:DownwardAPIVolumeSource !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource
-  !20vsphereVolume:Raw !21quobyte:Raw !22azureDisk:Raw !23photonPersistentDisk:Raw !26projected:ProjectedVolumeSource
-  !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw !28csi:CSIVolumeSource !29ephemeral:EphemeralVolumeSource
-  !30image:ImageVolumeSource
+  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:Raw !8iscsi:Raw !9glusterfs:Raw
+  !10persistentVolumeClaim:Raw !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw !15flocker:Raw
+  !16downwardAPI:Raw !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource !20vsphereVolume:Raw !21quobyte:Raw
+  !22azureDisk:Raw !23photonPersistentDisk:Raw !26projected:Raw !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw
+  !28csi:Raw !29ephemeral:Raw !30image:Raw
 HostPathVolumeSource: *1path|req
   2type:string?=|BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket
 EmptyDirVolumeSource: !1medium ~2sizeLimit:Quantity?
 SecretVolumeSource: 1secretName|req 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
 KeyToPath: *1key|req *2path|req 3mode:int?
-NFSVolumeSource: *1server *2path 3readOnly:bool
-PersistentVolumeClaimVolumeSource: *1claimName 2readOnly:bool
-DownwardAPIVolumeSource: 1items:[]DownwardAPIVolumeFile 2defaultMode:int?=420
-DownwardAPIVolumeFile: *1path 2fieldRef:ObjectFieldSelector# 3resourceFieldRef:ResourceFieldSelector# 4mode:int?
 ObjectFieldSelector: 1apiVersion=v1 *2fieldPath
-ResourceFieldSelector: 1containerName *2resource *3divisor:Quantity
 ConfigMapVolumeSource: 1:LocalObjectReference 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
 LocalObjectReference: 1name
-ProjectedVolumeSource: *1sources:[]VolumeProjection 2defaultMode:int?=420
-VolumeProjection: 1secret:SecretProjection 2downwardAPI:DownwardAPIProjection 3configMap:ConfigMapProjection
-  4serviceAccountToken:ServiceAccountTokenProjection 5clusterTrustBundle:ClusterTrustBundleProjection
-  6podCertificate:PodCertificateProjection
-SecretProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?
-DownwardAPIProjection: 1items:[]DownwardAPIVolumeFile
-ConfigMapProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?
-ServiceAccountTokenProjection: 1audience 2expirationSeconds:int?=3600 *3path
-ClusterTrustBundleProjection: 1name:string? 2signerName:string? 3labelSelector:LabelSelector# 5optional:bool? *4path
-PodCertificateProjection: 1signerName 2keyType 3maxExpirationSeconds:int? 4credentialBundlePath 5keyPath
-  6certificateChainPath 7userAnnotations:{}
-CSIVolumeSource: *1driver 2readOnly:bool? 3fsType:string? 4volumeAttributes:{}
-  5nodePublishSecretRef:LocalObjectReference#
-EphemeralVolumeSource: 1volumeClaimTemplate:PersistentVolumeClaimTemplate
-PersistentVolumeClaimTemplate: 1metadata:ObjectMeta+ 2spec:PersistentVolumeClaimSpec+
-PersistentVolumeClaimSpec: 1accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements+ 3volumeName
-  5storageClassName:string? 6volumeMode:string?=Filesystem 7dataSource:TypedLocalObjectReference#
-  8dataSourceRef:TypedObjectReference 9volumeAttributesClassName:string?
-VolumeResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity
-TypedLocalObjectReference: *1apiGroup:string? *2kind *3name
-TypedObjectReference: *1apiGroup:string? *2kind *3name 4namespace:string?
-ImageVolumeSource: 1reference 2pullPolicy
 Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:[]ContainerPort/containerPort,protocol
-  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy
-  !24restartPolicy:string? !25restartPolicyRules:[]ContainerRestartRule 9volumeMounts:[]VolumeMount/mountPath
-  !21volumeDevices:[]VolumeDevice/devicePath ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe
-  !12lifecycle:Lifecycle 13terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File
+  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]Raw
+  !24restartPolicy:string? !25restartPolicyRules:[]Raw 9volumeMounts:[]VolumeMount/mountPath !21volumeDevices:[]Raw
+  ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Raw
+  13terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File
   14imagePullPolicy|Always,IfNotPresent,Never 15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
 ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP 5hostIP
 EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
 ConfigMapEnvSource: 1:LocalObjectReference 2optional:bool?
 SecretEnvSource: 1:LocalObjectReference 2optional:bool?
 EnvVar: *1name|req|@env 2value 3valueFrom:EnvVarSource
-EnvVarSource: 1fieldRef:ObjectFieldSelector# 2resourceFieldRef:ResourceFieldSelector#
-  3configMapKeyRef:ConfigMapKeySelector# 4secretKeyRef:SecretKeySelector# !5fileKeyRef:FileKeySelector#
+EnvVarSource: 1fieldRef:ObjectFieldSelector# !2resourceFieldRef:Raw 3configMapKeyRef:ConfigMapKeySelector#
+  4secretKeyRef:SecretKeySelector# !5fileKeyRef:Raw
 ConfigMapKeySelector: 1:LocalObjectReference *2key|req 3optional:bool?
 SecretKeySelector: 1:LocalObjectReference *2key|req 3optional:bool?
-FileKeySelector: *1volumeName *2path *3key 4optional:bool?=false
-ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]ResourceClaim/name_
-ResourceClaim: *1name 2request
-ContainerResizePolicy: *1resourceName *2restartPolicy
-ContainerRestartRule: 1action 2exitCodes:ContainerRestartRuleOnExitCodes
-ContainerRestartRuleOnExitCodes: 1operator 2values:[]int/_
+ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]Raw
 VolumeMount: *1name|req 2readOnly:bool ~7recursiveReadOnly:string? *3mountPath|req !4subPath
   5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr
-VolumeDevice: *1name *2devicePath
 Probe: 1:ProbeHandler 2initialDelaySeconds:int|0.. 3timeoutSeconds:int=1|0.. 4periodSeconds:int=10|0..
   5successThreshold:int=1|0.. 6failureThreshold:int=3|0.. 7terminationGracePeriodSeconds:int?
 ProbeHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4grpc:GRPCAction
@@ -349,23 +300,16 @@ HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP 5httpHeaders:[]HTTP
 HTTPHeader: *1name *2value
 TCPSocketAction: *1port:IntOrString 2host
 GRPCAction: *1port:int *2service:string?=
-Lifecycle: 1postStart:LifecycleHandler 2preStop:LifecycleHandler 3stopSignal:string?
-LifecycleHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4sleep:SleepAction
-SleepAction: *1seconds:int
-SecurityContext: 1capabilities:Capabilities 2privileged:bool? ~3seLinuxOptions:SELinuxOptions
-  ~10windowsOptions:WindowsSecurityContextOptions 4runAsUser:int? 8runAsGroup:int? 5runAsNonRoot:bool?
-  6readOnlyRootFilesystem:bool? 7allowPrivilegeEscalation:bool? !9procMount:string? 11seccompProfile:SeccompProfile
-  ~12appArmorProfile:AppArmorProfile
+SecurityContext: 1capabilities:Capabilities 2privileged:bool? ~3seLinuxOptions:SELinuxOptions ~10windowsOptions:Raw
+  4runAsUser:int? 8runAsGroup:int? 5runAsNonRoot:bool? 6readOnlyRootFilesystem:bool? 7allowPrivilegeEscalation:bool?
+  !9procMount:string? 11seccompProfile:SeccompProfile ~12appArmorProfile:AppArmorProfile
 Capabilities: 1add:[] 2drop:[]
 SELinuxOptions: 1user 2role 3type 4level
-WindowsSecurityContextOptions: 1gmsaCredentialSpecName:string? 2gmsaCredentialSpec:string? 3runAsUserName:string?
-  4hostProcess:bool?
 SeccompProfile: *1type !2localhostProfile:string?
 AppArmorProfile: *1type 2localhostProfile:string?
-EphemeralContainer: 1:Container 2targetContainerName
-PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:WindowsSecurityContextOptions 2runAsUser:int?
-  6runAsGroup:int? 3runAsNonRoot:bool? 4supplementalGroups:[]int ~12supplementalGroupsPolicy:string? 5fsGroup:int?
-  7sysctls:[]Sysctl ~9fsGroupChangePolicy:string? 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
+PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int? 6runAsGroup:int?
+  3runAsNonRoot:bool? 4supplementalGroups:[]int ~12supplementalGroupsPolicy:string? 5fsGroup:int? 7sysctls:[]Sysctl
+  ~9fsGroupChangePolicy:string? 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
   ~13seLinuxChangePolicy:string?
 Sysctl: *1name *2value
 Affinity: 1nodeAffinity:NodeAffinity 2podAffinity:PodAffinity 3podAntiAffinity:PodAntiAffinity
@@ -386,37 +330,25 @@ Toleration: 1key 2operator 3value 4effect 5tolerationSeconds:int?
 HostAlias: *1ip 2hostnames:[]
 PodDNSConfig: 1nameservers:[] 2searches:[] 3options:[]PodDNSConfigOption
 PodDNSConfigOption: 1name 2value:string?
-PodReadinessGate: *1conditionType
 TopologySpreadConstraint: *1maxSkew:int *2topologyKey *3whenUnsatisfiable 4labelSelector:LabelSelector# 5minDomains:int?
   6nodeAffinityPolicy:string? 7nodeTaintsPolicy:string? 8matchLabelKeys:[]
 PodOS: *1name
-PodSchedulingGate: *1name
-PodResourceClaim: *1name 3resourceClaimName:string? 4resourceClaimTemplateName:string?
-WorkloadReference: *1name *2podGroup 3podGroupReplicaKey
 PodStatus: 17observedGeneration:int 1phase 2conditions:[]PodCondition/type 3message 4reason 11nominatedNodeName 5hostIP
   16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
   8containerStatuses:[]ContainerStatus 9qosClass 13ephemeralContainerStatuses:[]ContainerStatus 14resize
-  15resourceClaimStatuses:[]PodResourceClaimStatus&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus
-  19allocatedResources:{}Quantity 20resources:ResourceRequirements
+  15resourceClaimStatuses:[]Raw 18extendedResourceClaimStatus:Raw 19allocatedResources:{}Quantity
+  20resources:ResourceRequirements
 PodCondition: *1type 7observedGeneration:int *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason 6message
 HostIP: *1ip
 PodIP: *1ip
 ContainerStatus: *1name 2state:ContainerState+ 3lastState:ContainerState+ *4ready:bool *5restartCount:int *6image
   *7imageID 8containerID 9started:bool? 10allocatedResources:{}Quantity 11resources:ResourceRequirements
-  12volumeMounts:[]VolumeMountStatus/mountPath 13user:ContainerUser 14allocatedResourcesStatus:[]ResourceStatus/name
-  15stopSignal:string?
+  12volumeMounts:[]VolumeMountStatus/mountPath 13user:Raw 14allocatedResourcesStatus:[]Raw 15stopSignal:string?
 ContainerState: 1waiting:ContainerStateWaiting 2running:ContainerStateRunning 3terminated:ContainerStateTerminated
 ContainerStateWaiting: 1reason 2message
 ContainerStateRunning: *1startedAt:Time
 ContainerStateTerminated: *1exitCode:int 2signal:int 3reason 4message *5startedAt:Time *6finishedAt:Time 7containerID
 VolumeMountStatus: *1name *2mountPath 3readOnly:bool 4recursiveReadOnly:string?
-ContainerUser: 1linux:LinuxContainerUser
-LinuxContainerUser: *1uid:int *2gid:int 3supplementalGroups:[]int
-ResourceStatus: *1name 2resources:[]ResourceHealth/resourceID_
-ResourceHealth: *1resourceID 2health
-PodResourceClaimStatus: *1name 2resourceClaimName:string?
-PodExtendedResourceClaimStatus: *1requestMappings:[]ContainerExtendedResourceRequest *2resourceClaimName
-ContainerExtendedResourceRequest: *1containerName *2resourceName *3requestName
 ConfigMap: 1metadata:ObjectMeta+ 4immutable:bool? 2data:{} 3binaryData:{}bytes
 Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque
 Service: 1metadata:ObjectMeta+ 2spec:ServiceSpec+ 3status:ServiceStatus+
@@ -442,11 +374,8 @@ ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7field
 EndpointPort: 1name *2port:int|1..65535 3protocol=TCP 4appProtocol:string?
 EndpointSlice: 1metadata:ObjectMeta+ *4addressType *2endpoints:[]Endpoint *3ports:[]discovery.EndpointPort
 Endpoint: *1addresses:[]/_ 2conditions:EndpointConditions+ 3hostname:string? 4targetRef:ObjectReference#
-  5deprecatedTopology:{} 6nodeName:string? 7zone:string? 8hints:EndpointHints
+  5deprecatedTopology:{} 6nodeName:string? 7zone:string? 8hints:Raw
 EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
-EndpointHints: 1forZones:[]ForZone 2forNodes:[]ForNode
-ForZone: *1name
-ForNode: *1name
 discovery.EndpointPort: 1name:string?= 2protocol:string?=TCP 3port:int? 4appProtocol:string?
 Event: 1metadata:ObjectMeta+ 2involvedObject:ObjectReference+# 3reason 4message 5source:EventSource+
   *6firstTimestamp:Time *7lastTimestamp:Time 8count:int 9type *10eventTime:MicroTime 11series:EventSeries 12action
@@ -478,12 +407,11 @@ Field = namedtuple("Field", "number name kind type pointer plain retain atomic k
 TOKEN = re.compile(r"([*~!]*)(\d+)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
-SCALARS = {"string", "int", "bool", "float", "bytes", "Time", "MicroTime", "Duration", "Quantity", "IntOrString", "Raw"}
+SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Duration", "Quantity", "IntOrString", "Raw"}
 MESSAGES = dict(line.split(":", 1) for line in SCHEMA.replace("\n  ", " ").strip().split("\n"))    # name: tokens
 
 class Message:
     """The fields of one message: by_name (embedded structs resolved), by_number (as on the protobuf wire)."""
-
     def __init__(self, name):
         self.name, self.by_name, self.by_number = name, {}, {}
         for token in MESSAGES[name].split():
@@ -503,7 +431,6 @@ def message(name, parsed={}):
 
 class Findings:
     """What reading an object brought to light, each a list of paths or sentences for its sender."""
-
     def __init__(self):
         self.unknown, self.hints, self.refused = [], [], []
 
@@ -511,17 +438,16 @@ class Mismatch(ValueError):
     """A value of the wrong type, worded as by Go's decoder."""
 
 JSON_TYPE = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
-PYTHON_TYPE = {"string": str, "int": int, "bool": bool, "float": float, "Duration": str}
-GO_TYPE = {"int": "int32", "float": "float64", "bytes": "[]uint8", "IntOrString": "intstr.IntOrString"}
-ZERO = {"string": "", "int": 0, "bool": False, "float": 0, "bytes": "", "IntOrString": 0, "Quantity": "0"}
+PYTHON_TYPE = {"string": str, "int": int, "bool": bool, "Duration": str}
+GO_TYPE = {"int": "int32", "bytes": "[]uint8", "IntOrString": "intstr.IntOrString"}
+ZERO = {"string": "", "int": 0, "bool": False, "bytes": "", "IntOrString": 0, "Quantity": "0"}
 
 def clean(type_, value, findings, path="", owner="", kind=""):
     """The value as the API server would hold it: fields checked against SCHEMA, unknown ones and nulls dropped,
     quantities in canonical form. What was dropped or cannot be honoured goes to findings.
 
     path   where the value stands, such as "spec.containers[0].name"; owner is the message it stands in.
-    Raises Mismatch.
-    """
+    Raises Mismatch."""
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
@@ -572,7 +498,6 @@ def fill_defaults(type_, value):
 
 # == 3. Quantities, names, selectors =========================================================
 # Pure functions over single values; the wording of their refusals is that of k8s.io/apimachinery.
-
 QUANTITY = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
 # What a suffix multiplies by, in units of 10^-9; the smallest first.
 DECIMAL = {suffix: 1000 ** i for i, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"))}
@@ -624,7 +549,6 @@ def check_time(value):
 
 CHECKS = {"Quantity": canonical_quantity, "bytes": check_bytes, "Time": check_time, "MicroTime": check_time,
           "IntOrString": lambda value: check_type(value, (int, str), "int32")}
-
 LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 ENDS = "and must start and end with an alphanumeric character"
@@ -754,10 +678,8 @@ def filled(**fields):
 
 # == 4. Errors ===============================================================================
 # Every refusal is an ApiError, raised where the fact is known; Handler.answer() alone turns it into bytes.
-
 class ApiError(Exception):
     """A refusal the client should read, as a Kubernetes Status (API conventions, "Response Status Kind")."""
-
     def __init__(self, code, reason, message, details=None, retry_after=None):
         super().__init__(message)
         self.code = code
@@ -804,7 +726,6 @@ REASONS = {"Invalid value": "FieldValueInvalid", "Required value": "FieldValueRe
 
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
-
     def add(self, field, what, found=None, why=""):
         text = what + ("" if found is None else f": {dumps(found).decode()}") + (f": {why}" if why else "")
         self.append({"reason": REASONS[what], "message": text, "field": field})
@@ -846,18 +767,31 @@ def check_options(kind_name, query):
 
 # == 5. Bodies ===============================================================================
 # Bytes of a request -> dict. What comes out has been through clean(): whatever the encoding, the same object.
-
 def parse_json(data, duplicates=None):
-    """JSON as Go reads it: UTF-8, no NaN or Infinity; keys that occur twice go to duplicates. Raises ValueError."""
+    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of keys that occur twice go to duplicates. Raises
+    ValueError."""
     def no_constant(name):
         raise ValueError(f"invalid literal {name}")
 
     def read_pairs(pairs):
-        seen = set()
-        duplicates.extend(key for key, _ in pairs if key in seen or seen.add(key))
-        return dict(pairs)
+        seen, out = set(), dict(pairs)
+        for name in [key for key, _ in pairs if key in seen or seen.add(key)]:
+            twice.append((out, name))
+        return out
 
-    return json.loads(data, parse_constant=no_constant, object_pairs_hook=None if duplicates is None else read_pairs)
+    def find(value, path):                                  # only now is it known where the doubled keys stand
+        duplicates.extend(f"{path}{name}" for where, name in twice if where is value)
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for key, item in items:
+            find(item, f"{path}{key}." if isinstance(value, dict) else f"{path[:-1]}[{key}].")
+
+    if duplicates is None:
+        return json.loads(data, parse_constant=no_constant)
+    twice = []
+    out = json.loads(data, parse_constant=no_constant, object_pairs_hook=read_pairs)
+    if twice:
+        find(out, "")
+    return out
 
 def parse_yaml(data):
     try:
@@ -898,10 +832,7 @@ def wire_fields(data):
         elif wire == 2:
             size, at = varint(data, at)
             value, at = data[at:at + size], at + size
-        elif wire in (1, 5):
-            form = "<d" if wire == 1 else "<f"
-            (value,), at = struct.unpack_from(form, data, at), at + struct.calcsize(form)
-        else:
+        else:                                                   # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
         if at > len(data):
             raise ValueError("truncated message")
@@ -923,13 +854,20 @@ def wire_int_or_string(data):
     found = dict(wire_fields(data))
     return found.get(3, b"").decode() if found.get(1) else signed(found.get(2, 0))
 
+def wire_raw(data):
+    """RawExtension and FieldsV1 hold JSON; what a refused field holds is not described, and need not be read."""
+    try:
+        return parse_json(dict(wire_fields(data)).get(1, b"null"))
+    except (ValueError, IndexError, TypeError):
+        return {"": "not read"}
+
 WIRE = {  # how a scalar stands on the wire -> its JSON value
-    "string": bytes.decode, "int": signed, "bool": bool, "float": float,
+    "string": bytes.decode, "int": signed, "bool": bool,
     "bytes": lambda value: base64.b64encode(value).decode(), "IntOrString": wire_int_or_string,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
     "Duration": lambda data: f"{dict(wire_fields(data)).get(1, 0) / 1e9:g}s",
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
-    "Raw": lambda data: parse_json(dict(wire_fields(data)).get(1, b"null")),
+    "Raw": wire_raw,
 }
 
 def from_protobuf(fields, data):
@@ -993,7 +931,6 @@ def parse_body(data, content_type, type_, duplicates=None):
 
 # == 6. Patches ==============================================================================
 # Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge.
-
 def unprocessable():
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 
@@ -1122,10 +1059,12 @@ def in_order(items, order, keys):
 # Objects rest in memory as compact JSON bytes; what must survive a power cut rests in SQLite too, synced before the
 # answer.
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
-
 FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
+META_ORDER = ("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
+              "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations",
+              "ownerReferences", "finalizers", "managedFields")
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
 Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
 
@@ -1143,9 +1082,7 @@ class Store:
     """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes.
 
     Every method may be called from any thread. A transaction belongs to one thread at a time; readers never wait for
-    it, nor for the disk.
-    """
-
+    it, nor for the disk."""
     def __init__(self, path):
         self.rows = {kind.name: {} for kind in KINDS}
         self.writing = threading.RLock()    # held for a whole transaction, disk included
@@ -1182,8 +1119,6 @@ class Store:
     @staticmethod
     def unversioned(raw):
         return re.sub(rb'"resourceVersion":"\d*",?', b"", raw, count=1)
-
-    # -- reading
 
     def get(self, kind, namespace, name):
         """The object as a dict of the caller's own, or None."""
@@ -1242,8 +1177,6 @@ class Store:
         with self.view:
             self.watches.discard(watch)
 
-    # -- writing
-
     @contextmanager
     def transaction(self):
         """All puts and removes inside become visible, and durable, together or not at all. Nests within one thread."""
@@ -1264,13 +1197,12 @@ class Store:
         """Create or replace an object inside a transaction; returns it with its version. An object that is the same as
         before is not written and keeps its version. keep: store it even though it is derived (what clients write to
         the pod of a foreign container)."""
-        meta = obj["metadata"]
-        key = meta.get("namespace", ""), meta["name"]
+        key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         old = self.row(kind.name, key)
-        if old:
-            meta["resourceVersion"] = str(old.version)
-            if dumps(obj) == old.raw and not (keep and old.kept is None):
-                return obj
+        obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
+        meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER if name in obj["metadata"]}
+        if old and dumps(obj) == old.raw and not (keep and old.kept is None):
+            return obj
         self.next_version += 1
         meta["resourceVersion"] = str(self.next_version)
         raw, kept = dumps(obj), None
@@ -1348,7 +1280,6 @@ class Store:
 
 class Watch:
     """One watch: what it selects and how it wants its events. Encodes; sends nothing."""
-
     def __init__(self, kind, namespace, name, selector, fields, form, bookmarks):
         self.kind, self.namespace, self.name, self.selector, self.fields = kind, namespace, name, selector, fields
         self.form, self.bookmarks, self.version = form, bookmarks, 0
@@ -1394,25 +1325,21 @@ def chunk(data):
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 # == 8. Engine client ========================================================================
-# HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by http.client, which would
-# bring the email package along: with http.server, 3.4 MB resident of the 25 that we may use.
-
+# HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by http.client, which
+# would bring the email package along: with http.server, 3.4 MB resident of the 25 that we may use.
 class EngineError(Exception):
     """The engine answered with an error; str() is its message."""
-
     def __init__(self, status, message):
         super().__init__(message)
         self.status = status
 
 class EngineGone(EngineError):
     """The engine could not be reached, or hung up."""
-
     def __init__(self, error):
         super().__init__(0, f"the container engine does not answer: {error}")
 
 class Engine:
     """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks its caller."""
-
     def __init__(self, host):
         scheme, _, rest = host.partition("://")
         if scheme not in ("unix", "tcp") or not rest:
@@ -1491,11 +1418,10 @@ class Engine:
     def post(self, path, body=None, **options):
         return self.request("POST", path, body, **options)[0]
 
-    def pull(self, image, auth=None):
+    def pull(self, image):
         """Pull an image, blocking until it is there. Raises EngineError with the registry's words."""
         query = urllib.parse.urlencode(dict(zip(("fromImage", "tag"), split_image(image))))
-        headers = {"X-Registry-Auth": auth} if auth else {}
-        sock, _, text = self.stream("POST", "/images/create?" + query, headers=headers, timeout=600)
+        sock, _, text = self.stream("POST", "/images/create?" + query, timeout=600)
         with sock:
             try:
                 while True:                                 # one JSON object a line; an error comes with status 200
@@ -1537,7 +1463,6 @@ def log_frames(buffer, tty):
 # == 9. Pod -> container =====================================================================
 # Pure: Kubernetes dicts in, engine dicts out, nothing read, nothing sent. Section 10 goes the other way. The spelling
 # tells the side: camelCase keys are Kubernetes, PascalCase are the engine's.
-
 POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our containers, those of the kubelet
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
@@ -1547,7 +1472,6 @@ DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeNam
 
 class ConfigError(Exception):
     """A container that cannot be created as its pod stands: (reason of its waiting state, message)."""
-
     def __init__(self, message, reason="CreateContainerConfigError"):
         super().__init__(message)
         self.reason = reason
@@ -1571,19 +1495,11 @@ def pod_field(pod, path, host_ip):
     ip = dig(pod, "status", "podIP", default="")
     return {"status.hostIP": host_ip, "status.hostIPs": host_ip, "status.podIP": ip, "status.podIPs": ip}.get(path)
 
-def resource_field(pod, container, reference, capacity):
-    """What a resourceFieldRef names, as text; without a limit it is what the node has."""
-    spec = next((c for c in pod["spec"]["containers"] if c["name"] == reference.get("containerName")), container)
-    kind, _, resource = reference["resource"].partition(".")
-    value = dig(spec, "resources", kind, resource) or kind == "limits" and capacity.get(resource) or "0"
-    return str(quantity_value(value, quantity_nanos(reference.get("divisor") or "0") or 10 ** 9))
-
-def environment(pod, container, lookup, host_ip, capacity, cluster):
+def environment(pod, container, lookup, host_ip, cluster):
     """The container's environment as {"NAME": "value"}, references resolved, in the order Kubernetes sets them.
 
     lookup(kind name, name) -> the data of a ConfigMap or Secret of the pod's namespace as {key: bytes}, or None.
-    cluster: what every pod is told. Raises ConfigError where something that is not optional is missing.
-    """
+    cluster: what every pod is told. Raises ConfigError where something that is not optional is missing."""
     env = dict(cluster)
 
     def find(kind, reference):
@@ -1610,8 +1526,6 @@ def environment(pod, container, lookup, host_ip, capacity, cluster):
             value = pod_field(pod, source["fieldRef"].get("fieldPath", ""), host_ip)
             if value is None:
                 raise ConfigError(f"unsupported fieldPath: {source['fieldRef'].get('fieldPath')}")
-        elif "resourceFieldRef" in source:
-            value = resource_field(pod, container, source["resourceFieldRef"], capacity)
         elif "configMapKeyRef" in source:
             value = find("ConfigMap", source["configMapKeyRef"])
         else:
@@ -1647,27 +1561,27 @@ def security_options(pod, container):
         "GroupAdd": [str(group) for group in groups if group is not None],
         "SecurityOpt": ["no-new-privileges"] * (both.get("allowPrivilegeEscalation") is False) +
                        ["seccomp=unconfined"] * (dig(both, "seccompProfile", "type") == "Unconfined"),
-        "Sysctls": {each["name"]: each["value"] for each in both.get("sysctls") or ()},
-    }
+        "Sysctls": {each["name"]: each["value"] for each in both.get("sysctls") or ()}}
 
-def to_docker_mount(mount, source):
+def to_docker_mount(mount, source, read_only=False):
     """One of HostConfig.Mounts: unlike Binds, it fails instead of making a folder where the source is missing."""
     propagation = PROPAGATION.get(mount.get("mountPropagation"))
-    return {"Type": "bind", "Source": source, "Target": mount["mountPath"], "ReadOnly": bool(mount.get("readOnly")),
-            **filled(BindOptions=filled(Propagation=propagation))}
+    return {"Type": "bind", "Source": source, "Target": mount["mountPath"],
+            "ReadOnly": read_only or bool(mount.get("readOnly")), **filled(BindOptions=filled(Propagation=propagation))}
 
 def to_docker_container(pod, container, env, sources, settings):
     """The body of the engine's create call for one container of a pod.
 
     env      {"NAME": "value"}, references resolved.
-    sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file.
-    """
+    sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file."""
     meta, spec, limits = pod["metadata"], pod["spec"], dig(container, "resources", "limits", default={})
     cpu_nanos = quantity_nanos(dig(container, "resources", "requests", "cpu", default="0"))
     user, security = security_options(pod, container)
     host_network = spec.get("hostNetwork")
     network = "host" if host_network else settings.network
-    mounts = [to_docker_mount(mount, sources[mount["name"]]) for mount in container.get("volumeMounts") or ()]
+    projected = {volume["name"] for volume in spec.get("volumes") or () if "configMap" in volume or "secret" in volume}
+    mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
+              for mount in container.get("volumeMounts") or ()]
     if not host_network:
         mounts.append(to_docker_mount({"mountPath": "/etc/hosts"}, sources["etc-hosts"]))
     return {
@@ -1691,15 +1605,12 @@ def to_docker_container(pod, container, env, sources, settings):
             "NanoCpus": quantity_nanos(limits.get("cpu", "0")),
             "CpuShares": max(2, cpu_nanos // 10 ** 6 * 1024 // 1000),          # the kubelet's MilliCPUToShares
             "Mounts": mounts,
-            **dns_options(pod, settings), **security,
-        },
+            **dns_options(pod, settings), **security},
         "NetworkingConfig": {"EndpointsConfig": {} if host_network else
-                             {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}},
-    }
+                             {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}}}
 
 # == 10. Container -> pod ====================================================================
 # Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that somebody else started.
-
 def engine_time(text):
     """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero time."""
     return None if not text or text.startswith("0001") else text[:19] + "Z"
@@ -1708,7 +1619,8 @@ class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
 
     __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "pid", "exit_code", "error", "oom",
-                 "restarts", "started_at", "finished_at", "run_began", "tty", "policy", "ip", "last", "counted")
+                 "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "policy", "ip",
+                 "last")
 
     def __init__(self, info, before=None):
         state, config, labels = info["State"], info["Config"], dig(info, "Config", "Labels", default={})
@@ -1724,13 +1636,16 @@ class Found:
         addresses = [n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks.values()]
         self.ip = addresses[0] if addresses else ""
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
-        self.restarts, self.last, self.run_began = info.get("RestartCount", 0), None, ""
+        self.restarts = self.counted = info.get("RestartCount", 0)
+        self.last, self.run_began, self.prior_began = None, "", ""
         if self.running and engine_time(self.finished_at):
             self.run_began = self.finished_at                # a run's log begins where the previous run ended
         if before and before.id == self.id:
             self.last, self.run_began = before.last, self.run_began or before.run_began
+            self.prior_began = before.prior_began if self.run_began == before.run_began else before.run_began
             new_run = self.started_at != before.started_at and engine_time(before.started_at)
-            self.restarts = max(self.restarts, before.restarts + bool(new_run))
+            by_hand = bool(new_run) and before.state != "restarting"
+            self.restarts = before.restarts + max(self.counted - before.counted, by_hand)
             if before.state == "exited" and new_run:
                 self.last = before.terminated()
 
@@ -1766,6 +1681,8 @@ def container_status(pod, container, found, problem):
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
             status.update(ready=found.state == "running", started=True)
         elif found.state in ("exited", "dead", "removing") and engine_time(found.started_at):
+            status["state"] = {"terminated": found.terminated()}
+        elif found.error and pod["spec"]["restartPolicy"] == "Never":
             status["state"] = {"terminated": found.terminated()}
     if not status["state"]:
         reason, text = problem or ("ContainerCreating", "")
@@ -1813,8 +1730,7 @@ def pod_status(pod, found, problems, host_ip):
             ("Initialized", "True", "PodCompleted" if phase == "Succeeded" else ""),
             ("Ready", ready, reason, text), ("ContainersReady", ready, reason, text), ("PodScheduled", "True"))],
         "hostIP": host_ip, "hostIPs": [{"ip": host_ip}], "podIP": ip, "podIPs": [{"ip": ip}] if ip else None,
-        "startTime": old.get("startTime") or now(), "containerStatuses": statuses, "qosClass": qos_class(spec),
-    }
+        "startTime": old.get("startTime") or now(), "containerStatuses": statuses, "qosClass": qos_class(spec)}
     return {key: value for key, value in out.items() if value not in (None, "")}
 
 def qos_class(spec):
@@ -1845,13 +1761,12 @@ def from_docker_container(info, name, node):
                       **filled(hostPort=int(bound or 0))})
     binds = [(f"mount-{i}", mount) for i, mount in
              enumerate(mount for mount in info.get("Mounts") or () if mount.get("Source"))]
-    container = filled(
-        name=name[:63], image=config["Image"], command=config.get("Entrypoint"), args=config.get("Cmd"),
-        workingDir=config.get("WorkingDir"), ports=ports,
-        env=[dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()],
-        volumeMounts=[{"name": volume, "mountPath": mount["Destination"], **filled(readOnly=not mount.get("RW"))}
-                      for volume, mount in binds],
-        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
+    container = filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"), args=config.get("Cmd"),
+                       workingDir=config.get("WorkingDir"), ports=ports,
+                       env=[dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()],
+                       volumeMounts=[{"name": volume, "mountPath": mount["Destination"],
+                                      **filled(readOnly=not mount.get("RW"))} for volume, mount in binds],
+                       imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
     container["resources"] = {"limits": {"memory": str(host["Memory"])}} if host.get("Memory") else {}
     policy = dig(host, "RestartPolicy", "Name", default="no")
     return {
@@ -1868,13 +1783,11 @@ def from_docker_container(info, name, node):
                                    "on-failure": "OnFailure"}.get(policy, "Never"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
                  "securityContext": {}, "schedulerName": "docker"},
-        "status": {},
-    }
+        "status": {}}
 
 # == 11. Volumes =============================================================================
 # Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. A container can plant
 # symlinks in them, so k2d never follows one it did not make.
-
 def pod_folder(settings, uid, *parts):
     return settings.path("pods", uid, *parts)
 
@@ -1921,6 +1834,8 @@ def project_files(folder, files, group=None):
             os.fchmod(file.fileno(), mode if group is None else mode | 0o040)
             os.fchown(file.fileno(), -1, -1 if group is None else group)
             file.write(data)
+    if os.path.lexists(present + "_tmp"):                    # left by a kill just here
+        os.unlink(present + "_tmp")
     os.symlink(target, present + "_tmp")
     os.replace(present + "_tmp", present)
     names = {path.split("/")[0] for path in files}
@@ -1951,7 +1866,7 @@ def prepare_host_path(source):
 
 def prepare_volumes(pod, settings, lookup):
     """Bring all volumes of a pod up to date and return {volume name: path on the host}. Raises ConfigError, OSError."""
-    sources, group = {}, dig(pod, "spec", "securityContext", "fsGroup")
+    sources, problems, group = {}, [], dig(pod, "spec", "securityContext", "fsGroup")
     for volume in pod["spec"].get("volumes") or ():
         folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
         try:
@@ -1965,13 +1880,14 @@ def prepare_volumes(pod, settings, lookup):
                 os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
                 os.chown(folder, -1, -1 if group is None else group)
         except (ConfigError, OSError) as error:
-            raise ConfigError(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}', "ContainerCreating")
+            problems.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
+    if problems:                                                # the other volumes are up to date all the same
+        raise ConfigError(problems[0], "ContainerCreating")
     return sources
 
 # == 12. Network and names ===================================================================
 # One flat bridge for all pods. Services are NAT rules of the kernel, names are lines in each pod's /etc/hosts: both
 # work while k2d is down. DNS answers those who ask DNS alone, and what changes too often for a file.
-
 ServicePort = namedtuple("ServicePort", "ip protocol port node_port endpoints affinity_s")    # endpoints: [(ip, port)]
 HostPort = namedtuple("HostPort", "ip protocol port endpoint")                                # ip "" is every address
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
@@ -1990,9 +1906,8 @@ def service_ports(service, endpoints):
     spec, ip, subsets = service["spec"], cluster_ip(service), (endpoints or {}).get("subsets") or ()
     affinity_s = (dig(spec, "sessionAffinityConfig", "clientIP", "timeoutSeconds", default=10800)
                   if spec.get("sessionAffinity") == "ClientIP" else None)
-    ready = lambda name: sorted((address["ip"], port["port"]) for subset in subsets
-                                for port in subset.get("ports") or () if port.get("name", "") == name
-                                for address in subset.get("addresses") or ())
+    ready = lambda name: sorted((address["ip"], port["port"]) for subset in subsets for port in subset.get("ports")
+                                or () if port.get("name", "") == name for address in subset.get("addresses") or ())
     return [ServicePort(ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
                         ready(port.get("name", "")), affinity_s) for port in (spec.get("ports") or () if ip else ())]
 
@@ -2037,20 +1952,19 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
                *(f"-A {p}-FWD {way} {bridge} -m conntrack --ctstate DNAT -j ACCEPT" for way in ("-o", "-i")),
                # route_localnet lets 127.0.0.1 be NATed to pods; nobody else may pretend to be it, or reach it
                f"-A {p}-REJ -i {bridge} -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+               # the ICMP of a plain REJECT does not reach a socket of the host itself by way of lo
+               f"-A {p}-REJ -d {settings.service_cidr} -p tcp -j REJECT --reject-with tcp-reset",
                f"-A {p}-REJ -d {settings.service_cidr} -j REJECT", *refused]
     return "\n".join(["*nat", *nat, "COMMIT", "*filter", *filters, "COMMIT", ""])
 
 def jumps(settings, has_docker_user):
     """(table, chain, arguments) of the rules by which the kernel's own chains come to ours."""
     p, to_service = settings.network.upper(), f"-d {settings.service_cidr}"
-    return [
-        ("nat", "PREROUTING", f"-i {settings.network} {to_service} -j {p}-SVC"),
-        ("nat", "PREROUTING", f"{TO_HOST} -j {p}-PORT"),
-        ("nat", "OUTPUT", f"{to_service} -j {p}-SVC"), ("nat", "OUTPUT", f"{TO_HOST} -j {p}-PORT"),
-        ("nat", "POSTROUTING", f"-j {p}-MASQ"),
-        ("filter", "DOCKER-USER" if has_docker_user else "FORWARD", f"-j {p}-FWD"),
-        *(("filter", chain, f"-j {p}-REJ") for chain in ("INPUT", "OUTPUT", "FORWARD")),
-    ]
+    return [("nat", "PREROUTING", f"-i {settings.network} {to_service} -j {p}-SVC"),
+            ("nat", "PREROUTING", f"{TO_HOST} -j {p}-PORT"), ("nat", "OUTPUT", f"{to_service} -j {p}-SVC"),
+            ("nat", "OUTPUT", f"{TO_HOST} -j {p}-PORT"), ("nat", "POSTROUTING", f"-j {p}-MASQ"),
+            ("filter", "DOCKER-USER" if has_docker_user else "FORWARD", f"-j {p}-FWD"),
+            *(("filter", chain, f"-j {p}-REJ") for chain in ("INPUT", "OUTPUT", "FORWARD"))]
 
 def iptables(*args, stdin=b""):
     """Run iptables, iptables-save or iptables-restore; raises OSError with its words."""
@@ -2063,13 +1977,15 @@ def read_text(path):
     with open(path) as file:
         return file.read()
 
+def first_line(path):
+    return read_text(path).split("\n")[0] if os.path.exists(path) else ""
+
 def write_text(path, text):
     with open(path, "w") as file:
         file.write(text)
 
 class Network:
     """The bridge, its routes and NAT rules. Called by the controller thread, except where a method says otherwise."""
-
     def __init__(self, settings, engine, store):
         self.settings, self.engine, self.store = settings, engine, store
         self.applied, self.problem, self.dns_port = None, "", 0
@@ -2103,7 +2019,7 @@ class Network:
             found = dig(self.engine.get("/networks/" + s.network), "IPAM", "Config", default=[])
             subnets = [config.get("Subnet") for config in found]
             if str(s.pod_cidr) not in subnets:
-                raise SystemExit(f"k2d: the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
+                raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
                                  "choose that by --pod-cidr, another --network, or remove it")
         except EngineError as error:
             if error.status != 404:
@@ -2168,7 +2084,8 @@ class Network:
     def allocate(self):
         """A free pod address, in turn, so that a freed one rests. Any thread; the caller's transaction stores it."""
         s = self.settings
-        taken = {dig(pod, "status", "podIP") for pod in self.store.list("Pod", holding=b'"podIP"')}
+        rows = [self.store.row("Pod", key) for key in self.store.keys("Pod")]
+        taken = {ip.decode() for row in rows if row for ip in re.findall(rb'"podIP":"([^"]+)"', row.raw)}
         size = s.pod_cidr.num_addresses - 256 - 2                 # without gateway, and the engine's own last /24
         with self.lock:
             if not self.last_ip:
@@ -2210,7 +2127,6 @@ def upstream_resolver():
     return []
 
 # -- names in files: /etc/hosts of each pod
-
 def hosts_text(pod, services):
     """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an address."""
     spec, (own, pod_name) = pod["spec"], key_of(pod)
@@ -2237,7 +2153,6 @@ def write_in_place(path, text):
         os.close(descriptor)
 
 # -- names by DNS
-
 DNS_TYPES = {"A": 1, "CNAME": 5, "PTR": 12, "AAAA": 28, "SRV": 33, "ANY": 255}
 NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 
@@ -2279,7 +2194,6 @@ def answer_dns(data, resolve, limit=512):
 
 class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
-
     def __init__(self, settings, store):
         self.settings, self.store = settings, store
         self.changed, self.known = 0, (None, [])              # counts changes of Services; what they were at a count
@@ -2321,7 +2235,9 @@ class Names:
         *front, service_name, namespace, what = parts
         if what == "pod" and not front:
             ip = service_name.replace("-", ".")
-            return [address(name, ip)] if re.fullmatch(r"\d+(\.\d+){3}", ip) else None
+            octets = ip.split(".")
+            is_address = len(octets) == 4 and all(octet.isdigit() and int(octet) < 256 for octet in octets)
+            return [address(name, ip)] if is_address else None
         service = self.store.get("Service", namespace, service_name) if what == "svc" else None
         if not service:
             return None
@@ -2351,30 +2267,20 @@ class Names:
         ip = ".".join(reversed(name[:-len(".in-addr.arpa")].split(".")))
         s = self.settings
         try:
-            if not any(ipaddress.IPv4Address(ip) in network for network in (s.pod_cidr, s.service_cidr)):
-                return REFUSED, []
+            ours = any(ipaddress.IPv4Address(ip) in network for network in (s.pod_cidr, s.service_cidr))
         except ValueError:                                    # no whole address
-            return REFUSED, []
-        answer = lambda owner: (NO_ERROR, [(name, DNS_TYPES["PTR"], dns_name(f"{owner}.svc.{CLUSTER_DOMAIN}"))])
-        for service, namespace, found in self.services():
-            if found == ip:
-                return answer(f"{service}.{namespace}")
-        for endpoints in self.store.list("Endpoints", holding=b'"%s"' % ip.encode()):
-            namespace, service = key_of(endpoints)
-            if dig(self.store.get("Service", namespace, service), "spec", "clusterIP") == "None":
-                host = next((a.get("hostname") for subset in endpoints.get("subsets") or ()
-                             for a in subset.get("addresses") or () if a["ip"] == ip), None)
-                return answer(f"{host or ip.replace('.', '-')}.{service}.{namespace}")
-        return NAME_ERROR, []
+            ours = False
+        owners = [f"{service}.{namespace}.svc.{CLUSTER_DOMAIN}"
+                  for service, namespace, address in self.services() if address == ip]
+        code = NO_ERROR if owners else NAME_ERROR if ours else REFUSED
+        return code, [(name, DNS_TYPES["PTR"], dns_name(owner)) for owner in owners]
 
 # == 13. Pod worker ==========================================================================
 # Makes the engine's containers what the pods say, and the pods' statuses what the engine says. Everything is decided
 # from what is there: a pass can be cut off between any two engine calls, and the next one goes on.
-
 class WorkQueue:
     """Keys to work on, each once however often it was added, by at most so many threads that live only while there is
     work. A key is worked on by one thread at a time. Failures come back after a growing pause."""
-
     def __init__(self, name, work, threads, hub):
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
         self.lock = threading.Lock()               # guards what follows; never held while working
@@ -2431,6 +2337,7 @@ class WorkQueue:
             time.sleep(0.02)
 
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
+IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
 
 def is_deleting(obj):
@@ -2442,7 +2349,6 @@ def has_ended(pod):
 class Pods:
     """The worker: reconcile(key) is one pass over one pod, key (namespace, name); ("", id) is a container that nobody
     has looked at yet, ("!gone", uid) a pod that was deleted by force and whose containers may still be there."""
-
     def __init__(self, k2d):
         self.k2d, self.settings, self.engine, self.store = k2d, k2d.settings, k2d.engine, k2d.store
         self.event = k2d.event
@@ -2461,7 +2367,6 @@ class Pods:
         self.undigested = set()
 
     # -- what the engine tells
-
     def on_event(self, event):
         """One event of the engine. The hub's thread: only notes what to look at."""
         id_, action = dig(event, "Actor", "ID") or event.get("id"), event.get("Action", "")
@@ -2591,8 +2496,6 @@ class Pods:
             pod["status"] = pod_status(pod, self.found[uid], {}, self.settings.host_ip)
             self.store.put(KIND["Pod"], pod)
 
-    # -- one pass
-
     def reconcile(self, key):
         if not self.known:
             return
@@ -2677,6 +2580,9 @@ class Pods:
         self.problems[uid] = reason, "" if reason == "ContainerCreating" else text
         if reason == "ContainerCreating":
             self.event(pod, "Warning", "FailedMount", text)
+        elif reason in IMAGE_EVENTS:
+            self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
+            self.event(pod, "Warning", "Failed", f"Error: {reason}", container["name"])
         elif reason != "ErrImagePull":
             self.event(pod, "Warning", "Failed", f"Error: {text}", container["name"])
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
@@ -2697,7 +2603,7 @@ class Pods:
         lookup, tell = self.lookup(pod), lambda *words: self.event(pod, *words, container["name"])
         sources = {**prepare_volumes(pod, s, lookup), "etc-hosts": self.k2d.names.write_hosts(pod)}
         cluster = {"KUBERNETES_SERVICE_HOST": s.kubernetes_ip, "KUBERNETES_SERVICE_PORT": "443"}
-        env = environment(pod, container, lookup, s.host_ip, self.k2d.capacity, cluster)
+        env = environment(pod, container, lookup, s.host_ip, cluster)
         body = to_docker_container(pod, container, env, sources, s)
         if policy == "Always":
             self.pull(image, tell)
@@ -2815,6 +2721,7 @@ class Pods:
                 if error.status not in (404, 409):            # gone or stopped meanwhile: its event tells
                     raise
         if not running:
+            self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
             for f in list(found.values()):
                 self.remove_container(f.id)
             self.forget(pod)
@@ -2897,10 +2804,8 @@ def digest(info, before, exit_):
 # == 14. Controllers =========================================================================
 # One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
-
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
-DESIRED = "deployment.kubernetes.io/desired-replicas"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
 SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, so that no hash spells a word (k8s.io/apimachinery, rand)
 
@@ -2949,7 +2854,6 @@ def resolve_count(value, total, up):
 class Controllers:
     """reconcile(key), key = (name of a method, its arguments ...), mostly namespace and name. All methods run in the
     queue's one thread, except observe(), which runs in the thread of whoever wrote, and start()."""
-
     def __init__(self, k2d):
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
@@ -2963,7 +2867,6 @@ class Controllers:
         self.queue.add(key)
 
     # -- what a change concerns
-
     def observe(self, changes, watches):
         for change in changes:
             (namespace, name), deleted, raw = change.key, change.type == "DELETED", change.raw
@@ -3005,8 +2908,9 @@ class Controllers:
             self.add(kind.lower(), namespace, name)
         elif kind == "Service":
             self.selectors.pop(change.key, None)
-            if not deleted:
-                self.note_selector(json.loads(change.raw))
+            spec = json.loads(change.raw)["spec"]
+            if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
+                self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
             self.add("endpoints", namespace, name)
             self.add("hosts")
@@ -3014,9 +2918,7 @@ class Controllers:
         elif kind == "Endpoints":
             self.add("nat")
         elif kind == "Namespace":
-            # Its content goes a moment later, so that the rest of a `kubectl delete -f` still finds its objects.
-            grace_s = NAMESPACE_GRACE_S if b'"deletionTimestamp"' in change.raw else 0
-            self.queue.add_after(grace_s, ("namespace", "", name))
+            self.add("namespace", "", name)
         elif kind == "Node":
             for key in self.store.keys("Pod"):
                 if b'"podIP":' not in self.store.row("Pod", key).raw:
@@ -3033,39 +2935,24 @@ class Controllers:
             self.events_due = True
             self.queue.add_after(EVENT_SECONDS, ("expire",))
 
-    def note_selector(self, service):
-        spec = service["spec"]
-        if spec.get("selector") and spec.get("type") != "ExternalName":
-            self.selectors[key_of(service)] = selector_of(spec["selector"])
-
     def start(self):
-        """After a start: look at everything once, for whatever was half done."""
-        for service in self.store.list("Service"):
-            self.note_selector(service)
-            self.add("endpoints", *key_of(service))
+        """After a start: look at everything once, as if it were new, for whatever was half done."""
         for kind in KINDS:
             for key in self.store.keys(kind.name):
-                raw = self.store.row(kind.name, key).raw
-                if kind.name in ("Deployment", "ReplicaSet", "Namespace"):
-                    self.add(kind.name.lower(), *key)
-                if b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
-                    self.add("finalize", kind.name, *key)
-                refs = json.loads(raw)["metadata"].get("ownerReferences") if b'"ownerReferences"' in raw else ()
-                for ref in refs or ():
-                    if not self.owner(ref, key[0]):
-                        self.add("collect", ref["uid"])
-                if kind.name == "Pod" and b'"podIP":' not in raw:
-                    self.add("schedule", *key)
-        self.add("hosts")
-        self.add("nat")
+                row = self.store.row(kind.name, key)
+                if row and kind.name != "Event":
+                    self.observe([Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
+                    refs = json.loads(row.raw)["metadata"].get("ownerReferences") if b'"ownerRef' in row.raw else ()
+                    for ref in refs or ():
+                        if not self.owner(ref, key[0]):
+                            self.add("collect", ref["uid"])
 
     # -- scheduling on the one node
-
     def schedule(self, namespace, name):
         """Bind a pod to the node and give it its address, or say why it does not fit."""
         with self.store.transaction():
             pod, node = self.store.get("Pod", namespace, name), self.store.get("Node", "", self.settings.node)
-            if not pod or not node or is_deleting(pod) or dig(pod, "status", "podIP"):
+            if not pod or not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
                 return
             spec, why = pod["spec"], misfit(pod["spec"], node)
             if spec.get("nodeName") not in (None, self.settings.node):
@@ -3088,7 +2975,6 @@ class Controllers:
         self.k2d.pods.queue.add((namespace, name))
 
     # -- ReplicaSet and Deployment
-
     def replicaset(self, namespace, name):
         with self.store.transaction():
             rs, kind = self.store.get("ReplicaSet", namespace, name), KIND["ReplicaSet"]
@@ -3150,7 +3036,6 @@ class Controllers:
                 self.api.delete_object(KIND["Pod"], pod, {})
                 tell("Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
             del pods[:len(pods) - replicas]
-        return None
 
     def deployment(self, namespace, name):
         with self.store.transaction():
@@ -3164,18 +3049,16 @@ class Controllers:
             old = [rs for rs in sets if not new or rs["metadata"]["uid"] != new["metadata"]["uid"]]
             if new and not d["spec"].get("paused"):
                 self.roll(d, new, old)
-            elif sets:
-                self.scale_proportionally(d, ([new] if new else []) + old)
+            elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:      # paused in mid-rollout: as it stands
+                self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
             self.deployment_status(d, new, old)
 
     def new_replicaset(self, d, sets):
         """The ReplicaSet of the present template, made if there is none; revisions in order."""
         meta, spec, kind = d["metadata"], d["spec"], KIND["ReplicaSet"]
-
         def bare(template):
             labels = {k: v for k, v in (template["metadata"].get("labels") or {}).items() if k != HASH_LABEL}
             return dict(template, metadata=dict(template["metadata"], labels=labels))
-
         last = max(map(revision_of, sets), default=0)
         new = next((rs for rs in sorted(sets, key=lambda rs: rs["metadata"]["creationTimestamp"])
                     if bare(rs["spec"]["template"]) == bare(spec["template"])), None)
@@ -3223,22 +3106,6 @@ class Controllers:
         surge = resolve_count(rolling.get("maxSurge", "25%"), replicas, True)
         unavailable = resolve_count(rolling.get("maxUnavailable", "25%"), replicas, False)
         return surge, min(max(unavailable, 0 if surge else 1), replicas)
-
-    def scale_proportionally(self, d, sets):
-        """Paused in the middle of a rollout: share a changed number of replicas among the ReplicaSets as they stand."""
-        active = [rs for rs in sets if replicas_of(rs)] or sets[:1]
-        replicas, total = replicas_of(d), sum(map(replicas_of, active))
-        if len(active) == 1 or not total:
-            return self.set_replicas(d, active[0], replicas)
-        allowed = replicas + self.limits(d)[0] if replicas else 0
-        if total == allowed or dig(active[0], "metadata", "annotations", DESIRED) == str(replicas):
-            return None
-        shares = [replicas_of(rs) * allowed // total for rs in active]
-        shares[0] += allowed - sum(shares)
-        for rs, share in zip(active, shares):
-            rs["metadata"].setdefault("annotations", {})[DESIRED] = str(replicas)
-            self.set_replicas(d, rs, share)
-        return None
 
     def roll(self, d, new, old):
         """One step of a rollout, as the deployment controller's rolloutRolling and rolloutRecreate."""
@@ -3296,7 +3163,6 @@ class Controllers:
             self.queue.add_after(deadline - late_s(progress) + 0.1, ("deployment", *key_of(d)))
 
     # -- Services
-
     def endpoints(self, namespace, name):
         """The Endpoints and the EndpointSlice of a Service with a selector, from its pods."""
         if not self.k2d.pods.digested:
@@ -3357,13 +3223,17 @@ class Controllers:
                 self.k2d.names.write_hosts(pod)
 
     # -- namespaces and garbage
-
     def namespace(self, _, name):
         with self.store.transaction():
             ns = self.store.get("Namespace", "", name)
             if not ns:
                 return
-            if not is_deleting(ns):
+            since = seconds_of(ns["metadata"].get("deletionTimestamp"))
+            if since and time.time() < since + NAMESPACE_GRACE_S:
+                # Its content goes a moment later, so that the rest of a `kubectl delete -f` still finds its objects.
+                self.queue.add_after(since + NAMESPACE_GRACE_S - time.time(), ("namespace", "", name))
+                return
+            if not since:
                 if not self.store.row("ServiceAccount", (name, "default")):
                     self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
                 ca = {"data": {"ca.crt": self.k2d.ca}}
@@ -3524,7 +3394,6 @@ def new_uid():
 
 # == 15. Access ==============================================================================
 # Certificates by the openssl program, the admin token, and who is asking. Files 0600; nothing here is ever logged.
-
 OPENSSL_CONFIG = """
 [req]
 distinguished_name = dn
@@ -3559,7 +3428,6 @@ ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
 
 class Access:
     """The certificate authority, the server's certificate and the tokens of one data path."""
-
     def __init__(self, settings):
         self.settings, self.folder = settings, settings.path("pki")
         os.makedirs(self.folder, 0o700, exist_ok=True)
@@ -3642,13 +3510,9 @@ class Access:
 # == 16. Admission, verbs, discovery, Table, OpenAPI =========================================
 # The API server: what may be stored, and what each request is answered. Objects come in cleaned (section 2) and leave
 # as the bytes they rest in.
-
 GENERATION = ("Pod", "Deployment", "ReplicaSet")        # kinds whose metadata.generation counts changes of spec
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 RETURNS_OBJECT = ("Namespace", "Pod", "Service", "ServiceAccount")      # a DELETE of the others answers a Status
-META_ORDER = ("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
-              "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations",
-              "ownerReferences", "finalizers", "managedFields")
 SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
                  "deletionGracePeriodSeconds", "generateName", "managedFields")     # of metadata; an update keeps them
 
@@ -3663,7 +3527,6 @@ def is_foreign(obj):
     return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
 
 # -- defaults that depend on other fields; those that do not are in SCHEMA
-
 def default_pod_spec(spec, is_pod):
     for container in spec.get("containers") or ():
         _, tag = split_image(container.get("image") or "")
@@ -3682,7 +3545,6 @@ def default_pod_spec(spec, is_pod):
 
 class Defaults:
     """A function per kind, called like it, with the new object."""
-
     def Pod(pod):
         spec = pod["spec"]
         default_pod_spec(spec, True)
@@ -3694,13 +3556,11 @@ class Defaults:
             if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
                 tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec) if spec.get("containers") else "BestEffort"}
-
     def Deployment(obj):
         strategy = obj["spec"].get("strategy")
         if strategy is not None and strategy.get("type", "RollingUpdate") == "RollingUpdate":
             fill_defaults("RollingUpdateDeployment", strategy.setdefault("rollingUpdate", {}))
         default_pod_spec(obj["spec"]["template"]["spec"], False)
-
     def Service(service):
         spec = service["spec"]
         for port in spec.get("ports") or ():
@@ -3717,11 +3577,9 @@ class Defaults:
             spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
         else:
             spec.pop("sessionAffinityConfig", None)
-
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
-
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta["name"]
@@ -3730,7 +3588,6 @@ class Defaults:
     ReplicaSet = Deployment
 
 # -- validation: Kubernetes' field paths, reasons and words (pkg/apis/core/validation)
-
 def validate_meta(kind, meta, faults):
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     if not meta.get("name"):
@@ -3787,7 +3644,6 @@ def check_path(path, is_absolute):
 
 class Checks:
     """A function per message, called like it. What it yields goes to faults.add(), first the path below the message."""
-
     def Volume(volume):
         if len(volume) > 2:
             yield "." + list(volume)[2], "Forbidden", None, "may not specify more than 1 volume type"
@@ -3796,7 +3652,6 @@ class Checks:
 
     HostPathVolumeSource = lambda source: check_path(source.get("path") or "", True)
     KeyToPath = lambda item: check_path(item.get("path") or "", False)
-
     def EnvVar(entry):
         source = entry.get("valueFrom")
         if source is not None and (len(source) != 1 or entry.get("value")):
@@ -3804,7 +3659,6 @@ class Checks:
                 "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
                 if not source else "may not have more than one field specified at a time"
                 if len(source) > 1 else "may not be specified when `value` is not empty")
-
     def ResourceRequirements(resources):
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         for side, name, quantity in [(side, *item) for side in ("limits", "requests")
@@ -3817,11 +3671,9 @@ class Checks:
             if name in limits and quantity_nanos(quantity) > quantity_nanos(limits[name]):
                 yield (".requests", "Invalid value", quantity,
                        f"must be less than or equal to {name} limit of {limits[name]}")
-
     def Probe(probe):
         if not any(handler in probe for handler in ("exec", "httpGet", "tcpSocket", "grpc")):
             yield "", "Required value", None, "must specify a handler type"
-
     def PodSpec(spec):
         volumes = {volume.get("name") for volume in spec.get("volumes") or ()}
         for i, container in enumerate(spec.get("containers") or ()):
@@ -3837,7 +3689,6 @@ class Checks:
         if spec.get("dnsPolicy") == "None" and not dig(spec, "dnsConfig", "nameservers"):
             yield (".dnsConfig.nameservers", "Required value", None,
                    "must provide at least one DNS nameserver when `dnsPolicy` is None")
-
     def DeploymentSpec(spec):
         selector, labels = spec.get("selector"), spec["template"]["metadata"].get("labels") or {}
         if selector is None:
@@ -3849,7 +3700,6 @@ class Checks:
         policy = spec["template"]["spec"].get("restartPolicy", "Always")
         if policy != "Always":
             yield ".template.spec.restartPolicy", "Unsupported value", policy, 'supported values: "Always"'
-
     def DeploymentStrategy(strategy):
         rolling, fields = strategy.get("rollingUpdate"), ("maxUnavailable", "maxSurge")
         if strategy.get("type") == "Recreate" and rolling is not None:
@@ -3862,7 +3712,6 @@ class Checks:
         if rolling and all(str(rolling.get(field)).rstrip("%") == "0" for field in fields):
             yield (".rollingUpdate.maxUnavailable", "Invalid value", rolling["maxUnavailable"],
                    "may not be 0 when `maxSurge` is 0")
-
     def ServiceSpec(spec):
         ports, ip = spec.get("ports") or (), spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
         try:
@@ -3891,7 +3740,6 @@ class Checks:
                 yield at, "Duplicate value", transport
             if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):
                 yield at + ".nodePort", "Forbidden", None, "may not be used when `type` is 'ClusterIP'"
-
     def ConfigMap(obj):
         size, is_secret = 0, obj["kind"] == "Secret"
         for field in ("data", "binaryData"):
@@ -3933,12 +3781,11 @@ def validate_update(kind, old, new, faults):
         faults.add("metadata.finalizers", "Forbidden", why="no new finalizers can be added if the object is being "
                    f"deleted, found new finalizers []string{{{added}}}")
 
-Form = namedtuple("Form", "kind version include columns")       # kind: "" objects, "Table" or "PartialObjectMetadata"
+Form = namedtuple("Form", "kind version include")       # kind: "" objects, "Table" or "PartialObjectMetadata"
 Answer = namedtuple("Answer", "code body content_type headers")
 
 class Request:
     """One request as its handler read it. warnings: sentences for Warning headers, gathered on the way."""
-
     def __init__(self, method, target, headers, body, user):
         path, _, query = target.partition("?")
         self.method, self.path, self.headers, self.body, self.user = (
@@ -3992,10 +3839,10 @@ def negotiate(accept, query):
         given = dict(p.split("=", 1) for p in parameters if "=" in p)
         kind, version = given.get("as", "").replace("MetadataList", "Metadata"), given.get("v")
         if not kind:
-            return Form("", "", "", True)
+            return Form("", "", "")
         if (kind in ("Table", "PartialObjectMetadata") and given.get("g") == "meta.k8s.io" and
                 version in ("v1", "v1beta1")):
-            return Form(kind, "meta.k8s.io/" + version, query.get("includeObject", "Metadata"), True)
+            return Form(kind, "meta.k8s.io/" + version, query.get("includeObject", "Metadata"))
     raise ApiError(406, "NotAcceptable", "406: Not Acceptable\n\nAvailable representations: application/json, "
                    "application/yaml, application/vnd.kubernetes.protobuf", {})
 
@@ -4015,7 +3862,6 @@ PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how i
 
 class Api:
     """The verbs. Every method may run in any thread."""
-
     def __init__(self, k2d):
         self.k2d, self.settings, self.store = k2d, k2d.settings, k2d.store
 
@@ -4039,8 +3885,6 @@ class Api:
             raise not_found(request.kind, request.name)
         return row.raw
 
-    # -- reading
-
     def get(self, request):
         raw, form = self.find(request), request.form
         return answer(200, to_scale(json.loads(raw)) if request.subresource == "scale" else
@@ -4062,7 +3906,7 @@ class Api:
         since = parse_version(request.query.get("resourceVersion"))
         if since > version:
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
-            raise ApiError(504, "Timeout", f"Too large resource version: {since}, current: {version}",
+            raise ApiError(504, "Timeout", f"Timeout: Too large resource version: {since}, current: {version}",
                            {"causes": [cause]}, retry_after=1)
         if request.query.get("resourceVersionMatch") == "Exact" and since != version:
             raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
@@ -4109,8 +3953,7 @@ class Api:
         try:
             if initial or not since:
                 watch.version, rows = self.store.snapshot(request.kind.name, request.namespace, watch)
-                first = [watch.encode("ADDED", row.raw) for key, row in rows
-                         if watch.matches(key, row.raw, row.labels)]
+                first = [watch.encode("ADDED", row.raw) for key, row in rows if watch.matches(key, row.raw, row.labels)]
                 if initial and watch.bookmarks:
                     first.append(watch.bookmark(watch.version, initial=True))
             else:
@@ -4119,8 +3962,6 @@ class Api:
         except ApiError as error:                               # 410: on the stream, as Kubernetes tells it
             first, watch = [chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n"), b"0\r\n\r\n"], None
         return lambda handler: handler.serve_watch(watch, list(filter(None, first)), seconds)
-
-    # -- writing
 
     def read(self, request, type_):
         """The body of a request as a clean object of message type_; warnings noted. Raises ApiError 400, 415, 422."""
@@ -4131,10 +3972,8 @@ class Api:
     @staticmethod
     def cleaned(request, body, type_, duplicates=None):
         kind, findings, validation = KIND.get(type_), Findings(), request.query.get("fieldValidation") or "Warn"
-
         def misfit(why, name=type_, version=kind.version if kind else "v1"):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {type_}: {why}')
-
         name, version = body.get("kind"), body.get("apiVersion")
         if kind and name and name != kind.name:
             raise misfit(f"converting ({kind.version}.{name}) to (core.{kind.name}): unknown conversion", name)
@@ -4178,9 +4017,8 @@ class Api:
         if request is None:                                     # our own: into the same shape
             obj = clean_message(message(kind.name), obj, Findings(), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
-        meta = obj["metadata"] = without(
-            obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds",
-            "managedFields", "generation", "namespace")
+        meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
+                                         "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
         if kind.namespaced:
             meta["namespace"] = namespace
         with self.store.transaction():
@@ -4198,7 +4036,6 @@ class Api:
             self.prepare(kind, obj, None)
             if self.store.row(kind.name, (meta.get("namespace", ""), meta["name"])):
                 raise already_exists(kind, meta["name"])
-            obj["metadata"] = pick(meta, META_ORDER)
             if not dry_run:
                 self.store.put(kind, obj)
         return obj
@@ -4283,12 +4120,10 @@ class Api:
         kind, url, is_patch = request.kind, request.name, request.method == "PATCH"
         check_options("PatchOptions" if is_patch else "UpdateOptions", request.query)
         type_ = "Scale" if request.subresource == "scale" else kind.name
-
         def check_name(meta):
             if meta.get("name") != url and (is_patch or meta.get("name") is not None):
                 raise bad_request(f"the name of the object ({meta.get('name')}) does not match the name on the URL "
                                   f"({url})")
-
         if is_patch:
             patch = self.read_patch(request)
         else:
@@ -4345,15 +4180,14 @@ class Api:
             given["spec"]["replicas"] = replicas
         kept = {field: old["metadata"].get(field) for field in SERVER_FIELDS}
         meta = {field: value for field, value in {**given["metadata"], **kept}.items() if value is not None}
-        new = {**given, "metadata": pick(meta, META_ORDER)}
+        new = {**given, "metadata": meta}
         if "status" in kind.subresources:
             new["status"] = old.get("status", {})
         if kind.name == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         self.prepare(kind, new, old)
         if kind.name in GENERATION and without(new, "metadata", "status") != without(old, "metadata", "status"):
-            generation = old["metadata"].get("generation", 1) + 1
-            new["metadata"] = pick({**new["metadata"], "generation": generation}, META_ORDER)
+            meta["generation"] = old["metadata"].get("generation", 1) + 1
         return new
 
     def settle(self, kind, obj, keep=False):
@@ -4364,8 +4198,6 @@ class Api:
                 obj["metadata"].pop("finalizers", None)
                 return self.store.remove(kind, obj)
             return self.store.put(kind, obj, keep)
-
-    # -- deleting
 
     def delete(self, request):
         check_options("DeleteOptions", request.query)
@@ -4424,7 +4256,6 @@ class Api:
                 meta["generation"] = meta.get("generation", 1) + 1
         if finalizers:
             meta["finalizers"] = finalizers
-        obj["metadata"] = pick(meta, META_ORDER)
         if not dry_run:
             with self.store.transaction():
                 self.store.put(kind, obj, keep=is_foreign(obj))
@@ -4453,8 +4284,6 @@ class Api:
         return answer(200, {"kind": kind.name + "List", "apiVersion": group_version(kind),
                             "metadata": {"resourceVersion": str(self.store.version)}, "items": found})
 
-    # -- logs
-
     def log(self, request):
         pod = json.loads(self.find(request))
         names = [container["name"] for container in pod["spec"]["containers"]]
@@ -4471,7 +4300,7 @@ class Api:
         query, follow = self.log_query(request, found, status)
         try:
             path = f"/containers/{found.id}/logs?{urllib.parse.urlencode(query)}"
-            sock, rest = self.k2d.engine.stream("GET", path)
+            sock, _, rest = self.k2d.engine.stream("GET", path)
         except EngineError as error:
             raise ApiError(500, "InternalError", f"the engine cannot read the log: {error}")
         limit = int(request.query["limitBytes"]) if request.query.get("limitBytes", "").isdigit() else None
@@ -4501,19 +4330,18 @@ class Api:
             if not last:
                 raise bad_request(f'previous terminated container "{found.container}" in pod "{request.name}" '
                                   "not found")
-            since, until = last.get("startedAt") or "", found.run_began or (found.started_at if found.running else "")
+            if found.running:                # else the run that ended last is the previous one
+                since, until = found.prior_began, found.run_began
         begin = exact_seconds(since)
         if "sinceSeconds" in query:
             begin = max(begin, f"{time.time() - numbers['sinceSeconds']:020.9f}")
         if "sinceTime" in query:
             begin = max(begin, f"{seconds_of(query['sinceTime']) or 0:020.9f}")
         return {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps),
-                "tail": numbers.get("tailLines", "all"),
-                **({"since": begin.lstrip("0")} if begin.strip("0.") else {}),
+                "tail": numbers.get("tailLines", "all"), **({"since": begin.lstrip("0")} if begin.strip("0.") else {}),
                 **({"until": exact_seconds(until).lstrip("0")} if until else {})}, follow
 
     # -- what is not about resources
-
     def discovery(self, request):
         """The Answer to /api, /apis and below, plain or aggregated; None if the path is none of these."""
         root, *below = [part for part in request.path.split("/") if part] or [""]
@@ -4540,17 +4368,15 @@ class Api:
             if below == [group, version] or below == [version] and not group:
                 return answer(200, {"kind": "APIResourceList", **({"apiVersion": "v1"} if group else {}),
                                     "groupVersion": "/".join(below), "resources": resource_lists(group, version)[0]})
-        return None
 
     @staticmethod
     def version():
         import platform
         machine, (major, minor, _) = platform.machine(), SERVES[1:].split(".")
-        machine = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}.get(machine, machine)
-        return answer(200, {
-            "major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
-            "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-            "compiler": "python" + platform.python_version(), "platform": "linux/" + machine})
+        machine = ARCHITECTURES.get(machine, machine)
+        return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
+                            "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+                            "compiler": "python" + platform.python_version(), "platform": "linux/" + machine})
 
 def parse_version(text):
     """A resourceVersion of a query as int, 0 if absent. Raises ApiError 400."""
@@ -4584,7 +4410,6 @@ def partial_metadata(obj, form):
     return {"kind": "PartialObjectMetadata", "apiVersion": form.version, "metadata": obj["metadata"]}
 
 # -- discovery
-
 def api_group(group, version):
     only = {"groupVersion": f"{group}/{version}", "version": version}
     return {"name": group, "versions": [only], "preferredVersion": only}
@@ -4621,7 +4446,6 @@ def tagged(request, body, content_type="application/json"):
     return answer(304 if known else 200, b"" if known else data, content_type, headers)
 
 # -- Table: the columns and cells of `kubectl get` (pkg/printers/internalversion)
-
 AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 86400 * 365}
 AGES = ((120, "s"), (600, "ms"), (10800, "m"), (28800, "hm"), (172800, "h"), (691200, "dh"), (86400 * 730, "d"),
         (86400 * 365 * 8, "yd"), (float("inf"), "y"))       # an age below so many seconds shows these units
@@ -4651,8 +4475,6 @@ def pod_cells(pod):
     """Ready, Status, Restarts ... of a pod (printPod)."""
     status, spec = pod.get("status", {}), pod["spec"]
     statuses, reason = status.get("containerStatuses") or [], status.get("reason") or status.get("phase", "Unknown")
-    if any((c["type"], c.get("reason")) == ("PodScheduled", "SchedulingGated") for c in status.get("conditions") or ()):
-        reason = "SchedulingGated"
     ended = [seconds_of(dig(s, "lastState", "terminated", "finishedAt")) for s in statuses]
     restarts, last, running = sum(s["restartCount"] for s in statuses), max(filter(None, ended), default=None), False
     for s in reversed(statuses):
@@ -4666,12 +4488,11 @@ def pod_cells(pod):
         reason = "Running" if is_condition(pod, "Ready") else "NotReady"
     if is_deleting(pod):
         reason = "Terminating"
-    gates = [is_condition(pod, gate["conditionType"]) for gate in spec.get("readinessGates") or ()]
     return [f"{sum(s['ready'] for s in statuses)}/{len(spec['containers'])}", reason,
             f"{restarts} ({duration(time.time() - last)} ago)" if restarts and last else str(restarts), created(pod),
             *(value or "<none>" for value in (
                 status.get("podIP"), spec.get("nodeName"), status.get("nominatedNodeName"))),
-            f"{sum(gates)}/{len(gates)}" if gates else "<none>"]
+            "<none>"]
 
 def node_cells(node):
     status, role = node.get("status", {}), "node-role.kubernetes.io/"
@@ -4744,22 +4565,20 @@ def to_table(kind, objects, form):
     """A meta.k8s.io Table of objects of one kind."""
     titles, cells = COLUMNS[kind.name]
     named = kind.name != "Event"                                # the name of an Event is its last cell
-    return {
-        "kind": "Table", "apiVersion": form.version,
-        "metadata": {"resourceVersion": objects[0]["metadata"]["resourceVersion"] if len(objects) == 1 else ""},
-        "columnDefinitions": [
-            {"name": title.strip("*#").replace("_", " "), "type": "integer" if "#" in title else "string",
-             "format": "name" if title.strip("*") == "Name" else "", "description": "", "priority": int("*" in title)}
-            for title in ["Name"] * named + titles.split()],
-        "rows": [{"cells": [obj["metadata"]["name"]] * named + cells(obj),
-                  "object": {"Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))}
-                 for obj in objects]}
+    return {"kind": "Table", "apiVersion": form.version,
+            "metadata": {"resourceVersion": objects[0]["metadata"]["resourceVersion"] if len(objects) == 1 else ""},
+            "columnDefinitions": [{"name": title.strip("*#").replace("_", " "), "type": "integer" if "#" in title
+                                   else "string", "format": "name" if title.strip("*") == "Name" else "",
+                                   "description": "", "priority": int("*" in title)}
+                                  for title in ["Name"] * named + titles.split()],
+            "rows": [{"cells": [obj["metadata"]["name"]] * named + cells(obj),
+                      "object": {"Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))}
+                     for obj in objects]}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
-
 OPENAPI_SCALARS = {
     "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
-    "float": {"type": "number"}, "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
+    "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
     "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
     "Duration": {"type": "string"}, "Quantity": {"type": "string"},
     "IntOrString": {"type": "string", "format": "int-or-string"}}
@@ -4832,9 +4651,8 @@ def openapi(request, parts):
         return answer(200, {"paths": urls})
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
-        return tagged(request, {
-            "openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
-            "components": {"schemas": openapi_definitions(kinds, "#/components/schemas/")}})
+        return tagged(request, {"openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
+                                "components": {"schemas": openapi_definitions(kinds, "#/components/schemas/")}})
     if parts != ["v2"]:
         return None
     document = {"swagger": "2.0", "info": info, "paths": openapi_paths(KINDS, text),
@@ -4858,7 +4676,6 @@ GNOSTIC = {
     "Schema": {"$ref": (1, ""), "format": (2, ""), "additionalProperties": (21, "Wrapped"), "type": (22, "Text"),
                "items": (23, "Wrapped"), "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
 }
-
 WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
     "": ((), None), "Text": ((1,), None),
     "Any": ((2,), None),                                        # the value as YAML, of which JSON is a part
@@ -4896,24 +4713,22 @@ def to_gnostic(name, value):
 # == 17. Server ==============================================================================
 # Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is
 # lent a thread, and its connection comes back to the hub when the answer is out.
-
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 class Connection:
     """One client's TLS connection. It has one owner at a time: the hub, or the thread of its present request."""
 
-    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "out", "since", "mask")
+    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask")
 
     def __init__(self, sock):
         self.sock, self.state, self.buffer, self.deadline, self.watch = sock, "handshake", b"", None, None
-        self.out, self.since, self.mask = deque(), time.monotonic(), 0
+        self.mask = 0
 
 class Hub:
     """The one thread that waits: connections between requests, watches, timers, DNS, the engine's events. Without a
     timer due it sleeps until something happens. after() and call() are for any thread; all else is the hub's own."""
-
-    def __init__(self):
-        self.selector = selectors.DefaultSelector()
+    def __init__(self, store):
+        self.store, self.selector = store, selectors.DefaultSelector()
         self.timers, self.calls, self.lock, self.order = [], deque(), threading.Lock(), 0
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
@@ -4923,7 +4738,6 @@ class Hub:
         self.running, self.handle, self.context, self.bookmarks_due = True, None, None, False
 
     # -- for any thread
-
     def call(self, function, *args):
         """Have the hub call function(*args) soon."""
         self.calls.append((function, args))
@@ -4940,8 +4754,6 @@ class Hub:
             heapq.heappush(self.timers, (time.monotonic() + seconds, self.order, function, args))
         if first and threading.current_thread().name != "hub":
             self.call(lambda: None)
-
-    # -- the loop
 
     def run(self):
         while self.running:
@@ -4976,11 +4788,7 @@ class Hub:
         except BlockingIOError:
             return
 
-    def stop(self):
-        self.running = False
-
     # -- listening and handshakes
-
     def listen(self, port, context, handle):
         """Serve https on all addresses; handle(connection) runs in a request thread. Raises OSError."""
         self.context, self.handle = context, handle
@@ -5059,7 +4867,7 @@ class Hub:
             if connection.state == "handshake":
                 connection.sock.do_handshake()
                 connection.state = "head"
-            while True:
+            while not HEAD_END.search(connection.buffer) and len(connection.buffer) <= HEAD_BYTES:
                 data = connection.sock.recv(16384)
                 if not data:
                     return self.close(connection)
@@ -5067,18 +4875,15 @@ class Hub:
                     self.parked.pop(connection, None)
                     self.expect(connection, HEAD_SECONDS)
                 connection.buffer += data
-                if HEAD_END.search(connection.buffer) or len(connection.buffer) > HEAD_BYTES:
-                    return self.lend(connection)
+            return self.lend(connection)
         except ssl.SSLWantReadError:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_WRITE)
         except OSError:                                         # reset, no TLS at all, an unknown certificate authority
             self.close(connection)
-        return None
 
     # -- requests
-
     def lend(self, connection):
         self.forget(connection)
         connection.state = "lent"
@@ -5111,12 +4916,11 @@ class Hub:
         if connection.watch:
             connection.state = "watch"
             return self.on_watch(connection)
-        connection.state, connection.since = "head", time.monotonic()
+        connection.state = "head"
         self.parked[connection] = None                          # in order of their becoming idle
         return self.on_readable(connection)
 
     # -- watches
-
     def publish(self, changes, watches):
         """The store's listener: runs in the writer's thread."""
         if watches:
@@ -5160,11 +4964,6 @@ class Hub:
             return self.close(connection)
         if watch.out_bytes > WATCH_BYTES:
             self.close(connection)
-        return None
-
-    def start_watch(self, watch, seconds):
-        """Timers of a watch that has begun: its end, and a bookmark a minute while anything changes."""
-        self.after(seconds, self.end_watch, watch)
 
     def end_watch(self, watch):
         if watch.connection and watch.connection.watch is watch:
@@ -5184,7 +4983,6 @@ class Hub:
                 self.on_watch(watch.connection)
 
     # -- DNS
-
     def serve_dns(self, address, resolve):
         """Answer DNS on UDP and TCP at address, on a port of the kernel's choice, which is returned."""
         for _ in range(20):
@@ -5203,53 +5001,34 @@ class Hub:
                 tcp.close()
         else:
             raise OSError("no port for DNS at " + address)
-
         def on_query(sock, mask):
             for _ in range(64):
                 try:
                     data, sender = sock.recvfrom(4096)
-                    found = answer_dns(data, resolve)
-                    if found:
-                        sock.sendto(found, sender)
-                except OSError:
+                    sock.sendto(answer_dns(data, resolve) or b"", sender)
+                except OSError:                                 # nothing more to read, or nobody to answer
                     return
-
         def on_connect(sock, mask):
             client, _ = sock.accept()
-            client.setblocking(False)
-            state = {"data": b""}
-            self.selector.register(client, selectors.EVENT_READ, lambda client, mask: on_data(client, state))
-            self.after(HEAD_SECONDS, lambda: finish(client))
-
-        def finish(client):
-            if client.fileno() >= 0:
-                self.selector.unregister(client)
-                client.close()
-
-        def on_data(client, state):
-            try:
-                got = client.recv(4096)
-                state["data"] += got
-                size = struct.unpack_from("!H", state["data"])[0] if len(state["data"]) > 1 else 65535
-                if len(state["data"]) >= size + 2:
-                    found = answer_dns(state["data"][2:size + 2], resolve, 65535) or b""
-                    client.send(struct.pack("!H", len(found)) + found)
-                    state["data"] = state["data"][size + 2:]
-                if not got or len(state["data"]) > 4096:
-                    finish(client)
-            except OSError:
-                finish(client)
-
+            threading.Thread(target=answer_one, args=(client,), name="dns", daemon=True).start()
+        def answer_one(client):
+            """By TCP, with its length before it (RFC 7766): rare, for answers that a datagram cannot hold."""
+            client.settimeout(HEAD_SECONDS)
+            with client, client.makefile("rb") as file:
+                try:
+                    size = struct.unpack("!H", file.read(2))[0]
+                    found = answer_dns(file.read(size), resolve, 65535) or b""
+                    client.sendall(struct.pack("!H", len(found)) + found)
+                except (OSError, struct.error):                 # slow, or gone
+                    return
         self.selector.register(udp, selectors.EVENT_READ, on_query)
         self.selector.register(tcp, selectors.EVENT_READ, on_connect)
         return udp.getsockname()[1]
 
     # -- the engine's events
-
     def follow(self, sock, data, on_line, on_end):
         """Call on_line(bytes) for each line that comes on a socket, on_end() when it ends."""
         state = {"data": data}
-
         def on_data(sock, mask):
             try:
                 got = sock.recv(65536)
@@ -5264,7 +5043,6 @@ class Hub:
                 self.selector.unregister(sock)
                 sock.close()
                 on_end()
-
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, on_data)
         *lines, state["data"] = data.split(b"\n")
@@ -5273,7 +5051,6 @@ class Hub:
 
 class Body:
     """What comes on a connection, beginning with what the hub has read already. Raises OSError where it ends early."""
-
     def __init__(self, connection):
         self.connection = connection
 
@@ -5284,8 +5061,7 @@ class Body:
         return got
 
     def read(self, size):
-        parts, held = [], len(self.connection.buffer)
-        parts.append(self.connection.buffer)
+        parts, held = [self.connection.buffer], len(self.connection.buffer)
         while held < size:
             parts.append(self.fill())
             held += len(parts[-1])
@@ -5303,7 +5079,6 @@ class Body:
 
 class Headers(dict):
     """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110, 5.3)."""
-
     def get(self, name, default=None):
         return super().get(name.lower(), default)
 
@@ -5327,7 +5102,6 @@ def parse_head(data):
 
 class Handler:
     """One request: read, answered, and no more."""
-
     def __init__(self, connection, k2d):
         self.connection, self.k2d, self.sock = connection, k2d, connection.sock
         self.keep, self.request, self.method, self.headers = False, None, "", Headers()
@@ -5392,8 +5166,8 @@ class Handler:
             found = self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:])
             if found:
                 return found
-        group = parts[1:3] if parts[0] == "apis" else ["", *parts[1:2]] if parts[0] == "api" else None
-        if not any([k.group, k.version] == group for k in KINDS):
+        group = "" if parts[0] == "api" else parts[1] if parts[0] == "apis" and len(parts) > 2 else None
+        if len(parts) < 2 or not any(k.group == group for k in KINDS):
             return answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
         return self.k2d.api.handle(request)
 
@@ -5429,7 +5203,8 @@ class Handler:
     def write_head(self, code, headers, body=b""):
         headers = {"Audit-Id": new_uid(), "Cache-Control": "no-cache, private", **headers,
                    **({} if self.keep else {"Connection": "close"})}
-        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
+        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}"]
+        lines += [time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         for warning in dict.fromkeys(self.request.warnings if self.request else ()):
             text = warning.replace("\\", "\\\\").replace('"', '\\"')
@@ -5437,7 +5212,6 @@ class Handler:
         self.sock.sendall("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     # -- answers that go on
-
     def serve_watch(self, watch, first, seconds):
         """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
         try:
@@ -5447,7 +5221,7 @@ class Handler:
             raise
         if watch:
             self.connection.watch, watch.connection = watch, self.connection
-            self.k2d.hub.call(self.k2d.hub.start_watch, watch, seconds)
+            self.k2d.hub.after(seconds, self.k2d.hub.end_watch, watch)
             self.keep = True                                    # the hub goes on with it
 
     def serve_log(self, sock, rest, tty, limit, follow):
@@ -5475,17 +5249,14 @@ class Handler:
 
 # == 18. Command line ========================================================================
 # The wiring, and the commands.
-
 class K2d:
     """All the parts of one running k2d, and the few things that concern several of them: the node and the Events."""
-
     def __init__(self, settings):
-        self.settings, self.capacity, self.engine_info = settings, {}, {}
+        self.settings, self.engine_info = settings, {}
         os.makedirs(settings.data_path, 0o700, exist_ok=True)
         self.store = Store(settings.path("k2d.db"))
         self.access = Access(settings)
-        self.ca, self.hub, self.engine = self.access.ca, Hub(), Engine(settings.docker_host)
-        self.hub.store = self.store
+        self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
         self.pods = Pods(self)
@@ -5500,15 +5271,12 @@ class K2d:
             self.hub.after(60, self.hub.bookmarks)
 
     # -- start and end
-
     def serve(self):
-        threading.current_thread().name = "main"
         self.network.check_overlap()
         self.bootstrap()
         self.network.dns_port = self.hub.serve_dns(self.settings.gateway, self.names.resolve)
         self.pods.load()
-        hub = threading.Thread(target=self.hub.run, name="hub", daemon=True)
-        hub.start()
+        threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
         self.ready.wait(10)                 # what is listed should be true from the first answer on
         handle = lambda connection: Handler(connection, self).run()
@@ -5516,13 +5284,12 @@ class K2d:
             self.hub.listen(self.settings.port, self.access.context(), handle)
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
-        self.hub.call(lambda: None)
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
         log(f"serving https://{self.settings.host_ip}:{self.settings.port}")
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
         log("stopping; containers go on")
-        self.hub.call(self.hub.stop)
+        self.hub.running = False
+        self.hub.call(lambda: None)
         self.controllers.queue.close()
         self.pods.queue.close()
         self.store.close()
@@ -5553,7 +5320,6 @@ class K2d:
             self.controllers.derive(kind, "default", "kubernetes", labels, present, None, body)
 
     # -- the engine, as it comes and goes
-
     def connect_engine(self):
         threading.Thread(target=self.connect_once, name="engine", daemon=True).start()
 
@@ -5598,7 +5364,7 @@ class K2d:
         info, s, trouble = self.engine_info, self.settings, self.network.problem
         machine = ARCHITECTURES.get(info.get("Architecture"), info.get("Architecture", ""))
         disk = os.statvfs(s.data_path)
-        self.capacity = {"cpu": str(info.get("NCPU", 1)), "memory": f"{info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
+        capacity = {"cpu": str(info.get("NCPU", 1)), "memory": f"{info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
                          "ephemeral-storage": f"{disk.f_blocks * disk.f_frsize >> 10}Ki"}
         conditions = [
             ("NetworkUnavailable", "True" if trouble else "False", "NoNAT" if trouble else "RulesInstalled",
@@ -5620,20 +5386,19 @@ class K2d:
             old = dig(node, "status", "conditions", default=[])
             told = [condition(old, *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
-                "capacity": self.capacity, "allocatable": self.capacity,
+                "capacity": capacity, "allocatable": capacity,
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
                 "addresses": [{"type": "InternalIP", "address": s.host_ip}, {"type": "Hostname", "address": s.node}],
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
                 "nodeInfo": {
-                    "machineID": read_line("/etc/machine-id"), "systemUUID": read_line("/etc/machine-id"),
-                    "bootID": read_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
+                    "machineID": first_line("/etc/machine-id"), "systemUUID": first_line("/etc/machine-id"),
+                    "bootID": first_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
                     "kernelVersion": info.get("KernelVersion", ""), "osImage": info.get("OperatingSystem", ""),
                     "containerRuntimeVersion": f"docker://{info.get('ServerVersion', '')}",
                     "kubeletVersion": f"{SERVES}+k2d{VERSION}", "kubeProxyVersion": "", "operatingSystem": "linux"}}
             self.store.put(KIND["Node"], node)
 
     # -- Events
-
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
         meta, stamp = obj["metadata"], now()
@@ -5654,14 +5419,8 @@ class K2d:
                 "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 1, "type": type_, "eventTime": None,
                 "reportingComponent": component, "reportingInstance": host})
 
-def read_line(path):
-    try:
-        with open(path) as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
-
 def serve(settings):
+    """Serve until SIGTERM; the containers outlive it."""
     if os.geteuid():
         raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     os.umask(0o022)
@@ -5671,6 +5430,7 @@ def serve(settings):
     K2d(settings).serve()
 
 def kubeconfig(settings):
+    """Print the admin's kubeconfig."""
     try:
         with open(settings.path("kubeconfig")) as file:
             print(file.read(), end="")
@@ -5678,7 +5438,7 @@ def kubeconfig(settings):
         raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with this data path?")
 
 def reset(settings):
-    """Undo what serve did on this host, but for what others made: containers of pods, network, NAT rules, data."""
+    """Remove all that k2d made on this host: containers of its pods, network, NAT rules, data."""
     engine, path = Engine(settings.docker_host), settings.path("k2d.db")
     if os.path.exists(path):
         store = Store(path)                 # refuses while a k2d runs
@@ -5697,25 +5457,22 @@ def reset(settings):
 
 COMMANDS = {"serve": serve, "kubeconfig": kubeconfig, "reset": reset}
 
-USAGE = """k2d: the Kubernetes API on a container engine
-
-  k2d.py serve [OPTIONS]        serve until SIGTERM; containers outlive it
-  k2d.py kubeconfig [OPTIONS]   print the admin's kubeconfig
-  k2d.py reset [OPTIONS]        remove all that k2d made on this host
-  k2d.py version
-
-options, each with its environment variable and default:
-"""
-
 def usage():
-    return USAGE + "\n".join(f"  --{flag:<18} {variable:<19} {text}{f' ({default})' if default else ''}"
-                             for flag, variable, default, text in OPTIONS)
+    """What --help prints: the commands by their docstrings, the options by their table."""
+    commands = [f"  k2d.py {name:<11} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    options = [f"  --{flag:<18} {variable:<19} {text}{f' ({default})' if default else ''}"
+               for flag, variable, default, text in OPTIONS]
+    return "\n".join(["k2d: the Kubernetes API on a container engine", "", *commands, "", *options])
+
+def split_options(args):
+    """["--port=1", "--network", "x"] -> ["--port", "1", "--network", "x"]"""
+    return [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
 
 def lean(argv):
     """Start again from compiled code, with one malloc arena: compiling this file in the serving process would cost it
     20 MB for life. The code rests in the data path, so the folder of k2d.py need not be writable."""
     import py_compile
-    settings = Settings(argv[2:], os.environ)
+    settings = Settings(split_options(argv[2:]), os.environ)
     compiled = settings.path("k2d.pyc")
     os.makedirs(settings.data_path, 0o700, exist_ok=True)
     py_compile.compile(os.path.abspath(__file__), compiled, doraise=True)
@@ -5732,8 +5489,7 @@ def main(argv):
     elif command == "serve" and not argv[0].endswith(".pyc"):
         lean(argv)
     else:
-        args = [part for arg in argv[2:] for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-        COMMANDS[command](Settings(args, os.environ))
+        COMMANDS[command](Settings(split_options(argv[2:]), os.environ))
 
 if __name__ == "__main__":
     main(sys.argv)
