@@ -3212,7 +3212,9 @@ class Controllers:
         self.store.put(kind, {"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **body})
 
     def nat(self):
-        if self.k2d.pods.digested:
+        if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
+            self.add("nat")                                     # after them: half of a picture would refuse somebody
+        elif self.k2d.pods.digested:
             self.k2d.network.sync()
 
     def hosts(self):
