@@ -64,7 +64,7 @@ IO_SECONDS = 60             # for one read or write of a request's body or answe
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
-RING_EVENTS, RING_BYTES = 1000, 1 << 19     # what a watch can resume from
+RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
 
 class Settings:
@@ -4373,12 +4373,10 @@ class Api:
 
     @staticmethod
     def version():
-        import platform
-        machine, (major, minor, _) = platform.machine(), SERVES[1:].split(".")
-        machine = ARCHITECTURES.get(machine, machine)
+        machine, (major, minor, _) = ARCHITECTURES.get(os.uname().machine, os.uname().machine), SERVES[1:].split(".")
         return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
                             "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                            "compiler": "python" + platform.python_version(), "platform": "linux/" + machine})
+                            "compiler": "python" + sys.version.split()[0], "platform": "linux/" + machine})
 
 def parse_version(text):
     """A resourceVersion of a query as int, 0 if absent. Raises ApiError 400."""
@@ -5471,14 +5469,15 @@ def split_options(args):
     return [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
 
 def lean(argv):
-    """Start again from compiled code, with one malloc arena: compiling this file in the serving process would cost it
-    20 MB for life. The code rests in the data path, so the folder of k2d.py need not be writable."""
+    """Start again from compiled code, with a malloc that gives back what it does not need: compiling this file in the
+    serving process would cost it 20 MB for life. The code rests in the data path: no other folder is written to."""
     import py_compile
     settings = Settings(split_options(argv[2:]), os.environ)
     compiled = settings.path("k2d.pyc")
     os.makedirs(settings.data_path, 0o700, exist_ok=True)
-    py_compile.compile(os.path.abspath(__file__), compiled, doraise=True)
-    os.execve(sys.executable, [sys.executable, compiled, *argv[1:]], {**os.environ, "MALLOC_ARENA_MAX": "1"})
+    py_compile.compile(os.path.abspath(__file__), compiled, doraise=True, optimize=2)
+    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    os.execve(sys.executable, [sys.executable, compiled, *argv[1:]], {**os.environ, **malloc})
 
 def main(argv):
     command = argv[1] if len(argv) > 1 else "--help"
