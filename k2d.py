@@ -111,7 +111,6 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l
 def log(message):
     """One line for the journal; never a secret, a token or a body."""
     print("k2d: " + message, file=sys.stderr, flush=True)
-
 def run(*argv, stdin=b""):
     """Run a program of the host, wait for it, return (exit code, what it printed on both streams).
 
@@ -131,13 +130,10 @@ def run(*argv, stdin=b""):
         os.close(taken)
 
 def remove_tree(path):
-    """Remove a folder and all below it, following no symlink; what is not there is removed already."""
-    for folder, folders, files in os.walk(path, topdown=False):
-        for name in folders + files:
-            full = os.path.join(folder, name)
-            os.rmdir(full) if os.path.isdir(full) and not os.path.islink(full) else os.unlink(full)
-    if os.path.isdir(path):
-        os.rmdir(path)
+    """Remove a folder and all below it, however deep a container has made it. Raises OSError."""
+    code, output = run("rm", "-rf", "--one-file-system", "--", path)
+    if code:
+        raise OSError(output.decode("utf-8", "replace").strip())
 
 def write_file(path, data, mode=0o600):
     """Replace a file as a whole and synced, so that a power cut leaves the old or the new one."""
@@ -176,7 +172,7 @@ def dig(value, *path, default=None):
     return default if value is None else value
 
 def dumps(value):
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 # == 2. Kinds and schemas ====================================================================
 # Words only. KINDS says which resources there are; SCHEMA says what their objects look like. Routing, discovery,
@@ -225,7 +221,7 @@ ObjectMeta: 1name 2generateName 3namespace 4selfLink 5uid 6resourceVersion 7gene
 OwnerReference: *5apiVersion|req *1kind|req *3name|req *4uid|req 6controller:bool? 7blockOwnerDeletion:bool?
 ManagedFieldsEntry: 1manager 2operation 3apiVersion 4time:Time? 6fieldsType 7fieldsV1:Raw? 8subresource
 LabelSelector: 1matchLabels:{} 2matchExpressions:[]LabelSelectorRequirement
-LabelSelectorRequirement: *1key|req *2operator|DoesNotExist,Exists,In,NotIn 3values:[]
+LabelSelectorRequirement: *1key|req *2operator|req|DoesNotExist,Exists,In,NotIn 3values:[]
 DeleteOptions: 1gracePeriodSeconds:int? 2preconditions:Preconditions 3orphanDependents:bool? 4propagationPolicy:string?
   5dryRun:[] 6ignoreStoreReadErrorWithClusterBreakingPotential:bool?
 Preconditions: 1uid:string? 2resourceVersion:string?
@@ -280,7 +276,8 @@ Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:
   ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Raw
   13terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File
   14imagePullPolicy|Always,IfNotPresent,Never 15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
-ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP 5hostIP
+ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP
+  5hostIP|@ip
 EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
 ConfigMapEnvSource: 1:LocalObjectReference 2optional:bool?
 SecretEnvSource: 1:LocalObjectReference 2optional:bool?
@@ -361,7 +358,7 @@ ServiceSpec: 1ports:[]ServicePort/port,protocol 2selector:{}# 3clusterIP 18clust
 ServicePort: 1name|@label 2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string? *3port:int|req|1..65535
   *4targetPort:IntOrString 5nodePort:int
 SessionAffinityConfig: 1clientIP:ClientIPConfig
-ClientIPConfig: 1timeoutSeconds:int?
+ClientIPConfig: 1timeoutSeconds:int?|1..86400
 ServiceStatus: 1loadBalancer:LoadBalancerStatus+ 2conditions:[]Condition/type
 LoadBalancerStatus: 1ingress:[]LoadBalancerIngress
 LoadBalancerIngress: 1ip 2hostname 3ipMode:string? 4ports:[]PortStatus
@@ -369,11 +366,11 @@ PortStatus: *1port:int *2protocol 3error:string?
 Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message
 Endpoints: 1metadata:ObjectMeta+ 2subsets:[]EndpointSubset
 EndpointSubset: 1addresses:[]EndpointAddress 2notReadyAddresses:[]EndpointAddress 3ports:[]EndpointPort
-EndpointAddress: *1ip|req 3hostname 4nodeName:string? 2targetRef:ObjectReference#
+EndpointAddress: *1ip|req|@ip 3hostname 4nodeName:string? 2targetRef:ObjectReference#
 ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7fieldPath
 EndpointPort: 1name *2port:int|1..65535 3protocol=TCP 4appProtocol:string?
 EndpointSlice: 1metadata:ObjectMeta+ *4addressType *2endpoints:[]Endpoint *3ports:[]discovery.EndpointPort
-Endpoint: *1addresses:[]/_ 2conditions:EndpointConditions+ 3hostname:string? 4targetRef:ObjectReference#
+Endpoint: *1addresses:[]/_|req 2conditions:EndpointConditions+ 3hostname:string? 4targetRef:ObjectReference#
   5deprecatedTopology:{} 6nodeName:string? 7zone:string? 8hints:Raw
 EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
 discovery.EndpointPort: 1name:string?= 2protocol:string?=TCP 3port:int? 4appProtocol:string?
@@ -407,7 +404,7 @@ Field = namedtuple("Field", "number name kind type pointer plain retain atomic k
 TOKEN = re.compile(r"([*~!]*)(\d+)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
-SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Duration", "Quantity", "IntOrString", "Raw"}
+SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw"}
 MESSAGES = dict(line.split(":", 1) for line in SCHEMA.replace("\n  ", " ").strip().split("\n"))    # name: tokens
 
 class Message:
@@ -429,16 +426,13 @@ def message(name, parsed={}):
         parsed[name] = Message(name)
     return parsed[name]
 
-class Findings:
-    """What reading an object brought to light, each a list of paths or sentences for its sender."""
-    def __init__(self):
-        self.unknown, self.hints, self.refused = [], [], []
+Findings = namedtuple("Findings", "unknown hints refused")      # what reading an object brought to light, as paths
 
 class Mismatch(ValueError):
     """A value of the wrong type, worded as by Go's decoder."""
 
 JSON_TYPE = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
-PYTHON_TYPE = {"string": str, "int": int, "bool": bool, "Duration": str}
+PYTHON_TYPE = {"string": str, "int": int, "bool": bool}
 GO_TYPE = {"int": "int32", "bytes": "[]uint8", "IntOrString": "intstr.IntOrString"}
 ZERO = {"string": "", "int": 0, "bool": False, "bytes": "", "IntOrString": 0, "Quantity": "0"}
 
@@ -456,7 +450,8 @@ def clean(type_, value, findings, path="", owner="", kind=""):
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
     if not kind and (type_ == "Raw" or type(value) is PYTHON_TYPE.get(type_)):
-        return value
+        if type_ != "int" or -2 ** 63 <= value < 2 ** 63:
+            return value
     if not kind and type_ not in SCALARS and isinstance(value, dict):
         return clean_message(message(type_), value, findings, path)
     bare = re.sub(r"\[\d+\]", "", path)
@@ -576,9 +571,8 @@ KIND_NAMES = {"Namespace": "label", "Service": "rfc1035"}       # the others: su
 def name_faults(rule, value):
     """What is wrong with a name, a sentence each; [] if nothing is."""
     pattern, longest, refusal, examples = NAME_RULES[rule]
-    faults = []
-    if len(value) > longest:
-        faults.append(f"must be no more than {longest} {'characters' if rule == 'key' else 'bytes'}")
+    words = "characters" if rule == "key" else "bytes"
+    faults = [f"must be no more than {longest} {words}"] if len(value) > longest else []
     if not re.fullmatch(pattern, value):
         shown = f" (e.g. {examples}, regex used for validation is '{pattern}')" if examples else ""
         faults.append(refusal + shown)
@@ -597,7 +591,7 @@ SELECTOR_TERM = re.compile(r"\s*(?:!\s*(?P<absent>[^\s!=,()]+)|(?P<key>[^\s!=,()
 
 def parse_selector(text):
     """A label selector of a query, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError 400."""
-    requirements, at = [], 0
+    requirements, at, text = [], 0, " ".join(text.split())      # long runs of blanks would cost the pattern much
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
         if not found:
@@ -607,19 +601,20 @@ def parse_selector(text):
         key = found["absent"] or found["key"]
         values = {v.strip() for v in found["values"].split(",")} if found["set"] else {found["value"]}
         op = "absent" if found["absent"] else found["set"] or {"!=": "notin", None: "exists"}.get(found["op"], "in")
-        for fault in label_key_faults(key):
-            raise bad_request(f'unable to parse requirement: <nil>: Invalid value: "{key}": {fault}')
+        faults = label_key_faults(key) + [fault for v in values if v for fault in name_faults("labelvalue", v)]
+        if faults or found.end() == len(text) and text.endswith(","):
+            raise bad_request(f'unable to parse requirement: <nil>: Invalid value: "{key}": {"".join(faults[:1])}')
         requirements.append(Requirement(key, op, values))
         at = found.end()
     return requirements
 
 def selector_of(selector):
     """A LabelSelector object, or the plain map of Services and ReplicationControllers, as Requirements."""
-    if selector and not ("matchLabels" in selector or "matchExpressions" in selector):
+    if selector and all(isinstance(value, str) for value in selector.values()):
         return [Requirement(key, "in", {value}) for key, value in selector.items()]
     terms = [Requirement(key, "in", {value}) for key, value in dig(selector, "matchLabels", default={}).items()]
     for term in dig(selector, "matchExpressions", default=()):
-        terms.append(Requirement(term["key"], OPERATORS[term["operator"]], set(term.get("values") or ())))
+        terms.append(Requirement(term["key"], OPERATORS.get(term["operator"], "absent"), set(term.get("values") or ())))
     return terms
 
 def selects(requirements, labels):
@@ -691,32 +686,24 @@ class ApiError(Exception):
 
 def bad_request(message):
     return ApiError(400, "BadRequest", message)
-
 def about(kind, name, word="plural"):
     """The details of a Status: which object it is about."""
     return filled(name=name, group=kind.group, kind=getattr(kind, word))
-
 def resource_name(kind):
     return f"{kind.plural}.{kind.group}" if kind.group else kind.plural
-
 def not_found(kind, name):
     return ApiError(404, "NotFound", f'{resource_name(kind)} "{name}" not found', about(kind, name))
-
 def already_exists(kind, name):
     return ApiError(409, "AlreadyExists", f'{resource_name(kind)} "{name}" already exists', about(kind, name))
-
 def conflict(kind, name,
              why="the object has been modified; please apply your changes to the latest version and try again"):
     text = f'Operation cannot be fulfilled on {resource_name(kind)} "{name}": {why}'
     return ApiError(409, "Conflict", text, about(kind, name))
-
 def forbidden(kind, name, why, causes=None):
     return ApiError(403, "Forbidden", f'{resource_name(kind)} "{name}" is forbidden: {why}',
                     {**about(kind, name), **filled(causes=causes)})
-
 def no_such_resource():
     return ApiError(404, "NotFound", "the server could not find the requested resource", {})
-
 def wrong_method():
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
@@ -801,12 +788,16 @@ def parse_yaml(data):
                        "YAML bodies need PyYAML on the host (Debian: python3-yaml); send JSON")
 
     class Loader(yaml.SafeLoader):         # the one in C has no limit of depth, and crashes
-        """Dates stay text, as in JSON."""
+        """Dates stay text, as in JSON; an alias could stand for more than memory holds."""
+        def compose_node(self, parent, index):
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("aliases are not supported")
+            return super().compose_node(parent, index)
         yaml_implicit_resolvers = {first: [each for each in found if each[0] != "tag:yaml.org,2002:timestamp"]
                                    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     try:
-        return yaml.load(data, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return parse_json(json.dumps(yaml.load(data, Loader)))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise bad_request(f"error converting YAML to JSON: {error}")
 
 def varint(data, at):
@@ -865,7 +856,6 @@ WIRE = {  # how a scalar stands on the wire -> its JSON value
     "string": bytes.decode, "int": signed, "bool": bool,
     "bytes": lambda value: base64.b64encode(value).decode(), "IntOrString": wire_int_or_string,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
-    "Duration": lambda data: f"{dict(wire_fields(data)).get(1, 0) / 1e9:g}s",
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
     "Raw": wire_raw,
 }
@@ -933,10 +923,9 @@ def parse_body(data, content_type, type_, duplicates=None):
 # Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge.
 def unprocessable():
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
-
 def json_patch(current, operations):
     """Apply a JSON patch (RFC 6902). Raises ApiError 422 where an operation does not apply."""
-    document = json.loads(dumps(current))
+    document, copied = json.loads(dumps(current)), 0
 
     def parent(pointer):
         *steps, last = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
@@ -955,6 +944,9 @@ def json_patch(current, operations):
             if op in ("move", "copy"):
                 where, last = parent(operation["from"])
                 value = where.pop(last) if op == "move" else json.loads(dumps(where[last]))
+                copied += len(dumps(value)) if op == "copy" else 0
+                if copied > BODY_BYTES:
+                    raise unprocessable()
             elif op != "remove":
                 value = operation["value"]
             where, last = parent(operation["path"])
@@ -1009,7 +1001,7 @@ def strategic_merge(type_, current, patch):
             if directive[1] == "d" and isinstance(out.get(name), list):
                 out[name] = [item for item in out[name] if item not in value]
             elif directive[1] == "s" and name not in patch and field and isinstance(out.get(name), list):
-                out[name] = in_order(out[name], value, field.keys[:1])
+                out[name] = in_order(out[name], value, out[name], field.keys[:1])
         elif key in ("$patch", "$retainKeys"):
             continue
         elif value is None:
@@ -1027,7 +1019,8 @@ def merge_field(field, current, value, order):
         return value
     out = list(current) if isinstance(current, list) else []
     if not field.keys:                                    # a set of scalars
-        return in_order(out + [item for item in value if item not in out], order, ())
+        merged = out + [item for item in value if item not in out]
+        return in_order(merged, order or merged, out, ())
     if any(dig(item, "$patch") == "replace" for item in value):
         return [item for item in value if item.get("$patch") != "replace"]
     key = field.keys[0]
@@ -1041,19 +1034,19 @@ def merge_field(field, current, value, order):
             out.append({name: inner for name, inner in item.items() if name != "$patch"})
         else:
             out[at] = strategic_merge(field.type, out[at], item)
-    return in_order(out, order, (key,))
+    return in_order(out, order or value, current or [], (key,))
 
-def in_order(items, order, keys):
-    """Items of a merged list in the order of $setElementOrder; those it does not name keep their places."""
-    if not isinstance(order, list):
-        return items
-
-    def identity(item):
-        return str(dig(item, keys[0]) if keys else item)
-
-    rank = {identity(item): i for i, item in enumerate(order)}
-    named = iter(sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)]))
-    return [next(named) if identity(item) in rank else item for item in items]
+def in_order(items, order, server, keys):
+    """The items of a merged list: those that order names in its order, each after those that stood before it in the
+    server's list and that order does not name (apimachinery, mergeSortedSlice)."""
+    identity = lambda item: str(dig(item, keys[0]) if keys else item)
+    rank, place = ({identity(item): i for i, item in enumerate(each)} for each in (order, server))
+    named = sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)])
+    others, out = [item for item in items if identity(item) not in rank], []
+    while named and others:
+        before = place.get(identity(others[0]), -1) < place.get(identity(named[0]), -1)
+        out.append((others if before else named).pop(0))
+    return out + named + others
 
 # == 7. Store and watch ======================================================================
 # Objects rest in memory as compact JSON bytes; what must survive a power cut rests in SQLite too, synced before the
@@ -1185,6 +1178,7 @@ class Store:
                 yield self
                 return
             self.writer, self.pending, self.changes, self.statements = threading.get_ident(), {}, [], []
+            self.burials = set()
             self.next_version = self.version
             try:
                 yield self
@@ -1200,7 +1194,8 @@ class Store:
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         old = self.row(kind.name, key)
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
-        meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER if name in obj["metadata"]}
+        meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER
+                                  if obj["metadata"].get(name) not in (None, {}, [])}
         if old and dumps(obj) == old.raw and not (keep and old.kept is None):
             return obj
         self.next_version += 1
@@ -1236,10 +1231,7 @@ class Store:
     def bury(self, uid):
         """Remember, in this transaction, that a pod removed by force may have left containers behind."""
         self.statements.append(("INSERT OR REPLACE INTO facts VALUES (?, '')", ("gone/" + uid,)))
-        self.buried.add(uid)
-
-    def gone(self, uid):
-        return uid in self.buried
+        self.burials.add(uid)
 
     def unbury(self, uid):
         with self.writing:
@@ -1264,6 +1256,7 @@ class Store:
                 else:
                     self.rows[kind].pop(key, None)
             self.version = self.next_version
+            self.buried |= self.burials
             for change in self.changes:
                 self.ring.append(change)
                 self.ring_bytes += len(change.raw)
@@ -1478,7 +1471,6 @@ class ConfigError(Exception):
 
 def container_name(pod, name):
     return f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{name}"
-
 def expand(text, env):
     """Replace $(NAME) by its value, leave unknown ones, turn $$ into $ (Kubernetes: third_party/.../expansion)."""
     return re.sub(r"\$(\$|\(([^()]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
@@ -1617,7 +1609,6 @@ def engine_time(text):
 
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
-
     __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "pid", "exit_code", "error", "oom",
                  "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "policy", "ip",
                  "last")
@@ -1879,7 +1870,7 @@ def prepare_volumes(pod, settings, lookup):
                 os.makedirs(folder)
                 os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
                 os.chown(folder, -1, -1 if group is None else group)
-        except (ConfigError, OSError) as error:
+        except (ConfigError, OSError, ValueError) as error:
             problems.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
     if problems:                                                # the other volumes are up to date all the same
         raise ConfigError(problems[0], "ContainerCreating")
@@ -1895,7 +1886,6 @@ TO_HOST = "-m addrtype --dst-type LOCAL"
 
 def key_of(obj):
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-
 def cluster_ip(service):
     """The address of a Service; None for a headless one, or an alias."""
     ip = service["spec"].get("clusterIP")
@@ -1906,10 +1896,17 @@ def service_ports(service, endpoints):
     spec, ip, subsets = service["spec"], cluster_ip(service), (endpoints or {}).get("subsets") or ()
     affinity_s = (dig(spec, "sessionAffinityConfig", "clientIP", "timeoutSeconds", default=10800)
                   if spec.get("sessionAffinity") == "ClientIP" else None)
-    ready = lambda name: sorted((address["ip"], port["port"]) for subset in subsets for port in subset.get("ports")
-                                or () if port.get("name", "") == name for address in subset.get("addresses") or ())
+    ready = lambda name: sorted((address["ip"], port["port"]) for subset in subsets
+                                for port in subset.get("ports") or () if port.get("name", "") == name
+                                for address in subset.get("addresses") or () if ":" not in address["ip"])    # no IPv6
     return [ServicePort(ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
                         ready(port.get("name", "")), affinity_s) for port in (spec.get("ports") or () if ip else ())]
+
+def is_address(text):
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 def balance(match, endpoints, affinity_s, tag):
     """iptables rules that send what matches to one of the endpoints, each as likely as the others."""
@@ -1976,10 +1973,8 @@ def iptables(*args, stdin=b""):
 def read_text(path):
     with open(path) as file:
         return file.read()
-
 def first_line(path):
     return read_text(path).split("\n")[0] if os.path.exists(path) else ""
-
 def write_text(path, text):
     with open(path, "w") as file:
         file.write(text)
@@ -2041,8 +2036,7 @@ class Network:
                     iptables("iptables", "-t", table, "-I", chain, *arguments.split())
             self.problem = ""
         except OSError as error:
-            if str(error) != self.problem:
-                log(f"Services have no addresses, names give pod addresses: {error}")
+            log(f"Services have no addresses, names give pod addresses: {error}")
             self.problem = str(error)
 
     def sync(self):
@@ -2052,8 +2046,8 @@ class Network:
         s, services, host_ports = self.settings, [], []
         for service in self.store.list("Service"):
             services += service_ports(service, self.store.get("Endpoints", *key_of(service)))
+        services.append(ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None))
         for protocol in ("udp", "tcp"):
-            services.append(ServicePort(s.dns_ip, protocol, 53, None, [(s.gateway, self.dns_port)], None))
             services.append(ServicePort(s.upstream_ip, protocol, 53, None, upstream_resolver(), None))
         for pod in self.store.list("Pod", holding=b'"hostPort"'):
             if is_foreign(pod) or pod["spec"].get("hostNetwork"):
@@ -2089,13 +2083,13 @@ class Network:
         size = s.pod_cidr.num_addresses - 256 - 2                 # without gateway, and the engine's own last /24
         with self.lock:
             if not self.last_ip:
-                known = [int(ipaddress.IPv4Address(ip)) - int(s.pod_cidr[0]) for ip in taken if ip]
+                known = [int(ipaddress.ip_address(ip)) - int(s.pod_cidr[0]) for ip in taken if is_address(ip)]
                 self.last_ip = max([n for n in known if 0 < n <= size] or [1])
             for _ in range(size):
                 self.last_ip = self.last_ip + 1 if self.last_ip < size else 2
                 if str(s.pod_cidr[self.last_ip]) not in taken:
                     return str(s.pod_cidr[self.last_ip])
-        raise ConfigError("no pod address is free in " + str(s.pod_cidr))
+        raise ApiError(500, "InternalError", f"no pod address is free in {s.pod_cidr}")
 
     def remove(self):
         """Take away chains, jumps, route and the engine's network (for `k2d.py reset`)."""
@@ -2132,7 +2126,7 @@ def hosts_text(pod, services):
     spec, (own, pod_name) = pod["spec"], key_of(pod)
     ip, hostname = dig(pod, "status", "podIP", default="127.0.1.1"), (spec.get("hostname") or pod_name)[:63]
     lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback",
-             "fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
+             "fe00::0\tip6-localnet ip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
              f"{ip}\t{hostname.rstrip('-.')}"]
     lines += [f"{alias['ip']}\t{' '.join(alias.get('hostnames') or ())}" for alias in spec.get("hostAliases") or ()]
     if spec.get("dnsPolicy") not in ("Default", "None"):
@@ -2175,21 +2169,19 @@ def read_question(data):
         raise ValueError("not one question")
     return id_, flags, ".".join(labels).lower(), struct.unpack_from("!H", data, at + 1)[0], at + 5
 
-def answer_dns(data, resolve, limit=512):
+def answer_dns(data, resolve):
     """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type, rdata)])."""
     try:
         id_, flags, name, type_, end = read_question(data)
     except (ValueError, IndexError):
         return None
     code, records = resolve(name, type_)
-    answers = b"".join(dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
-                       for owner, kind, rdata in records)
-    if struct.unpack_from("!H", data, 10)[0] and limit == 512:
-        limit = 1232                                          # an additional record: the client speaks EDNS
-    count, truncated = len(records), 0
-    if end + len(answers) > limit:
-        answers, count, truncated = b"", 0, 0x0200            # ask again by TCP
-    head = struct.pack("!HHHHHH", id_, 0x8400 | truncated | flags & 0x0100 | code, 1, count, 0, 0)
+    limit, answers, count = 1232 if struct.unpack_from("!H", data, 10)[0] else 512, b"", 0    # additional record: EDNS
+    for owner, kind, rdata in random.sample(records, len(records)):
+        more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
+        if end + len(answers) + len(more) <= limit:           # of very many, a different choice each time
+            answers, count = answers + more, count + 1
+    head = struct.pack("!HHHHHH", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0)
     return head + data[12:end] + answers
 
 class Names:
@@ -2233,11 +2225,6 @@ class Names:
         """The records of PARTS under the cluster's domain, None if there is no such name."""
         address = lambda owner, ip: (owner, DNS_TYPES["A"], socket.inet_aton(ip))
         *front, service_name, namespace, what = parts
-        if what == "pod" and not front:
-            ip = service_name.replace("-", ".")
-            octets = ip.split(".")
-            is_address = len(octets) == 4 and all(octet.isdigit() and int(octet) < 256 for octet in octets)
-            return [address(name, ip)] if is_address else None
         service = self.store.get("Service", namespace, service_name) if what == "svc" else None
         if not service:
             return None
@@ -2285,6 +2272,7 @@ class WorkQueue:
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
         self.lock = threading.Lock()               # guards what follows; never held while working
         self.waiting, self.again, self.busy, self.failures, self.alive, self.closed = {}, set(), set(), {}, 0, False
+        self.due = {}
 
     def add(self, key):
         with self.lock:
@@ -2293,11 +2281,28 @@ class WorkQueue:
             elif not self.closed:
                 self.waiting[key] = None
                 if self.alive < min(self.threads, len(self.waiting) + len(self.busy)):
-                    self.alive += 1
-                    threading.Thread(target=self.loop, name=self.name, daemon=True).start()
+                    try:
+                        threading.Thread(target=self.loop, name=self.name, daemon=True).start()
+                        self.alive += 1
+                    except RuntimeError:            # no thread to be had now
+                        self.hub.after(1, self.add, key)
 
     def add_after(self, seconds, key):
-        self.hub.after(max(0, seconds), self.add, key)
+        """Add a key later, unless it comes up sooner anyway."""
+        due = time.monotonic() + max(0, seconds)
+        with self.lock:
+            if self.due.get(key, due + 1) <= due:
+                return
+            self.due[key] = due
+        self.hub.after(max(0, seconds), self.add_due, key, due)
+
+    def add_due(self, key, due):
+        with self.lock:
+            ours = self.due.get(key) == due
+            if ours:
+                del self.due[key]
+        if ours:
+            self.add(key)
 
     def loop(self):
         while True:
@@ -2342,7 +2347,6 @@ EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpaus
 
 def is_deleting(obj):
     return bool(obj["metadata"].get("deletionTimestamp"))
-
 def has_ended(pod):
     return dig(pod, "status", "phase") in ("Succeeded", "Failed")
 
@@ -2367,8 +2371,9 @@ class Pods:
         self.undigested = set()
 
     # -- what the engine tells
-    def on_event(self, event):
-        """One event of the engine. The hub's thread: only notes what to look at."""
+    def on_event(self, line):
+        """One event of the engine, as JSON. The hub's thread: only notes what to look at."""
+        event = json.loads(line)
         id_, action = dig(event, "Actor", "ID") or event.get("id"), event.get("Action", "")
         said = dig(event, "Actor", "Attributes", default={})
         with self.lock:
@@ -2548,6 +2553,7 @@ class Pods:
                 self.update_sources(pod)            # it runs, or the engine restarts it, or somebody stopped it
                 continue
             if self.not_before.get(uid, 0) > time.monotonic():
+                self.queue.add_after(self.not_before[uid] - time.monotonic() + 0.05, key_of(pod))
                 if reason == "ErrImagePull":
                     pause = f'Back-off pulling image "{container["image"]}"'
                     self.problems[uid] = "ImagePullBackOff", f"{pause}: {text}"
@@ -2556,8 +2562,9 @@ class Pods:
                 continue
             try:
                 id_ = here.id if here else self.create(pod, container)
-                if not self.pod_of(uid):            # deleted by force while its image was pulled
-                    return self.queue.add(("!gone", uid))
+                present = self.pod_of(uid)
+                if not present or is_deleting(present):         # deleted while its image was pulled
+                    return self.queue.add(key_of(pod) if present else ("!gone", uid))
                 with self.lock:                     # the next pass knows it, even if its events come later
                     self.look_at(key_of(pod), id_)
                 self.start(pod, container, id_)
@@ -2666,7 +2673,7 @@ class Pods:
         uid = dig(info, "Config", "Labels", POD_UID)
         if info and uid == pod["metadata"]["uid"]:
             return info["Id"]
-        if uid and (uid in self.keys or self.store.gone(uid)):
+        if uid and (uid in self.keys or uid in self.store.buried):
             self.queue.add_after(1, key_of(pod))
             raise ConfigError("the container of a deleted pod of this name is being removed", "ContainerCreating")
         raise ConfigError(f"the container name {name} is in use by a container that is not this pod's; "
@@ -2763,7 +2770,7 @@ class Pods:
     def on_pod(self, change):
         """A pod was stored, changed or removed, mostly by others than this worker. Any thread, in the transaction."""
         uid, deleted = json.loads(change.raw)["metadata"]["uid"], change.type == "DELETED"
-        gone = deleted and self.store.gone(uid)
+        gone = deleted and uid in self.store.buried
         with self.lock:
             if not deleted:
                 self.keys[uid] = change.key
@@ -2820,20 +2827,15 @@ def safe_hash(value, size=10):
 
 def controller_of(obj):
     return next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
-
 def owner_reference(kind, owner):
     return {"apiVersion": group_version(kind), "kind": kind.name, "name": owner["metadata"]["name"],
             "uid": owner["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
-
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
-
 def revision_of(rs):
     return int(rs["metadata"].get("annotations", {}).get(REVISION, 0))
-
 def get_condition(obj, type_):
     return next((c for c in dig(obj, "status", "conditions", default=()) if c["type"] == type_), None)
-
 def is_condition(obj, type_, status="True"):
     return dig(get_condition(obj, type_), "status") == status
 
@@ -2858,7 +2860,6 @@ class Controllers:
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
-        self.events_due = False
 
     def reconcile(self, key):
         getattr(self, key[0])(*key[1:])
@@ -2931,9 +2932,8 @@ class Controllers:
                 self.add("namespace", "", namespace)
         elif kind == "ServiceAccount" and deleted:
             self.add("namespace", "", namespace)
-        elif kind == "Event" and not self.events_due:
-            self.events_due = True
-            self.queue.add_after(EVENT_SECONDS, ("expire",))
+        elif kind == "Event" and not deleted:
+            self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
     def start(self):
         """After a start: look at everything once, as if it were new, for whatever was half done."""
@@ -2983,6 +2983,8 @@ class Controllers:
             spec, pods = rs["spec"], self.pods_of(rs)
             active = [pod for pod in pods if not is_deleting(pod)]
             failure = None if is_deleting(rs) else self.scale_pods(rs, kind, active, replicas_of(rs))
+            if len(active) < replicas_of(rs) and not failure and not is_deleting(rs):
+                self.add("replicaset", namespace, name)
             waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
             if any(waits):
                 self.queue.add_after(min(filter(None, waits)) + 0.05, ("replicaset", namespace, name))
@@ -3016,7 +3018,7 @@ class Controllers:
         """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
         meta, template = owner["metadata"], owner["spec"]["template"]
         tell = lambda *words: self.k2d.event(owner, *words, component="replicaset-controller")
-        while len(pods) < replicas:
+        for _ in range(min(replicas - len(pods), 50)):          # more in a pass of its own: others may write between
             given = {k: v for k, v in template["metadata"].items() if k in ("labels", "annotations") and v}
             try:
                 pods.append(self.api.create(KIND["Pod"], meta["namespace"], {
@@ -3250,7 +3252,7 @@ class Controllers:
                 for obj in self.store.list(kind.name, name):
                     if not is_deleting(obj):
                         self.api.delete_object(kind, obj, {})
-            if not any(self.store.keys(kind.name, name) for kind in kinds):
+            if not any(self.store.keys(kind.name, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
                 ns["spec"].pop("finalizers", None)
                 self.store.remove(KIND["Namespace"], ns)
 
@@ -3307,13 +3309,11 @@ class Controllers:
         """Forget Events after their hour, and the oldest beyond the limit at once."""
         when = lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]
         with self.store.transaction():
-            self.events_due = False
             present = sorted(self.store.list("Event"), key=when)
             for i, event in enumerate(present):
                 left = (seconds_of(when(event)) or 0) + EVENT_SECONDS - time.time()
                 if i >= len(present) - EVENTS and left >= 0:
-                    self.events_due = True
-                    return self.queue.add_after(left + 1, ("expire",))
+                    return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
                 self.store.remove(KIND["Event"], event)
 
 def deployment_conditions(d, new, sets, status, complete, enough):
@@ -3512,7 +3512,7 @@ class Access:
 # == 16. Admission, verbs, discovery, Table, OpenAPI =========================================
 # The API server: what may be stored, and what each request is answered. Objects come in cleaned (section 2) and leave
 # as the bytes they rest in.
-GENERATION = ("Pod", "Deployment", "ReplicaSet")        # kinds whose metadata.generation counts changes of spec
+GENERATION = ("Pod", "Deployment", "ReplicaSet", "EndpointSlice")       # metadata.generation counts changes of spec
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 RETURNS_OBJECT = ("Namespace", "Pod", "Service", "ServiceAccount")      # a DELETE of the others answers a Status
 SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
@@ -3521,10 +3521,8 @@ SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "c
 def pick(value, names):
     """The fields of a dict that are named, in the order of their names."""
     return {name: value[name] for name in names if name in value}
-
 def without(value, *names):
     return {name: item for name, item in value.items() if name not in names}
-
 def is_foreign(obj):
     return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
 
@@ -3584,7 +3582,7 @@ class Defaults:
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
     def Namespace(namespace):
         meta = namespace["metadata"]
-        meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta["name"]
+        meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
         namespace["spec"].setdefault("finalizers", ["kubernetes"])
 
     ReplicaSet = Deployment
@@ -3623,6 +3621,9 @@ def validate_fields(type_, value, path, faults):
                 for i, name in enumerate(names):
                     if name in names[:i]:
                         faults.add(f"{at}[{i}].{field.keys[0]}", "Duplicate value", name)
+            elif rule == "@ip":
+                if not is_address(found):
+                    faults.add(at, "Invalid value", found, BAD_ADDRESS)
             elif rule[0] == "@":
                 faults.name(at, found, rule[1:])
             elif ".." in rule:
@@ -3643,6 +3644,8 @@ def check_path(path, is_absolute):
         yield ".path", "Invalid value", path, f"must be {'an absolute' if is_absolute else 'a relative'} path"
     elif ".." in path.split("/") or path.startswith(".."):
         yield ".path", "Invalid value", path, "must not contain '..'"
+
+BAD_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 
 class Checks:
     """A function per message, called like it. What it yields goes to faults.add(), first the path below the message."""
@@ -3665,10 +3668,10 @@ class Checks:
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         for side, name, quantity in [(side, *item) for side in ("limits", "requests")
                                      for item in (resources.get(side) or {}).items()]:
-            if name.startswith("hugepages-"):
-                yield f".{side}[{name}]", "Forbidden", None, "the engine cannot limit huge pages"
             if quantity_nanos(quantity) < 0:
                 yield f".{side}[{name}]", "Invalid value", quantity, "must be greater than or equal to 0"
+            if name.startswith("hugepages-"):
+                yield f".{side}[{name}]", "Forbidden", None, "the engine cannot limit huge pages"
         for name, quantity in requests.items():
             if name in limits and quantity_nanos(quantity) > quantity_nanos(limits[name]):
                 yield (".requests", "Invalid value", quantity,
@@ -3716,11 +3719,8 @@ class Checks:
                    "may not be 0 when `maxSurge` is 0")
     def ServiceSpec(spec):
         ports, ip = spec.get("ports") or (), spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
-        try:
-            if ip not in ("", "None"):
-                ipaddress.ip_address(ip)
-        except ValueError:
-            yield ".clusterIPs[0]", "Invalid value", ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+        if ip not in ("", "None") and not is_address(ip):
+            yield ".clusterIPs[0]", "Invalid value", ip, BAD_ADDRESS
             return
         if not ports and spec["type"] != "ExternalName" and spec.get("clusterIP") != "None":
             yield ".ports", "Required value"
@@ -3914,7 +3914,7 @@ class Api:
             raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
         picked = [(key, row.raw) for key, row in rows if key > start and wanted.matches(key, row.raw, row.labels)]
         meta = {"resourceVersion": str(version)}
-        if limit and len(picked) > limit:
+        if 0 < limit < len(picked):
             token = dumps({"v": "meta.k8s.io/v1", "rv": version, "start": "/".join(picked[limit - 1][0])})
             meta["continue"] = base64.urlsafe_b64encode(token).decode().rstrip("=")
             if not wanted.selector and not wanted.fields:
@@ -3950,7 +3950,7 @@ class Api:
         watch = self.selection(request)
         watch.form = request.form
         since = parse_version(request.query.get("resourceVersion"))
-        seconds = request.number("timeoutSeconds", random.randrange(1800, 3600))
+        seconds = request.number("timeoutSeconds") or random.randrange(1800, 3600)
         initial = request.query.get("sendInitialEvents") in ("true", "1")
         try:
             if initial or not since:
@@ -3963,6 +3963,9 @@ class Api:
                 first = [watch.event(change, {}) for change in changes if change.kind is request.kind]
         except ApiError as error:                               # 410: on the stream, as Kubernetes tells it
             first, watch = [chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n"), b"0\r\n\r\n"], None
+        except BaseException:
+            self.store.unwatch(watch)
+            raise
         return lambda handler: handler.serve_watch(watch, list(filter(None, first)), seconds)
 
     def read(self, request, type_):
@@ -3973,7 +3976,8 @@ class Api:
 
     @staticmethod
     def cleaned(request, body, type_, duplicates=None):
-        kind, findings, validation = KIND.get(type_), Findings(), request.query.get("fieldValidation") or "Warn"
+        kind, validation = KIND.get(type_), request.query.get("fieldValidation") or "Warn"
+        findings = Findings([], [], [])
         def misfit(why, name=type_, version=kind.version if kind else "v1"):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {type_}: {why}')
         name, version = body.get("kind"), body.get("apiVersion")
@@ -4017,12 +4021,14 @@ class Api:
     def create(self, kind, namespace, obj, dry_run=False, request=None):
         """Admit and store a new object; returns it as stored. Controllers call this too. Raises ApiError."""
         if request is None:                                     # our own: into the same shape
-            obj = clean_message(message(kind.name), obj, Findings(), "")
+            obj = clean_message(message(kind.name), obj, Findings([], [], []), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
                                          "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
         if kind.namespaced:
             meta["namespace"] = namespace
+        if request and meta.get("annotations"):
+            meta["annotations"].pop(FOREIGN, None)              # ours alone: it means a container of somebody else
         with self.store.transaction():
             if kind.namespaced:
                 self.check_namespace(kind, namespace, meta.get("name", ""))
@@ -4034,7 +4040,8 @@ class Api:
             if kind.name in GENERATION:
                 meta["generation"] = 1
             if "status" in kind.subresources:
-                obj["status"] = {}
+                status = message(kind.name).by_name["status"].type
+                obj["status"] = clean_message(message(status), {}, Findings([], [], []), "")
             self.prepare(kind, obj, None)
             if self.store.row(kind.name, (meta.get("namespace", ""), meta["name"])):
                 raise already_exists(kind, meta["name"])
@@ -4111,8 +4118,12 @@ class Api:
                    "provided port is already allocated" if (number, protocol) in taken else "")
             if why:
                 faults.add(f"spec.ports[{i}].nodePort", "Invalid value", number, why)
-            while not number or not given and (number, protocol) in taken:
-                number = random.choice(NODE_PORTS)
+            if not number or not given and (number, protocol) in taken:
+                free = [each for each in NODE_PORTS if (each, protocol) not in taken]
+                if not free:
+                    faults.add(f"spec.ports[{i}].nodePort", "Invalid value", 0, "no free port is left in the range")
+                    break
+                number = random.choice(free)
             port["nodePort"] = number
             taken.add((number, protocol))
         faults.check(KIND["Service"], service["metadata"]["name"])
@@ -4136,7 +4147,10 @@ class Api:
         with self.store.transaction():
             old = json.loads(self.find(request))
             if is_patch:
-                merged = patch(type_, to_scale(old) if type_ == "Scale" else old)
+                try:
+                    merged = patch(type_, to_scale(old) if type_ == "Scale" else old)
+                except (TypeError, AttributeError, KeyError, ValueError, RecursionError):     # a directive of odd form
+                    raise unprocessable()
                 if not isinstance(merged, dict):
                     raise unprocessable()
                 given = self.cleaned(request, merged, type_)
@@ -4174,14 +4188,17 @@ class Api:
         if subresource == "status":
             for each in dig(given, "status", "conditions", default=()) if kind.name == "Pod" else ():
                 each.setdefault("lastTransitionTime", None)
-            return {**old, "status": given.get("status", {})}
+            ours = pick(old.get("status", {}), ("podIP", "podIPs") if kind.name == "Pod" else ())
+            return {**old, "status": {**given.get("status", {}), **ours}}
         if subresource == "finalize":
             return {**old, "spec": given.get("spec", {})}
         if subresource == "scale":
             replicas, given = dig(given, "spec", "replicas", default=0), json.loads(dumps(old))
             given["spec"]["replicas"] = replicas
-        kept = {field: old["metadata"].get(field) for field in SERVER_FIELDS}
-        meta = {field: value for field, value in {**given["metadata"], **kept}.items() if value is not None}
+        meta = {**given["metadata"], **{field: old["metadata"].get(field) for field in SERVER_FIELDS}}
+        if kind.name == "Pod":                                  # whose container it is does not change either
+            notes = without(meta.get("annotations") or {}, FOREIGN)
+            meta["annotations"] = {**notes, **pick(old["metadata"].get("annotations") or {}, (FOREIGN,))}
         new = {**given, "metadata": meta}
         if "status" in kind.subresources:
             new["status"] = old.get("status", {})
@@ -4214,13 +4231,14 @@ class Api:
 
     def delete_options(self, request):
         options = self.read(request, "DeleteOptions") if request.body.strip() else {}
-        options.update(pick(request.query, ("propagationPolicy", "gracePeriodSeconds", "orphanDependents")))
+        options.update(pick(request.query, ("propagationPolicy", "gracePeriodSeconds")))
         try:
             if "gracePeriodSeconds" in options:
-                options["gracePeriodSeconds"] = max(0, int(options["gracePeriodSeconds"]))
+                options["gracePeriodSeconds"] = min(max(0, int(options["gracePeriodSeconds"])), 2 ** 31)
         except ValueError:
             raise bad_request(f"gracePeriodSeconds: {options['gracePeriodSeconds']}: want a number of seconds")
-        check_options("DeleteOptions", options)
+        asked = options.get("dryRun") or []
+        check_options("DeleteOptions", {**options, "dryRun": next((each for each in asked if each != "All"), "All")})
         return options
 
     def delete_object(self, kind, obj, options, dry_run=False):
@@ -4234,10 +4252,9 @@ class Api:
                                f"({meta[field]}). The object might have been {more}", {"name": name, "kind": kind.name})
         if kind.name == "Namespace" and name in SYSTEM_NAMESPACES:
             raise forbidden(kind, name, "this namespace may not be deleted")
-        is_orphan = str(options.get("orphanDependents", "")).lower() == "true"
         finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")]
-        finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(
-            "Orphan" if is_orphan else options.get("propagationPolicy"), [])
+        policy = options.get("propagationPolicy")
+        finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
         if kind.name == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
@@ -4380,7 +4397,7 @@ class Api:
 
 def parse_version(text):
     """A resourceVersion of a query as int, 0 if absent. Raises ApiError 400."""
-    if text and not text.isdigit():
+    if text and not re.fullmatch("[0-9]{1,19}", text):
         shown = dumps(text).decode()
         raise bad_request(f"invalid resource version: resourceVersion: Invalid value: {shown}: strconv.ParseUint: "
                           f"parsing {shown}: invalid syntax")
@@ -4463,10 +4480,8 @@ def duration(seconds):
 def age(timestamp):
     then = seconds_of(timestamp)
     return "<unknown>" if then is None else duration(time.time() - then)
-
 def created(obj):
     return age(obj["metadata"]["creationTimestamp"])
-
 def cut(items, none="<none>"):
     """At most three of these, and how many more there are."""
     return ",".join(items[:3]) + (f" + {len(items) - 3} more..." if len(items) > 3 else "") or none
@@ -4490,9 +4505,8 @@ def pod_cells(pod):
         reason = "Terminating"
     return [f"{sum(s['ready'] for s in statuses)}/{len(spec['containers'])}", reason,
             f"{restarts} ({duration(time.time() - last)} ago)" if restarts and last else str(restarts), created(pod),
-            *(value or "<none>" for value in (
-                status.get("podIP"), spec.get("nodeName"), status.get("nominatedNodeName"))),
-            "<none>"]
+            *(value or "<none>" for value in (status.get("podIP"), spec.get("nodeName"),
+                                              status.get("nominatedNodeName"))), "<none>"]
 
 def node_cells(node):
     status, role = node.get("status", {}), "node-role.kubernetes.io/"
@@ -4518,10 +4532,9 @@ def service_cells(service):
 def endpoints_cells(obj):
     return [cut([f"{address['ip']}:{port['port']}" if port else address["ip"] for subset in obj.get("subsets") or ()
                  for port in subset.get("ports") or [None] for address in subset.get("addresses") or ()]), created(obj)]
-
 def slice_cells(obj):
     ports = [str(port.get("port", "*")) for port in obj.get("ports") or ()]
-    ips = [ip for endpoint in obj.get("endpoints") or () for ip in endpoint["addresses"]]
+    ips = [ip for endpoint in obj.get("endpoints") or () for ip in endpoint.get("addresses") or ()]
     return [obj["addressType"], cut(ports, "<unset>"), cut(ips, "<unset>"), created(obj)]
 
 def event_cells(event):
@@ -4566,7 +4579,8 @@ def to_table(kind, objects, form):
     titles, cells = COLUMNS[kind.name]
     named = kind.name != "Event"                                # the name of an Event is its last cell
     return {"kind": "Table", "apiVersion": form.version,
-            "metadata": {"resourceVersion": objects[0]["metadata"]["resourceVersion"] if len(objects) == 1 else ""},
+            "metadata": {"resourceVersion": objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1
+                         else ""},
             "columnDefinitions": [{"name": title.strip("*#").replace("_", " "), "type": "integer" if "#" in title
                                    else "string", "format": "name" if title.strip("*") == "Name" else "",
                                    "description": "", "priority": int("*" in title)}
@@ -4580,7 +4594,7 @@ OPENAPI_SCALARS = {
     "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
     "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
     "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
-    "Duration": {"type": "string"}, "Quantity": {"type": "string"},
+    "Quantity": {"type": "string"},
     "IntOrString": {"type": "string", "format": "int-or-string"}}
 
 def openapi_field(field, root):
@@ -4717,7 +4731,6 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 class Connection:
     """One client's TLS connection. It has one owner at a time: the hub, or the thread of its present request."""
-
     __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask")
 
     def __init__(self, sock):
@@ -4762,7 +4775,7 @@ class Hub:
                 wait = min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers else None
             for key, mask in self.selector.select(wait):
                 self.guard(key.data, key.fileobj, mask)
-            while self.calls:
+            for _ in range(len(self.calls)):
                 function, args = self.calls.popleft()
                 self.guard(function, *args)
             while True:
@@ -4852,13 +4865,14 @@ class Hub:
         connection.state = "closed"
         if connection.watch:
             self.store.unwatch(connection.watch)
+            connection.watch.out.clear()
             connection.watch.connection = connection.watch = None
         connection.sock.close()
 
     def on_ready(self, connection, mask):
         if connection.state == "watch":
             self.on_watch(connection)
-        else:
+        elif connection.state in ("handshake", "head"):
             self.on_readable(connection)
 
     def on_readable(self, connection):
@@ -4867,15 +4881,20 @@ class Hub:
             if connection.state == "handshake":
                 connection.sock.do_handshake()
                 connection.state = "head"
-            while not HEAD_END.search(connection.buffer) and len(connection.buffer) <= HEAD_BYTES:
+            end, seen = HEAD_END.search(connection.buffer), 0
+            for _ in range(64):
+                if end or len(connection.buffer) > HEAD_BYTES:
+                    return self.lend(connection)
                 data = connection.sock.recv(16384)
                 if not data:
                     return self.close(connection)
                 if not connection.buffer:
                     self.parked.pop(connection, None)
                     self.expect(connection, HEAD_SECONDS)
+                seen = max(0, len(connection.buffer) - 3)
                 connection.buffer += data
-            return self.lend(connection)
+                end = HEAD_END.search(connection.buffer, seen)
+            self.call(self.on_ready, connection, 0)             # many small records: let the others have their turn
         except ssl.SSLWantReadError:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
@@ -4891,7 +4910,18 @@ class Hub:
             self.queued.append(connection)
             return
         self.busy += 1
-        threading.Thread(target=self.serve, args=(connection,), name="request", daemon=True).start()
+        try:
+            threading.Thread(target=self.serve, args=(connection,), name="request", daemon=True).start()
+        except RuntimeError:                                    # no thread to be had
+            self.give_back(connection, False)
+
+    def release(self, connection):
+        """A connection's thread goes on, but no longer counts as one that answers a request."""
+        if connection.state == "lent":
+            connection.state = "streaming"
+            self.busy -= 1
+            if self.queued:
+                self.lend(self.queued.popleft())
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
@@ -4907,9 +4937,7 @@ class Hub:
         self.call(self.give_back, connection, keep)
 
     def give_back(self, connection, keep):
-        self.busy -= 1
-        if self.queued:
-            self.lend(self.queued.popleft())
+        self.release(connection)
         if not keep or not self.running:
             return self.close(connection)
         connection.sock.setblocking(False)
@@ -4921,11 +4949,6 @@ class Hub:
         return self.on_readable(connection)
 
     # -- watches
-    def publish(self, changes, watches):
-        """The store's listener: runs in the writer's thread."""
-        if watches:
-            self.call(self.deliver, changes, watches)
-
     def deliver(self, changes, watches):
         for change in changes:
             memo = {}
@@ -4936,6 +4959,9 @@ class Hub:
                         watch.out.append(data)
                         watch.out_bytes += len(data)
                         watch.sent = change.version
+                    if watch.out_bytes > WATCH_BYTES:           # its reader does not drain, or does not even begin to
+                        self.store.unwatch(watch)
+                        watch.ended = True
         for watch in watches:
             if watch.connection and watch.out and watch.connection.state == "watch":
                 self.on_watch(watch.connection)
@@ -4953,18 +4979,14 @@ class Hub:
                     watch.out[0] = watch.out[0][sent:]
             if watch.ended:
                 return self.close(connection)
-            while True:
-                if not sock.recv(4096):                         # a watch's client has nothing more to say
-                    return self.close(connection)
+            sock.recv(4096)                                     # a watch's client has nothing more to say,
+            return self.close(connection)                       # or has gone
         except ssl.SSLWantReadError:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
         except OSError:
             return self.close(connection)
-        if watch.out_bytes > WATCH_BYTES:
-            self.close(connection)
-
     def end_watch(self, watch):
         if watch.connection and watch.connection.watch is watch:
             watch.out.append(b"0\r\n\r\n")
@@ -4984,51 +5006,31 @@ class Hub:
 
     # -- DNS
     def serve_dns(self, address, resolve):
-        """Answer DNS on UDP and TCP at address, on a port of the kernel's choice, which is returned."""
-        for _ in range(20):
-            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            try:
-                for sock in (udp, tcp):
-                    sock.setsockopt(socket.IPPROTO_IP, 15, 1)     # IP_FREEBIND: the bridge may not be there yet
-                    sock.setblocking(False)
-                udp.bind((address, 0))
-                tcp.bind(udp.getsockname())
-                tcp.listen(16)
-                break
-            except OSError:                                     # TCP's port is taken: try another pair
-                udp.close()
-                tcp.close()
-        else:
-            raise OSError("no port for DNS at " + address)
+        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned."""
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.setsockopt(socket.IPPROTO_IP, 15, 1)                # IP_FREEBIND: the bridge may not be there yet
+        udp.setblocking(False)
+        udp.bind((address, 0))
         def on_query(sock, mask):
             for _ in range(64):
                 try:
                     data, sender = sock.recvfrom(4096)
-                    sock.sendto(answer_dns(data, resolve) or b"", sender)
+                    found = answer_dns(data, resolve)
+                    if found:
+                        sock.sendto(found, sender)
                 except OSError:                                 # nothing more to read, or nobody to answer
                     return
-        def on_connect(sock, mask):
-            client, _ = sock.accept()
-            threading.Thread(target=answer_one, args=(client,), name="dns", daemon=True).start()
-        def answer_one(client):
-            """By TCP, with its length before it (RFC 7766): rare, for answers that a datagram cannot hold."""
-            client.settimeout(HEAD_SECONDS)
-            with client, client.makefile("rb") as file:
-                try:
-                    size = struct.unpack("!H", file.read(2))[0]
-                    found = answer_dns(file.read(size), resolve, 65535) or b""
-                    client.sendall(struct.pack("!H", len(found)) + found)
-                except (OSError, struct.error):                 # slow, or gone
-                    return
         self.selector.register(udp, selectors.EVENT_READ, on_query)
-        self.selector.register(tcp, selectors.EVENT_READ, on_connect)
         return udp.getsockname()[1]
 
     # -- the engine's events
     def follow(self, sock, data, on_line, on_end):
         """Call on_line(bytes) for each line that comes on a socket, on_end() when it ends."""
-        state = {"data": data}
+        state = {"data": b""}
+        def feed(got):
+            *lines, state["data"] = (state["data"] + got).split(b"\n")
+            for line in filter(bytes.strip, lines):
+                self.guard(on_line, line)
         def on_data(sock, mask):
             try:
                 got = sock.recv(65536)
@@ -5036,25 +5038,22 @@ class Hub:
                 return
             except OSError:
                 got = b""
-            *lines, state["data"] = (state["data"] + got).split(b"\n")
-            for line in lines:
-                self.guard(on_line, line)
+            feed(got)
             if not got:
                 self.selector.unregister(sock)
                 sock.close()
                 on_end()
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, on_data)
-        *lines, state["data"] = data.split(b"\n")
-        for line in lines:
-            self.guard(on_line, line)
+        feed(data)
 
 class Body:
     """What comes on a connection, beginning with what the hub has read already. Raises OSError where it ends early."""
     def __init__(self, connection):
-        self.connection = connection
+        self.connection, self.deadline = connection, time.monotonic() + IO_SECONDS
 
     def fill(self):
+        self.connection.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
         got = self.connection.sock.recv(65536)
         if not got:
             raise OSError("hung up in the middle of a request")
@@ -5116,30 +5115,27 @@ class Handler:
             self.method, self.target, minor, self.headers = parse_head(data[:end.start()])
             wish = self.headers.get("Connection", "").lower()
             self.keep = "close" not in wish and (minor == 1 or "keep-alive" in wish)
-            if self.headers.get("Expect", "").lower() == "100-continue":
-                self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.respond()
         except ApiError as error:
             self.refuse(error)
         return self.keep
 
     def refuse(self, error):
-        again = "retryAfterSeconds" in error.status.get("details", {})
-        self.send(answer(error.code, error.status, headers={"Retry-After": "1"} if again else {}))
+        self.send(answer(error.code, error.status))
 
     def respond(self):
-        path = self.target.partition("?")[0]
+        path, size = self.target.partition("?")[0], self.headers.get("Content-Length", "0")
+        has_body = size != "0" or self.headers.get("Transfer-Encoding")
         if path in ("/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/ping") and self.method in ("GET", "HEAD"):
-            self.read_body()
+            self.keep = self.keep and not has_body              # a stranger's body is not read
             return self.send(answer(200, b"ok", "text/plain; charset=utf-8"))
         if path == "/version" and self.method in ("GET", "HEAD"):
-            self.read_body()
+            self.keep = self.keep and not has_body
             return self.send(self.k2d.api.version())
         try:
             user = self.k2d.access.user(self.headers.get("Authorization"))
         except ApiError as error:
-            has_body = self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding")
-            self.keep = self.keep and not has_body              # a stranger's body is not read
+            self.keep = self.keep and not has_body
             return self.refuse(error)
         try:
             request = self.request = Request(self.method, self.target, self.headers, self.read_body(), user)
@@ -5158,15 +5154,11 @@ class Handler:
 
     def dispatch(self, request):
         parts = [part for part in request.path.split("/") if part]
-        if not parts and request.method == "GET":
-            groups = [path for k in KINDS if k.group for path in (f"/apis/{k.group}", f"/apis/{group_version(k)}")]
-            paths = "/api /api/v1 /apis /healthz /livez /readyz /openapi/v2 /openapi/v3 /version".split()
-            return answer(200, {"paths": sorted({*paths, *groups})})
         if request.method in ("GET", "HEAD"):
             found = self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:])
             if found:
                 return found
-        group = "" if parts[0] == "api" else parts[1] if parts[0] == "apis" and len(parts) > 2 else None
+        group = "" if parts[:1] == ["api"] else parts[1] if parts[:1] == ["apis"] and len(parts) > 2 else None
         if len(parts) < 2 or not any(k.group == group for k in KINDS):
             return answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
         return self.k2d.api.handle(request)
@@ -5175,7 +5167,9 @@ class Handler:
         """The whole body, by Content-Length or chunked. Raises ApiError 400, 413."""
         body, data, keep = Body(self.connection), [], self.keep
         self.keep = False                                       # unless all of it is read
-        chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        chunked = self.headers.get("Transfer-Encoding", "").lower()
+        if chunked not in ("", "chunked"):
+            raise ApiError(501, "", f"Transfer-Encoding {chunked[:40]!r} is not supported")
         text, size, total = self.headers.get("Content-Length", "0"), None, 0
         while size != 0:
             if chunked:
@@ -5193,6 +5187,7 @@ class Handler:
                 if size:
                     raise bad_request("a chunk of the body does not end where it says")
         self.keep = keep
+        self.sock.settimeout(IO_SECONDS)
         return b"".join(data)
 
     def send(self, found):
@@ -5207,13 +5202,14 @@ class Handler:
         lines += [time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         for warning in dict.fromkeys(self.request.warnings if self.request else ()):
-            text = warning.replace("\\", "\\\\").replace('"', '\\"')
+            text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace('"', '\\"')
             lines.append(f'Warning: 299 - "{text}"')
         self.sock.sendall("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     # -- answers that go on
     def serve_watch(self, watch, first, seconds):
         """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
+        self.keep = False                                       # for the client: its end is the connection's
         try:
             self.write_head(200, {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}, b"".join(first))
         except OSError:
@@ -5224,12 +5220,12 @@ class Handler:
             self.k2d.hub.after(seconds, self.k2d.hub.end_watch, watch)
             self.keep = True                                    # the hub goes on with it
 
-    def serve_log(self, sock, rest, tty, limit, follow):
+    def serve_log(self, sock, buffer, tty, limit, follow):
         """Pass a container's log on until it ends, the client goes, or limit bytes are out; one loop over both ends."""
         self.keep = False
+        self.k2d.hub.call(self.k2d.hub.release, self.connection)     # it may go on for days
         with sock:
             self.write_head(200, {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
-            buffer = rest
             while limit is None or limit > 0:
                 frames, buffer = log_frames(buffer, tty)
                 text = b"".join(data for _, data in frames)[:limit]
@@ -5261,11 +5257,14 @@ class K2d:
         self.api = Api(self)
         self.pods = Pods(self)
         self.controllers = Controllers(self)
-        self.store.listeners += [self.hub.publish, self.controllers.observe, self.on_change]
+        self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
 
     def on_change(self, changes, watches):
-        """While versions move, watches that want bookmarks get one a minute; while they do not, nothing wakes."""
+        """Watches hear of changes; while versions move, those that want bookmarks get one a minute, else nothing wakes.
+        Runs in the writer's thread."""
+        if watches:
+            self.hub.call(self.hub.deliver, changes, watches)
         if not self.hub.bookmarks_due and any(watch.bookmarks for watch in watches):
             self.hub.bookmarks_due = True
             self.hub.after(60, self.hub.bookmarks)
@@ -5325,6 +5324,7 @@ class K2d:
 
     def connect_once(self):
         """Greet the engine, hear its events, then look at everything: in this order, so that nothing falls between."""
+        sock = None
         try:
             self.engine.negotiate()
             self.engine_info = self.engine.get("/info")
@@ -5332,15 +5332,18 @@ class K2d:
             self.update_node(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"], "event": list(EVENT_ACTIONS)}))
             sock, _, rest = self.engine.stream("GET", "/events?filters=" + filters)
-            self.hub.call(self.hub.follow, sock, rest, self.on_engine_event, self.on_engine_gone)
+            self.hub.call(self.hub.follow, sock, rest, self.pods.on_event, self.on_engine_gone)
             again = self.pods.digested
             self.pods.list_all()
             self.retry_s = 1
             if again:
                 self.controllers.start()
-        except (EngineError, ApiError) as error:
+        except (EngineError, ApiError, OSError, ValueError, KeyError, TypeError) as error:
             log(f"{error}; trying again in {self.retry_s} s")
-            self.hub.after(self.retry_s, self.connect_engine)
+            if sock:
+                sock.shutdown(socket.SHUT_RDWR)                 # the hub sees it end, and calls us again
+            else:
+                self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
             self.ready.set()
 
@@ -5348,10 +5351,6 @@ class K2d:
         """Every container that the engine first listed has been looked at."""
         self.controllers.start()
         self.ready.set()
-
-    def on_engine_event(self, line):
-        if line.strip():
-            self.pods.on_event(json.loads(line))
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
@@ -5380,9 +5379,8 @@ class K2d:
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
             labels = node["metadata"].setdefault("labels", {})
-            labels["kubernetes.io/hostname"] = s.node
-            for prefix in ("", "beta."):
-                labels.update({prefix + "kubernetes.io/os": "linux", prefix + "kubernetes.io/arch": machine})
+            for name, value in (("hostname", s.node), ("os", "linux"), ("arch", machine)):
+                labels["kubernetes.io/" + name] = value
             old = dig(node, "status", "conditions", default=[])
             told = [condition(old, *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
@@ -5425,7 +5423,7 @@ def serve(settings):
         raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     os.umask(0o022)
     sys.setrecursionlimit(500)              # no honest object is deeper; deeper JSON must not use up a small stack
-    threading.stack_size(512 << 10)
+    threading.stack_size(512 << 10 if sys.version_info < (3, 13) else 8 << 20)     # 3.13's json has a limit of its own
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})     # for sigwait; threads inherit it
     K2d(settings).serve()
 
@@ -5446,11 +5444,16 @@ def reset(settings):
         engine.negotiate()
         for info in engine.get("/containers/json?all=1"):
             networks = dig(info, "NetworkSettings", "Networks", default={})
-            if (info.get("Labels") or {}).get(POD_UID) in uids or settings.network in networks:
+            if (info.get("Labels") or {}).get(POD_UID) in uids:
                 engine.request("DELETE", f"/containers/{info['Id']}?force=1&v=1")
+            elif settings.network in networks:
+                engine.post(f"/networks/{settings.network}/disconnect", {"Container": info["Id"], "Force": True})
         Network(settings, engine, store).remove()
         store.close()
-        remove_tree(settings.data_path)
+        for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki", "pods"):
+            remove_tree(settings.path(name))
+        if not os.listdir(settings.data_path):
+            os.rmdir(settings.data_path)
     elif os.path.isdir(settings.data_path) and os.listdir(settings.data_path):
         raise SystemExit(f"k2d: {settings.data_path} is not a data path of k2d; nothing was removed")
     log(f"removed pods, network {settings.network}, NAT rules and {settings.data_path}")
