@@ -70,6 +70,7 @@ EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
 class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr (IPv4Network), ..."""
     def __init__(self, args, environ):
+        args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
         given = dict(zip(args[::2], args[1::2]))
         for flag, variable, default, _ in OPTIONS:
             value = given.pop("--" + flag, None)
@@ -2365,6 +2366,7 @@ class Pods:
         self.exits = {}                         # id -> (exit code, time) of a `die` not yet digested
         self.removing = set()                   # ids that we are removing ourselves
         self.problems, self.tries, self.not_before = {}, {}, {}     # uid -> (reason, text) | count | monotonic time
+        self.pulls = {}                         # uid -> "on its way", "pulled", or the ConfigError it ended with
         self.stopping = set()                   # ids that were told to stop
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
         self.digested = False                   # whether every container of the first list has been looked at
@@ -2562,9 +2564,10 @@ class Pods:
                 continue
             try:
                 id_ = here.id if here else self.create(pod, container)
-                present = self.pod_of(uid)
-                if not present or is_deleting(present):         # deleted while its image was pulled
-                    return self.queue.add(key_of(pod) if present else ("!gone", uid))
+                if not id_:
+                    continue                        # its image is being pulled
+                if not self.pod_of(uid):            # deleted by force meanwhile
+                    return self.queue.add(("!gone", uid))
                 with self.lock:                     # the next pass knows it, even if its events come later
                     self.look_at(key_of(pod), id_)
                 self.start(pod, container, id_)
@@ -2612,30 +2615,30 @@ class Pods:
         cluster = {"KUBERNETES_SERVICE_HOST": s.kubernetes_ip, "KUBERNETES_SERVICE_PORT": "443"}
         env = environment(pod, container, lookup, s.host_ip, cluster)
         body = to_docker_container(pod, container, env, sources, s)
-        if policy == "Always":
-            self.pull(image, tell)
-        path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
-        for attempt in ("as it is", "pulled"):
-            try:
-                self.check_user(pod, container)
-                id_ = self.engine.post(path, body)["Id"]
-                break
-            except EngineGone:
-                raise
-            except EngineError as error:
-                if error.status == 404 and "image" in str(error).lower() and attempt == "as it is":
-                    if policy == "Never":
-                        raise ConfigError(f'Container image "{image}" is not present with pull policy of Never',
-                                          "ErrImageNeverPull")
-                    self.pull(image, tell)
-                elif error.status == 409:
-                    return self.same_name(pod, container)
-                elif "invalid reference format" in str(error):
-                    raise ConfigError(f'Failed to apply default image tag "{image}": couldn\'t parse image name '
-                                      f'"{image}": invalid reference format', "InvalidImageName")
-                else:
-                    raise ConfigError(str(error), "CreateContainerError")
-        if policy != "Always" and attempt == "as it is":
+        uid, pulled = pod["metadata"]["uid"], self.pulls.get(pod["metadata"]["uid"])
+        if isinstance(pulled, ConfigError):
+            raise self.pulls.pop(uid)
+        if pulled == "on its way" or policy == "Always" and not pulled:
+            return self.start_pull(pod, image, tell)
+        try:
+            self.check_user(pod, container)
+            path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
+            id_ = self.engine.post(path, body)["Id"]
+        except EngineGone:
+            raise
+        except EngineError as error:
+            if error.status == 404 and "image" in str(error).lower():
+                if policy == "Never":
+                    raise ConfigError(f'Container image "{image}" is not present with pull policy of Never',
+                                      "ErrImageNeverPull")
+                return self.start_pull(pod, image, tell)
+            if error.status == 409:
+                return self.same_name(pod, container)
+            if "invalid reference format" in str(error):
+                raise ConfigError(f'Failed to apply default image tag "{image}": couldn\'t parse image name '
+                                  f'"{image}": invalid reference format', "InvalidImageName")
+            raise ConfigError(str(error), "CreateContainerError")
+        if not self.pulls.pop(uid, None):
             tell("Normal", "Pulled", f'Container image "{image}" already present on machine')
         tell("Normal", "Created", "Container created")
         return id_
@@ -2647,24 +2650,31 @@ class Pods:
         """runAsNonRoot without runAsUser asks the image who it runs as. Raises ConfigError, EngineError."""
         both = {**dig(pod, "spec", "securityContext", default={}), **(container.get("securityContext") or {})}
         if both.get("runAsNonRoot"):
-            user = both.get("runAsUser")
-            if user is None:
-                user = (dig(self.image(container["image"]), "Config", "User") or "0").partition(":")[0]
-            if str(user) in ("0", "root"):
+            of_image = lambda: (dig(self.image(container["image"]), "Config", "User") or "0").partition(":")[0]
+            if str(of_image() if both.get("runAsUser") is None else both["runAsUser"]) in ("0", "root"):
                 raise ConfigError("container has runAsNonRoot and image will run as root")
 
-    def pull(self, image, tell):
+    def start_pull(self, pod, image, tell):
+        """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the pod by the queue."""
+        uid = pod["metadata"]["uid"]
+        if self.pulls.get(uid) != "on its way":
+            self.pulls[uid] = "on its way"
+            threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
+
+    def pull(self, pod, image, tell):
+        uid, began, result = pod["metadata"]["uid"], time.monotonic(), "pulled"
         tell("Normal", "Pulling", f'Pulling image "{image}"')
-        began = time.monotonic()
         try:
             self.engine.pull(image)
+            size, took = self.image(image).get("Size", 0), f"{time.monotonic() - began:.3g}s"
+            tell("Normal", "Pulled", f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
+                 f"Image size: {size} bytes.")
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             tell("Warning", "Failed", "Error: ErrImagePull")
-            raise ConfigError(str(error), "ErrImagePull")
-        size, took = self.image(image).get("Size", 0), f"{time.monotonic() - began:.3g}s"
-        tell("Normal", "Pulled", f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
-             f"Image size: {size} bytes.")
+            result = ConfigError(str(error), "ErrImagePull")
+        self.pulls[uid] = result
+        self.queue.add(key_of(pod))
 
     def same_name(self, pod, container):
         """The name is taken: by a container of this very pod (a pass was cut off), or by one that must go first."""
@@ -2688,6 +2698,7 @@ class Pods:
         except EngineError as error:
             if "Address already in use" in str(error):
                 self.move(pod, id_)
+                return self.queue.add(key_of(pod))
             info = self.inspect(id_)
             if info:
                 self.note(pod["metadata"]["uid"], digest(info, None, None))
@@ -2775,7 +2786,8 @@ class Pods:
             if not deleted:
                 self.keys[uid] = change.key
             else:                               # a buried pod's containers are still known by its uid
-                for state in (self.problems, self.tries, self.not_before, *(() if gone else (self.keys, self.found))):
+                known = () if gone else (self.keys, self.found)
+                for state in (self.problems, self.tries, self.not_before, self.pulls, *known):
                     state.pop(uid, None)
         if threading.current_thread().name != self.queue.name:
             self.queue.add(change.key)
@@ -3443,7 +3455,7 @@ class Access:
 
     def stored_token(self):
         path = self.settings.path("token")
-        if not os.path.exists(path):
+        if not first_line(path):
             write_file(path, (os.urandom(24).hex() + "\n").encode())
         with open(path) as file:
             return file.read().strip()
@@ -3457,13 +3469,10 @@ class Access:
         wanted = ",".join(["DNS:" + name for name in dict.fromkeys(names)] + ["IP:" + address for address in addresses])
         if not os.path.exists(self.file("ca.crt")):
             self.sign("ca", "root", "/CN=k2d-ca", "", "-selfsign")
-        try:
-            with open(self.file("server.names")) as file:
-                if file.read() == wanted:
-                    return
-        except FileNotFoundError:
-            pass                                                # first start: made below
+        if first_line(self.file("server.names")) == wanted:
+            return
         self.sign("server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
+        os.sync()                                               # what openssl wrote, before we say that it is there
         write_file(self.file("server.names"), wanted.encode())
 
     def sign(self, name, extensions, subject, names, *issuer):
@@ -5292,6 +5301,7 @@ class K2d:
         self.controllers.queue.close()
         self.pods.queue.close()
         self.store.close()
+        os._exit(0)                         # not by way of the interpreter's end, which daemon threads would disturb
 
     def bootstrap(self):
         """The objects that every cluster has."""
@@ -5299,24 +5309,19 @@ class K2d:
             for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
                 if not self.store.row("Namespace", ("", name)):
                     self.api.create(KIND["Namespace"], "", {"metadata": {"name": name}})
-                self.controllers.queue.add(("namespace", "", name))
             if not self.store.row("Service", ("default", "kubernetes")):
                 self.api.create(KIND["Service"], "default", {
                     "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
                     "spec": {"type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
                              "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]}})
-            self.kubernetes_endpoints()
-
-    def kubernetes_endpoints(self):
-        """Where default/kubernetes leads: to us."""
-        ip, port = self.settings.host_ip, {"name": "https", "port": self.settings.port, "protocol": "TCP"}
-        for kind, labels, body in (
-                ("Endpoints", {COMPUTED[0]: "k2d"}, {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]}),
-                ("EndpointSlice", {COMPUTED[1]: "k2d", "kubernetes.io/service-name": "kubernetes"}, {
-                    "addressType": "IPv4", "ports": [port],
-                    "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})):
-            present = self.store.get(kind, "default", "kubernetes")
-            self.controllers.derive(kind, "default", "kubernetes", labels, present, None, body)
+            ip, port = self.settings.host_ip, {"name": "https", "port": self.settings.port, "protocol": "TCP"}
+            for kind, labels, body in (
+                    ("Endpoints", {COMPUTED[0]: "k2d"}, {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]}),
+                    ("EndpointSlice", {COMPUTED[1]: "k2d", "kubernetes.io/service-name": "kubernetes"}, {
+                        "addressType": "IPv4", "ports": [port],
+                        "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})):
+                present = self.store.get(kind, "default", "kubernetes")
+                self.controllers.derive(kind, "default", "kubernetes", labels, present, None, body)
 
     # -- the engine, as it comes and goes
     def connect_engine(self):
@@ -5467,15 +5472,11 @@ def usage():
                for flag, variable, default, text in OPTIONS]
     return "\n".join(["k2d: the Kubernetes API on a container engine", "", *commands, "", *options])
 
-def split_options(args):
-    """["--port=1", "--network", "x"] -> ["--port", "1", "--network", "x"]"""
-    return [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-
 def lean(argv):
     """Start again from compiled code, with a malloc that gives back what it does not need: compiling this file in the
     serving process would cost it 20 MB for life. The code rests in the data path: no other folder is written to."""
     import py_compile
-    settings = Settings(split_options(argv[2:]), os.environ)
+    settings = Settings(argv[2:], os.environ)
     compiled = settings.path("k2d.pyc")
     os.makedirs(settings.data_path, 0o700, exist_ok=True)
     py_compile.compile(os.path.abspath(__file__), compiled, doraise=True, optimize=2)
@@ -5493,7 +5494,7 @@ def main(argv):
     elif command == "serve" and not argv[0].endswith(".pyc"):
         lean(argv)
     else:
-        COMMANDS[command](Settings(split_options(argv[2:]), os.environ))
+        COMMANDS[command](Settings(argv[2:], os.environ))
 
 if __name__ == "__main__":
     main(sys.argv)

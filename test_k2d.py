@@ -458,7 +458,7 @@ class Cluster:
                             return found
         except (socket.timeout, TimeoutError):
             last = {name: item.get("status") for name, item in found.items()}
-            raise AssertionError(f"{path} never got there; last: {json.dumps(last)[:1500]}") from None
+            raise AssertionError(f"{path} never got there; last: {json.dumps(last)[:6000]}") from None
 
     def until_one(self, plural, namespace, name, predicate):
         """The object, once predicate(object) is true."""
@@ -3647,7 +3647,10 @@ class Services(EngineTest):
         """Raises ConnectionRefusedError as soon as the NodePort refuses."""
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
-            fetch(f"http://{self.host}:{node_port}/")
+            try:
+                fetch(f"http://{self.host}:{node_port}/")
+            except (TimeoutError, http.client.HTTPException, ConnectionResetError):
+                continue                # this one had been sent to the endpoint that was just going
 
     def test_endpoints_and_slices_follow_the_ready_pods(self):
         addresses = sorted(one["status"]["podIP"] for one in self.pods.values())
@@ -4158,7 +4161,10 @@ def counters(pid):
     read = lambda name: open(f"/proc/{pid}/{name}").read()
     field = lambda text, name: int(re.search(rf"^{name}:\s+(\d+)", text, re.M)[1])
     status, io_, stat = read("status"), read("io"), read("stat").rsplit(") ", 1)[1].split()
-    tasks = [read(f"task/{task}/status") for task in os.listdir(f"/proc/{pid}/task")]
+    tasks = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):          # a thread that has just ended
+            tasks.append(read(f"task/{task}/status"))
     return {"threads": field(status, "Threads"), "resident": field(status, "VmRSS") * 1024,
             "peak": field(status, "VmHWM") * 1024,
             "wakeups": sum(field(one, "voluntary_ctxt_switches") + field(one, "nonvoluntary_ctxt_switches")
