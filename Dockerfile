@@ -13,8 +13,5 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends python3 openssl iptables iproute2 \
  && rm -rf /var/lib/apt/lists/*
 COPY k2d.py /usr/local/lib/k2d/k2d.py
-# Compiled here: serve then starts from cached bytecode, in far less memory.
-RUN python3 -m py_compile /usr/local/lib/k2d/k2d.py
-ENV MALLOC_ARENA_MAX=1
 ENTRYPOINT ["python3", "/usr/local/lib/k2d/k2d.py"]
 CMD ["serve"]

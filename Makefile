@@ -251,7 +251,6 @@ endef
 install: private export SERVICE := $(SYSTEMD_SERVICE)
 install: engine
 	install -D -m 644 k2d.py $(LIB)/k2d.py
-	/usr/bin/python3 -m py_compile $(LIB)/k2d.py   # serve starts from cached bytecode, in less memory
 	install -d $(dir $(UNIT))
 	echo "$$SERVICE" >$(UNIT)
 	if [ -d /run/systemd/system ]; then
