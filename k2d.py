@@ -4140,15 +4140,14 @@ class Api:
     def update(self, request):
         """PUT and PATCH, of an object or of its subresource."""
         kind, url, is_patch = request.kind, request.name, request.method == "PATCH"
-        check_options("PatchOptions" if is_patch else "UpdateOptions", request.query)
         type_ = "Scale" if request.subresource == "scale" else kind.name
+        patch = self.read_patch(request) if is_patch else None      # first: 415 tells kubectl that there is no apply
+        check_options("PatchOptions" if is_patch else "UpdateOptions", request.query)
         def check_name(meta):
             if meta.get("name") != url and (is_patch or meta.get("name") is not None):
                 raise bad_request(f"the name of the object ({meta.get('name')}) does not match the name on the URL "
                                   f"({url})")
-        if is_patch:
-            patch = self.read_patch(request)
-        else:
+        if not is_patch:
             given = self.read(request, type_)
             check_name(given["metadata"])
             if given["metadata"].get("namespace") not in (None, "", request.namespace):
@@ -4205,6 +4204,7 @@ class Api:
             replicas, given = dig(given, "spec", "replicas", default=0), json.loads(dumps(old))
             given["spec"]["replicas"] = replicas
         meta = {**given["metadata"], **{field: old["metadata"].get(field) for field in SERVER_FIELDS}}
+        meta = {field: value for field, value in meta.items() if value is not None}
         if kind.name == "Pod":                                  # whose container it is does not change either
             notes = without(meta.get("annotations") or {}, FOREIGN)
             meta["annotations"] = {**notes, **pick(old["metadata"].get("annotations") or {}, (FOREIGN,))}

@@ -2648,6 +2648,14 @@ class Verbs(EngineTest):
             answers += data
         connection.close()
 
+    def test_what_has_no_namespace_is_patched_too(self):
+        node = C.do("GET", "/api/v1/nodes")["items"][0]["metadata"]["name"]
+        for path in (f"/api/v1/namespaces/{self.NS}", f"/api/v1/nodes/{node}"):
+            with self.subTest(path):
+                label = lambda value: C.merge(path, {"metadata": {"labels": {"patched": value}}})["metadata"]["labels"]
+                self.assertEqual(label("yes").get("patched"), "yes")
+                self.assertNotIn("patched", label(None))
+
     def test_namespaces_take_their_content_along(self):
         C.namespace("kt-verbs-ns")
         for obj in (configmap("inside"), deployment("inside", 1)):
