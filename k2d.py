@@ -1361,12 +1361,12 @@ class Engine:
             raise EngineError(400, f"the engine speaks API {spoken}; k2d needs 1.40, Docker 19.03 or Podman 4.3")
         self.prefix = "/v{}.{}".format(*version)
 
-    def stream(self, method, path, body=None, headers=(), timeout=None):
+    def stream(self, method, path, body=None, timeout=None):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
         and ends with the connection. Raises EngineError, EngineGone."""
         data = b"" if body is None else dumps(body)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json",
-                 f"Content-Length: {len(data)}", *(f"{name}: {value}" for name, value in dict(headers).items())]
+                 f"Content-Length: {len(data)}"]
         try:
             sock = self.connect(timeout)
             try:
@@ -1610,8 +1610,8 @@ def engine_time(text):
 
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
-    __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "pid", "exit_code", "error", "oom",
-                 "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "policy", "ip",
+    __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "exit_code", "error", "oom",
+                 "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "ip",
                  "last")
 
     def __init__(self, info, before=None):
@@ -1619,11 +1619,10 @@ class Found:
         self.id, self.name, self.tty = info["Id"], info["Name"].lstrip("/"), bool(config.get("Tty"))
         self.image, self.image_id = config["Image"], info["Image"]
         self.uid, self.container = labels.get(POD_UID), labels.get(CONTAINER_NAME)
-        self.state, self.pid = state.get("Status", "exited"), state.get("Pid") or 0
+        self.state = state.get("Status", "exited")
         self.exit_code, self.error = state.get("ExitCode", 0), state.get("Error", "")
         self.oom = bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
-        self.policy = dig(info, "HostConfig", "RestartPolicy", "Name", default="no")
         networks = dig(info, "NetworkSettings", "Networks", default={})
         addresses = [n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks.values()]
         self.ip = addresses[0] if addresses else ""
@@ -2673,7 +2672,8 @@ class Pods:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             tell("Warning", "Failed", "Error: ErrImagePull")
             result = ConfigError(str(error), "ErrImagePull")
-        self.pulls[uid] = result
+        if self.pod_of(uid):                                    # else it was deleted meanwhile
+            self.pulls[uid] = result
         self.queue.add(key_of(pod))
 
     def same_name(self, pod, container):
@@ -4821,7 +4821,6 @@ class Hub:
                 raise
             listener = socket.create_server(("", port), backlog=128)
         listener.setblocking(False)
-        self.listener = listener
         self.selector.register(listener, selectors.EVENT_READ, self.on_accept)
 
     def on_accept(self, listener, mask):
