@@ -2135,10 +2135,10 @@ def hosts_text(pod, services):
             lines.append(f"{address}\t{name}.{namespace}.svc.{CLUSTER_DOMAIN} {name}.{namespace}.svc {short}")
     return "\n".join(lines) + "\n"
 
-def write_in_place(path, text):
+def write_in_place(path, text, create=0):
     """Change a file that is mounted into a container, which must stay the same inode: one write, padded with newlines
-    so that it never shrinks and no reader sees half of it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    so that it never shrinks and no reader sees half of it. create: os.O_CREAT, else it must be there."""
+    descriptor = os.open(path, os.O_RDWR | create, 0o644)
     try:
         data, size = text.encode(), os.fstat(descriptor).st_size
         if os.pread(descriptor, size, 0).rstrip(b"\n") != data.rstrip(b"\n"):
@@ -2203,7 +2203,7 @@ class Names:
     def write_hosts(self, pod):
         path = pod_folder(self.settings, pod["metadata"]["uid"], "etc-hosts")
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_in_place(path, hosts_text(pod, self.services()))
+        write_in_place(path, hosts_text(pod, self.services()), os.O_CREAT)
         return path
 
     def resolve(self, name, type_):
@@ -3234,9 +3234,11 @@ class Controllers:
     def hosts(self):
         """Tell every running pod the present Services."""
         for pod in self.store.list("Pod"):
-            path = pod_folder(self.settings, pod["metadata"]["uid"], "etc-hosts")
-            if not pod["spec"].get("hostNetwork") and os.path.exists(path):
-                self.k2d.names.write_hosts(pod)
+            try:
+                write_in_place(pod_folder(self.settings, pod["metadata"]["uid"], "etc-hosts"),
+                               hosts_text(pod, self.k2d.names.services()))
+            except FileNotFoundError:                           # on the host's network, not created yet, or just gone
+                continue
 
     # -- namespaces and garbage
     def namespace(self, _, name):

@@ -2086,7 +2086,7 @@ class Files(Pure):
 
     def test_a_file_in_place_never_shrinks(self):
         path = os.path.join(self.folder(), "hosts")
-        k2d.write_in_place(path, "a long line\n")
+        k2d.write_in_place(path, "a long line\n", os.O_CREAT)
         before = os.stat(path)
         for text, size in (("short\n", 12), ("a longer line than before\n", 26), ("short\n", 26)):
             k2d.write_in_place(path, text)
