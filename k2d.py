@@ -3036,7 +3036,9 @@ class Pods:
         self.digest_done(key)
         if not pod:
             return
-        uid, foreign = pod["metadata"]["uid"], is_foreign(pod)
+        uid, foreign, node = pod["metadata"]["uid"], is_foreign(pod), pod["spec"].get("nodeName")
+        if node not in (None, self.settings.node) and self.store.row("Node", ("", node)):
+            return                                            # bound to a node that somebody else has made: not ours
         found = self.found.get(uid, {})
         gone = foreign and not found and not self.inspect(uid.replace("-", ""))
         if gone or vanished and not is_deleting(pod):
@@ -3552,8 +3554,9 @@ class Controllers:
             if not pod or not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
                 return
             spec, why = pod["spec"], misfit(pod["spec"], node)
-            if spec.get("nodeName") not in (None, self.settings.node):
-                return
+            if (spec.get("nodeName") not in (None, self.settings.node) or
+                    spec.get("schedulerName", "default-scheduler") != "default-scheduler" and not spec.get("nodeName")):
+                return                                          # somebody else's
             if why and not spec.get("nodeName"):
                 text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
                         "available: 1 Preemption is not helpful for scheduling.")
