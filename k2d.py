@@ -1332,6 +1332,14 @@ class EngineGone(EngineError):
     def __init__(self, error):
         super().__init__(0, f"the container engine does not answer: {error}")
 
+@contextmanager
+def reaching_engine():
+    """Around what talks to the engine: a socket that fails, or an answer that is none, is EngineGone."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise EngineGone(error)
+
 class Engine:
     """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks its caller."""
     def __init__(self, host):
@@ -1341,52 +1349,41 @@ class Engine:
         self.address = rest if scheme == "unix" else (rest.rpartition(":")[0], int(rest.rpartition(":")[2].strip("/")))
         self.prefix = ""                                    # "/v1.41" once the engine has said what it speaks
 
-    def connect(self, timeout):
-        sock = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(self.address)
-            return sock
-        except OSError:
-            sock.close()
-            raise
-
     def negotiate(self):
         """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40) are refused."""
-        _, head = self.request("GET", "/_ping", timeout=10)
-        found = re.search(rb"(?im)^api-version:\s*(\d+\.\d+)", head)
-        spoken = found[1].decode() if found else "1.40"
-        version = min((tuple(map(int, text.split("."))) for text in (spoken, "1.52")))
+        sock, head, _ = self.stream("GET", "/_ping", timeout=10)
+        sock.close()
+        found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
+        version = min((int(found[1]), int(found[2])) if found else (1, 40), (1, 52))
         if version < (1, 40):
-            raise EngineError(400, f"the engine speaks API {spoken}; k2d needs 1.40, Docker 19.03 or Podman 4.3")
+            raise EngineError(400, "the engine speaks {}.{}, k2d needs 1.40: Docker 19.03, Podman 4.3".format(*version))
         self.prefix = "/v{}.{}".format(*version)
 
+    @reaching_engine()
     def stream(self, method, path, body=None, timeout=None):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
         and ends with the connection. Raises EngineError, EngineGone."""
         data = b"" if body is None else dumps(body)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json",
                  f"Content-Length: {len(data)}"]
+        sock, got = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET), b""
         try:
-            sock = self.connect(timeout)
-            try:
-                sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
-                got = b""
-                while b"\r\n\r\n" not in got:
-                    more = sock.recv(65536)
-                    if not more:
-                        raise OSError("hung up before it answered")
-                    got += more
-                head, _, rest = got.partition(b"\r\n\r\n")
-                status = int(head.split(None, 2)[1])
-                if status >= 400:
-                    raise EngineError(status, self.words(rest + drain(sock)))
-                return sock, head, rest
-            except BaseException:
-                sock.close()
-                raise
-        except (OSError, ValueError) as error:
-            raise EngineGone(error)
+            sock.settimeout(timeout)
+            sock.connect(self.address)
+            sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+            while b"\r\n\r\n" not in got:
+                more = sock.recv(65536)
+                if not more:
+                    raise OSError("hung up before it answered")
+                got += more
+            head, _, rest = got.partition(b"\r\n\r\n")
+            status = int(head.split(None, 2)[1])
+            if status >= 400:
+                raise EngineError(status, self.words(rest + drain(sock)))
+            return sock, head, rest
+        except BaseException:
+            sock.close()
+            raise
 
     @staticmethod
     def words(data):
@@ -1396,39 +1393,35 @@ class Engine:
         except (ValueError, KeyError, TypeError):
             return data.decode("utf-8", "replace").strip()
 
-    def request(self, method, path, body=None, timeout=60):
-        """(decoded body or None, head) of a call that answers at once. Raises EngineError, EngineGone."""
-        sock, head, rest = self.stream(method, path, body, timeout=timeout)
+    @reaching_engine()
+    def call(self, method, path, body=None, expect=()):
+        """The decoded body of a call that answers at once; None if it has none, or a status that the caller expects.
+        Raises EngineError, EngineGone."""
+        try:
+            sock, _, rest = self.stream(method, path, body, timeout=60)
+        except EngineError as error:
+            if error.status not in expect:
+                raise
+            return None
         with sock:
-            try:
-                data = rest + drain(sock)
-                return (json.loads(data) if data[:1] in (b"{", b"[") else None), head
-            except (OSError, ValueError) as error:
-                raise EngineGone(error)
+            data = rest + drain(sock)
+        return json.loads(data) if data[:1] in (b"{", b"[") else None
 
-    def get(self, path, **options):
-        return self.request("GET", path, **options)[0]
-
-    def post(self, path, body=None, **options):
-        return self.request("POST", path, body, **options)[0]
-
+    @reaching_engine()
     def pull(self, image):
         """Pull an image, blocking until it is there. Raises EngineError with the registry's words."""
         query = urllib.parse.urlencode(dict(zip(("fromImage", "tag"), split_image(image))))
         sock, _, text = self.stream("POST", "/images/create?" + query, timeout=600)
         with sock:
-            try:
-                while True:                                 # one JSON object a line; an error comes with status 200
-                    *lines, text = text.split(b"\n")
-                    for line in filter(bytes.strip, lines):
-                        if json.loads(line).get("error"):
-                            raise EngineError(500, json.loads(line)["error"])
-                    got = sock.recv(65536)
-                    if not got:
-                        return
-                    text += got
-            except (OSError, ValueError) as error:
-                raise EngineGone(error)
+            while True:                                     # one JSON object a line; an error comes with status 200
+                *lines, text = text.split(b"\n")
+                for line in filter(bytes.strip, lines):
+                    if json.loads(line).get("error"):
+                        raise EngineError(500, json.loads(line)["error"])
+                got = sock.recv(65536)
+                if not got:
+                    return
+                text += got
 
 def drain(sock):
     return b"".join(iter(lambda: sock.recv(65536), b""))
@@ -2010,19 +2003,16 @@ class Network:
     def ensure(self):
         """Make the engine's network, the routes and the jumps where they are missing. Raises EngineError."""
         s = self.settings
-        try:
-            found = dig(self.engine.get("/networks/" + s.network), "IPAM", "Config", default=[])
-            subnets = [config.get("Subnet") for config in found]
-            if str(s.pod_cidr) not in subnets:
-                raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
-                                 "choose that by --pod-cidr, another --network, or remove it")
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            self.engine.post("/networks/create", {
+        found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
+        subnets = [config.get("Subnet") for config in dig(found, "IPAM", "Config", default=())]
+        if not found:
+            self.engine.call("POST", "/networks/create", {
                 "Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
                 "IPAM": {"Config": [{"Subnet": str(s.pod_cidr), "IPRange": s.engine_range, "Gateway": s.gateway}]},
                 "Options": {"com.docker.network.bridge.name": s.network}})
+        elif str(s.pod_cidr) not in subnets:
+            raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
+                              "choose that by --pod-cidr, another --network, or remove it")
         try:
             write_text(f"/proc/sys/net/ipv4/conf/{s.network}/route_localnet", "1")
             code, output = run("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
@@ -2103,10 +2093,9 @@ class Network:
                     run("iptables", "-w", "-t", table, action, f"{p}-{name}")
         run("ip", "route", "del", str(self.settings.service_cidr), "dev", "lo")
         try:
-            self.engine.request("DELETE", "/networks/" + self.settings.network)
+            self.engine.call("DELETE", "/networks/" + self.settings.network, expect=(404,))
         except EngineError as error:
-            if error.status != 404:
-                log(str(error))
+            log(str(error))
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none."""
@@ -2394,7 +2383,7 @@ class Pods:
 
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
-        listed = {info["Id"]: info for info in self.engine.get("/containers/json?all=1")}
+        listed = {info["Id"]: info for info in self.engine.call("GET", "/containers/json?all=1")}
         with self.lock:
             self.found = {uid: {name: f for name, f in containers.items() if f.id in listed}
                           for uid, containers in self.found.items()}
@@ -2417,17 +2406,8 @@ class Pods:
         return {pod["metadata"]["uid"].replace("-", ""): pod
                 for pod in self.store.list("Pod", "default", holding=FOREIGN.encode())}
 
-    def call(self, method, path, body=None, expect=(404,)):
-        """One call to the engine; None where it answers with a code we expect. Raises EngineError."""
-        try:
-            return self.engine.request(method, path, body)[0]
-        except EngineError as error:
-            if error.status not in expect:
-                raise
-            return None
-
     def inspect(self, id_):
-        return self.call("GET", f"/containers/{id_}/json")
+        return self.engine.call("GET", f"/containers/{id_}/json", expect=(404,))
 
     def refresh(self, key):
         """Inspect what events named for this key; returns whether a container of ours vanished, not removed by us."""
@@ -2622,7 +2602,7 @@ class Pods:
         try:
             self.check_user(pod, container)
             path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
-            id_ = self.engine.post(path, body)["Id"]
+            id_ = self.engine.call("POST", path, body)["Id"]
         except EngineGone:
             raise
         except EngineError as error:
@@ -2643,7 +2623,7 @@ class Pods:
         return id_
 
     def image(self, name):
-        return self.engine.get(f"/images/{urllib.parse.quote(name)}/json") or {}
+        return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json")
 
     def check_user(self, pod, container):
         """runAsNonRoot without runAsUser asks the image who it runs as. Raises ConfigError, EngineError."""
@@ -2691,7 +2671,7 @@ class Pods:
 
     def start(self, pod, container, id_):
         try:
-            self.engine.post(f"/containers/{id_}/start")
+            self.engine.call("POST", f"/containers/{id_}/start")
             self.event(pod, "Normal", "Started", "Container started", container["name"])
         except EngineGone:
             raise
@@ -2717,7 +2697,8 @@ class Pods:
     def remove_container(self, id_):
         with self.lock:
             self.removing.add(id_)
-        self.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=(404, 409))      # 409: it is being removed already
+        # 409: it is being removed already
+        self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=(404, 409))
 
     def terminate(self, pod, found):
         """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace, kill, remove."""
@@ -2732,7 +2713,7 @@ class Pods:
                     self.stopping.add(f.id)
                     self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
                     # Podman 4.3 has no such call and answers 404.
-                    self.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}})
+                    self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, (404,))
                     self.signal(f, None)
                 self.queue.add_after(left, key_of(pod))
             except EngineError as error:
@@ -2749,8 +2730,8 @@ class Pods:
         if name is None:
             name = dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM"
         if found.state == "paused":
-            self.engine.post(f"/containers/{found.id}/unpause")
-        self.engine.post(f"/containers/{found.id}/kill?signal={name}")
+            self.engine.call("POST", f"/containers/{found.id}/unpause")
+        self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}")
 
     def forget(self, pod):
         """Remove a pod whose containers are gone; one with finalizers stays until they are taken off."""
@@ -2770,7 +2751,7 @@ class Pods:
     def remove_leftovers(self, uid):
         """The containers and files of a pod that is no longer stored."""
         filters = urllib.parse.quote(json.dumps({"label": [f"{POD_UID}={uid}"]}))
-        for info in self.engine.get("/containers/json?all=1&filters=" + filters):
+        for info in self.engine.call("GET", "/containers/json?all=1&filters=" + filters):
             self.remove_container(info["Id"])
         self.remove_files(uid)
         with self.lock:
@@ -5333,7 +5314,7 @@ class K2d:
         sock = None
         try:
             self.engine.negotiate()
-            self.engine_info = self.engine.get("/info")
+            self.engine_info = self.engine.call("GET", "/info")
             self.network.ensure()
             self.update_node(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"], "event": list(EVENT_ACTIONS)}))
@@ -5448,12 +5429,13 @@ def reset(settings):
         store = Store(path)                 # refuses while a k2d runs
         uids = {store.get("Pod", *key)["metadata"]["uid"] for key in store.keys("Pod")} | store.buried
         engine.negotiate()
-        for info in engine.get("/containers/json?all=1"):
+        for info in engine.call("GET", "/containers/json?all=1"):
             networks = dig(info, "NetworkSettings", "Networks", default={})
             if (info.get("Labels") or {}).get(POD_UID) in uids:
-                engine.request("DELETE", f"/containers/{info['Id']}?force=1&v=1")
+                engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1")
             elif settings.network in networks:
-                engine.post(f"/networks/{settings.network}/disconnect", {"Container": info["Id"], "Force": True})
+                engine.call("POST", f"/networks/{settings.network}/disconnect",
+                            {"Container": info["Id"], "Force": True})
         Network(settings, engine, store).remove()
         store.close()
         for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki", "pods"):
