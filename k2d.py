@@ -4726,8 +4726,7 @@ class Connection:
     __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask")
 
     def __init__(self, sock):
-        self.sock, self.state, self.buffer, self.deadline, self.watch = sock, "handshake", b"", None, None
-        self.mask = 0
+        self.sock, self.state, self.buffer, self.deadline, self.watch, self.mask = sock, "handshake", b"", None, None, 0
 
 class Hub:
     """The one thread that waits: connections between requests, watches, timers, DNS, the engine's events. Without a
@@ -4738,7 +4737,7 @@ class Hub:
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
-        self.selector.register(self.ears, selectors.EVENT_READ, self.on_wake)
+        self.selector.register(self.ears, selectors.EVENT_READ, lambda ears, mask: ears.recv(4096))
         self.connections, self.parked, self.busy, self.queued = set(), {}, 0, deque()
         self.running, self.handle, self.context, self.bookmarks_due = True, None, None, False
 
@@ -4748,16 +4747,16 @@ class Hub:
         self.calls.append((function, args))
         try:
             self.mouth.send(b".")
-        except (BlockingIOError, OSError):
+        except OSError:
             return                                              # full of wake-ups, or closing: either way it will look
 
     def after(self, seconds, function, *args):
         """Have the hub call function(*args) in so many seconds."""
         with self.lock:
             self.order += 1
-            first = not self.timers or time.monotonic() + seconds < self.timers[0][0]
-            heapq.heappush(self.timers, (time.monotonic() + seconds, self.order, function, args))
-        if first and threading.current_thread().name != "hub":
+            timer = time.monotonic() + seconds, self.order, function, args
+            heapq.heappush(self.timers, timer)
+        if self.timers[:1] == [timer] and threading.current_thread().name != "hub":
             self.call(lambda: None)
 
     def run(self):
@@ -4767,67 +4766,48 @@ class Hub:
                 wait = min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers else None
             for key, mask in self.selector.select(wait):
                 self.guard(key.data, key.fileobj, mask)
+            with self.lock:
+                while self.timers and self.timers[0][0] <= time.monotonic():
+                    self.calls.append(heapq.heappop(self.timers)[2:])
             for _ in range(len(self.calls)):
                 function, args = self.calls.popleft()
-                self.guard(function, *args)
-            while True:
-                with self.lock:
-                    if not self.timers or self.timers[0][0] > time.monotonic():
-                        break
-                    _, _, function, args = heapq.heappop(self.timers)
                 self.guard(function, *args)
 
     @staticmethod
     def guard(function, *args):
-        """A fault in one connection or timer is logged and costs the others nothing."""
+        """What the function returns; a fault in one connection or timer is logged and costs the others nothing."""
         try:
-            function(*args)
+            return function(*args)
         except Exception:
             import traceback
-            log("hub: " + traceback.format_exc())
-
-    def on_wake(self, sock, mask):
-        try:
-            while sock.recv(4096):
-                continue
-        except BlockingIOError:
-            return
+            log(f"{threading.current_thread().name}: {traceback.format_exc()}")
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
         """Serve https on all addresses; handle(connection) runs in a request thread. Raises OSError."""
-        self.context, self.handle = context, handle
-        try:
-            listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-        except OSError as error:                                # no IPv6 in this kernel
-            if error.errno == 98:
-                raise
-            listener = socket.create_server(("", port), backlog=128)
+        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()      # not without IPv6
+        listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128,
+                                        dualstack_ipv6=dual)
         listener.setblocking(False)
+        for level, option, value in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),       # connections inherit them
+                                     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+                                     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)):
+            listener.setsockopt(level, option, value)
         self.selector.register(listener, selectors.EVENT_READ, self.on_accept)
 
     def on_accept(self, listener, mask):
         for _ in range(16):
             try:
                 raw, _ = listener.accept()
-            except OSError:
-                return
-            try:
                 raw.setblocking(False)
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
                 connection = Connection(self.context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False))
-            except OSError:
-                raw.close()
-                continue
+            except OSError:                                     # nobody more now, or one who has gone already
+                return
             self.connections.add(connection)
+            self.expect(connection, HEAD_SECONDS)
             if len(self.connections) > CONNECTIONS:
                 self.close(next(iter(self.parked), connection))     # the one idle for longest
-                if connection.state == "closed":
-                    continue
-            self.expect(connection, HEAD_SECONDS)
-            self.on_readable(connection)
+            self.on_ready(connection)
 
     def expect(self, connection, seconds):
         """Close the connection unless it gets on before the deadline."""
@@ -4835,18 +4815,15 @@ class Hub:
         self.after(seconds, lambda: connection.deadline == deadline and self.close(connection))
 
     def want(self, connection, mask):
-        """Wait for the socket to become readable and/or writable."""
-        data = lambda sock, ready: self.on_ready(connection, ready)
-        if not connection.mask:
-            self.selector.register(connection.sock, mask, data)
-        elif connection.mask != mask:
-            self.selector.modify(connection.sock, mask, data)
+        """Wait for the socket to become readable or writable, or with 0 for nothing."""
+        if connection.mask and connection.mask != mask:
+            self.selector.unregister(connection.sock)
+        if mask and connection.mask != mask:
+            self.selector.register(connection.sock, mask, lambda sock, ready: self.on_ready(connection))
         connection.mask = mask
 
     def forget(self, connection):
-        if connection.mask:
-            self.selector.unregister(connection.sock)
-            connection.mask = 0
+        self.want(connection, 0)
         self.parked.pop(connection, None)
         connection.deadline = None
 
@@ -4860,38 +4837,37 @@ class Hub:
             connection.watch.connection = connection.watch = None
         connection.sock.close()
 
-    def on_ready(self, connection, mask):
-        if connection.state == "watch":
-            self.on_watch(connection)
-        elif connection.state in ("handshake", "head"):
-            self.on_readable(connection)
-
-    def on_readable(self, connection):
-        """Bring a handshake or a request's head on; hand a complete head to a thread."""
+    def on_ready(self, connection):
+        """Bring a connection of the hub's on as far as it goes without waiting."""
         try:
-            if connection.state == "handshake":
-                connection.sock.do_handshake()
-                connection.state = "head"
-            end, seen = HEAD_END.search(connection.buffer), 0
-            for _ in range(64):
-                if end or len(connection.buffer) > HEAD_BYTES:
-                    return self.lend(connection)
-                data = connection.sock.recv(16384)
-                if not data:
-                    return self.close(connection)
-                if not connection.buffer:
-                    self.parked.pop(connection, None)
-                    self.expect(connection, HEAD_SECONDS)
-                seen = max(0, len(connection.buffer) - 3)
-                connection.buffer += data
-                end = HEAD_END.search(connection.buffer, seen)
-            self.call(self.on_ready, connection, 0)             # many small records: let the others have their turn
+            if connection.state == "watch":
+                self.send_events(connection, connection.watch)
+            elif connection.state in ("handshake", "head"):
+                self.read_head(connection)
         except ssl.SSLWantReadError:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_WRITE)
         except OSError:                                         # reset, no TLS at all, an unknown certificate authority
             self.close(connection)
+
+    def read_head(self, connection):
+        """Bring a handshake or a request's head on; hand a complete head to a thread."""
+        if connection.state == "handshake":
+            connection.sock.do_handshake()
+            connection.state = "head"
+        seen = 0
+        for _ in range(64):
+            if HEAD_END.search(connection.buffer, seen) or len(connection.buffer) > HEAD_BYTES:
+                return self.lend(connection)
+            data, seen = connection.sock.recv(16384), max(0, len(connection.buffer) - 3)
+            if not data:
+                return self.close(connection)
+            if not connection.buffer:
+                self.parked.pop(connection, None)
+                self.expect(connection, HEAD_SECONDS)
+            connection.buffer += data
+        self.call(self.on_ready, connection)                    # many small records: let the others have their turn
 
     # -- requests
     def lend(self, connection):
@@ -4916,28 +4892,18 @@ class Hub:
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
-        try:
-            connection.sock.settimeout(IO_SECONDS)
-            keep = self.handle(connection)
-        except OSError:                                         # the client went away
-            keep = False
-        except Exception:
-            import traceback
-            log("request: " + traceback.format_exc())
-            keep = False
-        self.call(self.give_back, connection, keep)
+        connection.sock.settimeout(IO_SECONDS)
+        self.call(self.give_back, connection, self.guard(self.handle, connection))
 
     def give_back(self, connection, keep):
         self.release(connection)
         if not keep or not self.running:
             return self.close(connection)
         connection.sock.setblocking(False)
-        if connection.watch:
-            connection.state = "watch"
-            return self.on_watch(connection)
-        connection.state = "head"
-        self.parked[connection] = None                          # in order of their becoming idle
-        return self.on_readable(connection)
+        connection.state = "watch" if connection.watch else "head"
+        if not connection.watch:
+            self.parked[connection] = None                      # in order of their becoming idle
+        self.on_ready(connection)
 
     # -- watches
     def deliver(self, changes, watches):
@@ -4954,46 +4920,34 @@ class Hub:
                         self.store.unwatch(watch)
                         watch.ended = True
         for watch in watches:
-            if watch.connection and watch.out and watch.connection.state == "watch":
-                self.on_watch(watch.connection)
+            if watch.connection and watch.out:
+                self.on_ready(watch.connection)
 
-    def on_watch(self, connection):
+    def send_events(self, connection, watch):
         """Send what a watch has to say; notice that its client has gone."""
-        watch, sock = connection.watch, connection.sock
-        try:
-            while watch.out:
-                sent = sock.send(watch.out[0])
-                watch.out_bytes -= sent
-                if sent == len(watch.out[0]):
-                    watch.out.pop(0)
-                else:
-                    watch.out[0] = watch.out[0][sent:]
-            if watch.ended:
-                return self.close(connection)
-            sock.recv(4096)                                     # a watch's client has nothing more to say,
-            return self.close(connection)                       # or has gone
-        except ssl.SSLWantReadError:
-            self.want(connection, selectors.EVENT_READ)
-        except ssl.SSLWantWriteError:
-            self.want(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
-        except OSError:
-            return self.close(connection)
+        while watch.out:
+            sent = connection.sock.send(watch.out[0])
+            watch.out_bytes -= sent
+            rest = watch.out.pop(0)[sent:]
+            watch.out[:0] = [rest] if rest else []
+        if not watch.ended:
+            connection.sock.recv(4096)                          # a watch's client has nothing more to say, or has gone
+        self.close(connection)
+
     def end_watch(self, watch):
-        if watch.connection and watch.connection.watch is watch:
+        if watch.connection:
             watch.out.append(b"0\r\n\r\n")
             watch.ended = True
-            if watch.connection.state == "watch":
-                self.on_watch(watch.connection)
+            self.on_ready(watch.connection)
 
     def bookmarks(self):
         """Tell watches that asked for it which version they have reached; called while versions move."""
         self.bookmarks_due = False
         for watch in list(self.store.watches):
-            idle = watch.connection and watch.connection.state == "watch" and not watch.out
-            if watch.bookmarks and idle and watch.sent < self.store.version:
+            if watch.bookmarks and watch.connection and not watch.out and watch.sent < self.store.version:
                 watch.sent = self.store.version
                 watch.out.append(watch.bookmark(watch.sent))
-                self.on_watch(watch.connection)
+                self.on_ready(watch.connection)
 
     # -- DNS
     def serve_dns(self, address, resolve):
@@ -5017,9 +4971,9 @@ class Hub:
     # -- the engine's events
     def follow(self, sock, data, on_line, on_end):
         """Call on_line(bytes) for each line that comes on a socket, on_end() when it ends."""
-        state = {"data": b""}
         def feed(got):
-            *lines, state["data"] = (state["data"] + got).split(b"\n")
+            nonlocal data
+            *lines, data = (data + got).split(b"\n")
             for line in filter(bytes.strip, lines):
                 self.guard(on_line, line)
         def on_data(sock, mask):
@@ -5036,7 +4990,7 @@ class Hub:
                 on_end()
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, on_data)
-        feed(data)
+        feed(b"")
 
 class Body:
     """What comes on a connection, beginning with what the hub has read already. Raises OSError where it ends early."""
@@ -5094,54 +5048,50 @@ class Handler:
     """One request: read, answered, and no more."""
     def __init__(self, connection, k2d):
         self.connection, self.k2d, self.sock = connection, k2d, connection.sock
-        self.keep, self.request, self.method, self.headers = False, None, "", Headers()
+        self.keep, self.wish, self.request, self.method, self.headers = False, False, None, "", Headers()
 
     def run(self):
         """Serve one request; returns whether the connection can serve another."""
         try:
-            data, end = self.connection.buffer, HEAD_END.search(self.connection.buffer)
-            if not end or end.end() > HEAD_BYTES:
-                raise ApiError(431, "", f"the head of the request is larger than {HEAD_BYTES} bytes")
-            self.connection.buffer = data[end.end():]
-            self.method, self.target, minor, self.headers = parse_head(data[:end.start()])
-            wish = self.headers.get("Connection", "").lower()
-            self.keep = "close" not in wish and (minor == 1 or "keep-alive" in wish)
-            self.respond()
-        except ApiError as error:
-            self.refuse(error)
-        return self.keep
-
-    def refuse(self, error):
-        self.send(answer(error.code, error.status))
+            try:
+                found = self.respond()
+            except ApiError as error:
+                found = answer(error.code, error.status)
+            if not isinstance(found, Answer):
+                found(self)
+            else:
+                body = found.body if self.method != "HEAD" and found.code != 304 else b""
+                self.write_head(found.code, {"Content-Type": found.content_type, **found.headers,
+                                             "Content-Length": str(len(found.body))}, body)
+            return self.keep
+        except OSError:                                         # the client went away
+            return False
 
     def respond(self):
-        path, size = self.target.partition("?")[0], self.headers.get("Content-Length", "0")
-        has_body = size != "0" or self.headers.get("Transfer-Encoding")
+        """The Answer, or for one that goes on a function that sends it. Raises ApiError; OSError as Body does."""
+        data, end = self.connection.buffer, HEAD_END.search(self.connection.buffer)
+        if not end or end.end() > HEAD_BYTES:
+            raise ApiError(431, "", f"the head of the request is larger than {HEAD_BYTES} bytes")
+        self.connection.buffer = data[end.end():]
+        self.method, target, minor, self.headers = parse_head(data[:end.start()])
+        wish, path = self.headers.get("Connection", "").lower(), target.partition("?")[0]
+        self.wish = "close" not in wish and (minor == 1 or "keep-alive" in wish)
+        has_body = self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding")
+        self.keep = self.wish and not has_body                  # a stranger's body is not read
         if path in ("/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/ping") and self.method in ("GET", "HEAD"):
-            self.keep = self.keep and not has_body              # a stranger's body is not read
-            return self.send(answer(200, b"ok", "text/plain; charset=utf-8"))
+            return answer(200, b"ok", "text/plain; charset=utf-8")
         if path == "/version" and self.method in ("GET", "HEAD"):
-            self.keep = self.keep and not has_body
-            return self.send(self.k2d.api.version())
+            return self.k2d.api.version()
+        user = self.k2d.access.user(self.headers.get("Authorization"))
         try:
-            user = self.k2d.access.user(self.headers.get("Authorization"))
-        except ApiError as error:
-            self.keep = self.keep and not has_body
-            return self.refuse(error)
-        try:
-            request = self.request = Request(self.method, self.target, self.headers, self.read_body(), user)
-            found = self.dispatch(request)
-        except ApiError as error:
-            return self.refuse(error)
-        except (OSError, ConnectionError):
+            self.request = Request(self.method, target, self.headers, self.read_body(), user)
+            return self.dispatch(self.request)
+        except (ApiError, OSError):
             raise
         except Exception:                                       # a fault of ours: the log says where
             import traceback
             log(f"{self.method} {path}: {traceback.format_exc()}")
-            return self.refuse(ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more"))
-        if isinstance(found, Answer):
-            return self.send(found)
-        return found(self)
+            raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
 
     def dispatch(self, request):
         parts = [part for part in request.path.split("/") if part]
@@ -5155,14 +5105,12 @@ class Handler:
         return self.k2d.api.handle(request)
 
     def read_body(self):
-        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413."""
-        body, data, keep = Body(self.connection), [], self.keep
-        self.keep = False                                       # unless all of it is read
-        chunked = self.headers.get("Transfer-Encoding", "").lower()
+        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501."""
+        body, parts, total = Body(self.connection), [], 0
+        chunked, text = self.headers.get("Transfer-Encoding", "").lower(), self.headers.get("Content-Length", "0")
         if chunked not in ("", "chunked"):
             raise ApiError(501, "", f"Transfer-Encoding {chunked[:40]!r} is not supported")
-        text, size, total = self.headers.get("Content-Length", "0"), None, 0
-        while size != 0:
+        while True:
             if chunked:
                 text = body.line().partition(b";")[0].decode("ascii", "replace")
             if not re.fullmatch("[0-9a-fA-F]{1,8}" if chunked else "[0-9]{1,15}", text):
@@ -5171,27 +5119,23 @@ class Handler:
             total += size
             if total > BODY_BYTES:
                 raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_BYTES}")
-            data.append(body.read(size))
-            if not chunked:
+            parts.append(body.read(size))
+            if not chunked or not size:
                 break
-            while body.line() if not size else body.read(2) != b"\r\n":      # after the last chunk: trailers
-                if size:
-                    raise bad_request("a chunk of the body does not end where it says")
-        self.keep = keep
+            if body.read(2) != b"\r\n":
+                raise bad_request("a chunk of the body does not end where it says")
+        while chunked and body.line():                          # trailers
+            continue
+        self.keep = self.wish
         self.sock.settimeout(IO_SECONDS)
-        return b"".join(data)
-
-    def send(self, found):
-        """Head and body of an Answer in one write."""
-        headers = {"Content-Type": found.content_type, **found.headers, "Content-Length": str(len(found.body))}
-        self.write_head(found.code, headers, found.body if self.method != "HEAD" and found.code != 304 else b"")
+        return b"".join(parts)
 
     def write_head(self, code, headers, body=b""):
+        """Send the head of an answer, and what of its body there is, in one write."""
         headers = {"Audit-Id": new_uid(), "Cache-Control": "no-cache, private", **headers,
-                   **({} if self.keep else {"Connection": "close"})}
-        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}"]
-        lines += [time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+                   "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
+                   **filled(Connection="" if self.keep else "close")}
+        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         for warning in dict.fromkeys(self.request.warnings if self.request else ()):
             text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace('"', '\\"')
             lines.append(f'Warning: 299 - "{text}"')
