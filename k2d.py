@@ -2486,7 +2486,8 @@ class Pods:
         if not self.known:
             return
         if key[0] == "!gone":
-            return self.remove_leftovers(key[1])
+            self.remove_leftovers(key[1])
+            return self.digest_done(key)
         vanished = self.refresh(key)
         pod = self.store.get("Pod", *key) if key[0] else None
         if pod and key in self.undigested:
@@ -2533,8 +2534,9 @@ class Pods:
             if here and here.state != "created":
                 self.update_sources(pod)            # it runs, or the engine restarts it, or somebody stopped it
                 continue
-            if self.not_before.get(uid, 0) > time.monotonic():
-                self.queue.add_after(self.not_before[uid] - time.monotonic() + 0.05, key_of(pod))
+            wait = self.not_before.get(uid, 0) - time.monotonic()
+            if wait > 0:
+                self.queue.add_after(wait + 0.05, key_of(pod))
                 if reason == "ErrImagePull":
                     pause = f'Back-off pulling image "{container["image"]}"'
                     self.problems[uid] = "ImagePullBackOff", f"{pause}: {text}"
