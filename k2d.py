@@ -2260,21 +2260,19 @@ class WorkQueue:
     def __init__(self, name, work, threads, hub):
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
         self.lock = threading.Lock()               # guards what follows; never held while working
-        self.waiting, self.again, self.busy, self.failures, self.alive, self.closed = {}, set(), set(), {}, 0, False
-        self.due = {}
+        self.waiting, self.busy, self.due, self.failures, self.alive, self.closed = {}, set(), {}, {}, 0, False
 
     def add(self, key):
         with self.lock:
-            if key in self.busy:
-                self.again.add(key)
-            elif not self.closed:
-                self.waiting[key] = None
-                if self.alive < min(self.threads, len(self.waiting) + len(self.busy)):
-                    try:
-                        threading.Thread(target=self.loop, name=self.name, daemon=True).start()
-                        self.alive += 1
-                    except RuntimeError:            # no thread to be had now
-                        self.hub.after(1, self.add, key)
+            if self.closed:
+                return
+            self.waiting[key] = None
+            if key not in self.busy and self.alive < min(self.threads, len(self.waiting) + len(self.busy)):
+                try:
+                    threading.Thread(target=self.loop, name=self.name, daemon=True).start()
+                    self.alive += 1
+                except RuntimeError:                # no thread to be had now
+                    self.hub.after(1, self.add, key)
 
     def add_after(self, seconds, key):
         """Add a key later, unless it comes up sooner anyway."""
@@ -2286,20 +2284,17 @@ class WorkQueue:
         self.hub.after(max(0, seconds), self.add_due, key, due)
 
     def add_due(self, key, due):
-        with self.lock:
-            ours = self.due.get(key) == due
-            if ours:
-                del self.due[key]
-        if ours:
+        if self.due.get(key) == due:                # else a sooner one has come in between
+            self.due.pop(key, None)
             self.add(key)
 
     def loop(self):
         while True:
             with self.lock:
-                if not self.waiting or self.closed:
+                key = next((key for key in self.waiting if key not in self.busy), None)     # in the order they came
+                if key is None or self.closed:
                     self.alive -= 1
                     return
-                key = next(iter(self.waiting))      # in the order they came
                 del self.waiting[key]
                 self.busy.add(key)
             problem = ""
@@ -2310,18 +2305,13 @@ class WorkQueue:
             except Exception:                       # one object's failure must not stop the others; it is tried again
                 import traceback
                 problem = traceback.format_exc()
-            with self.lock:
-                again = key in self.again
-                self.busy.discard(key)
-                self.again.discard(key)
-                failures = self.failures.pop(key, 0) + 1
-                if problem:
-                    self.failures[key] = failures
+            failures = self.failures.pop(key, 0) + 1
             if problem:
+                self.failures[key] = failures
                 log(f"{' '.join(map(str, key))}: {problem}")
                 self.add_after(min(0.5 * 2 ** min(failures, 8), 60), key)
-            if again:
-                self.add(key)
+            with self.lock:
+                self.busy.discard(key)
 
     def close(self):
         """Take no more work and wait, not long, for what is under way."""
@@ -2333,6 +2323,7 @@ class WorkQueue:
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
+ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 
 def is_deleting(obj):
     return bool(obj["metadata"].get("deletionTimestamp"))
@@ -2395,9 +2386,9 @@ class Pods:
                     self.keys[pod["metadata"]["uid"]] = key_of(pod)
             self.foreign = {id_: key for id_, key in self.foreign.items() if id_ in listed}
             self.known = True
-            self.undigested = {*self.keys.values(), *self.stale}
-            keys = {*self.undigested, *(("!gone", uid) for uid in self.store.buried.copy())}
-        for key in sorted(keys):
+            self.undigested = {*self.keys.values(), *self.stale, *(("!gone", uid) for uid in self.store.buried.copy())}
+            keys = sorted(self.undigested)
+        for key in keys:
             self.queue.add(key)
         self.digest_done(None)
 
@@ -2417,10 +2408,10 @@ class Pods:
             for id_ in sorted(ids):
                 vanished |= self.refresh_one(id_)
                 ids.discard(id_)
-        finally:
+        finally:                                           # the engine went away in the middle: still to be done
             with self.lock:
-                if ids:                                    # the engine went away in the middle: still to be done
-                    self.stale.setdefault(key, set()).update(ids)
+                for id_ in ids:
+                    self.look_at(key, id_)
         return vanished
 
     def refresh_one(self, id_):
@@ -2511,9 +2502,10 @@ class Pods:
         with self.lock:
             self.undigested.discard(key)
             first = not self.undigested and not self.digested
-            self.digested = not self.undigested or self.digested
+            self.digested |= first
         if first:
-            self.k2d.on_digested()
+            self.k2d.controllers.start()
+            self.k2d.ready.set()
 
     def publish(self, key, uid):
         """Write the status that follows from what was found and what went wrong."""
@@ -2571,11 +2563,10 @@ class Pods:
         self.problems[uid] = reason, "" if reason == "ContainerCreating" else text
         if reason == "ContainerCreating":
             self.event(pod, "Warning", "FailedMount", text)
-        elif reason in IMAGE_EVENTS:
-            self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
-            self.event(pod, "Warning", "Failed", f"Error: {reason}", container["name"])
-        elif reason != "ErrImagePull":
-            self.event(pod, "Warning", "Failed", f"Error: {text}", container["name"])
+        else:
+            if reason in IMAGE_EVENTS:
+                self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
+            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}", container["name"])
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
             return                                              # the missing object's arrival wakes us
         tries = self.tries[uid] = self.tries.get(uid, 0) + 1
@@ -2652,7 +2643,6 @@ class Pods:
                  f"Image size: {size} bytes.")
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
-            tell("Warning", "Failed", "Error: ErrImagePull")
             result = ConfigError(str(error), "ErrImagePull")
         if self.pod_of(uid):                                    # else it was deleted meanwhile
             self.pulls[uid] = result
@@ -2699,28 +2689,23 @@ class Pods:
     def remove_container(self, id_):
         with self.lock:
             self.removing.add(id_)
-        # 409: it is being removed already
-        self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=(404, 409))
+        self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=ENDED)
 
     def terminate(self, pod, found):
         """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace, kill, remove."""
         left = (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()
         running = [f for f in found.values() if f.running]
         for f in running:
-            try:
-                if f.id in self.stopping and left <= 0:
-                    self.signal(f, "KILL")
-                    continue
-                if f.id not in self.stopping:
-                    self.stopping.add(f.id)
-                    self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
-                    # Podman 4.3 has no such call and answers 404.
-                    self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, (404,))
-                    self.signal(f, None)
-                self.queue.add_after(left, key_of(pod))
-            except EngineError as error:
-                if error.status not in (404, 409):            # gone or stopped meanwhile: its event tells
-                    raise
+            if f.id in self.stopping and left <= 0:
+                self.signal(f, "KILL")
+                continue
+            if f.id not in self.stopping:
+                self.stopping.add(f.id)
+                self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
+                # Podman 4.3 has no such call and answers 404.
+                self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
+                self.signal(f, dig(self.inspect(f.id), "Config", "StopSignal") or "SIGTERM")
+            self.queue.add_after(left, key_of(pod))
         if not running:
             self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
             for f in list(found.values()):
@@ -2728,12 +2713,9 @@ class Pods:
             self.forget(pod)
 
     def signal(self, found, name):
-        """Send a signal by name, or the container's own stop signal."""
-        if name is None:
-            name = dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM"
         if found.state == "paused":
-            self.engine.call("POST", f"/containers/{found.id}/unpause")
-        self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}")
+            self.engine.call("POST", f"/containers/{found.id}/unpause", expect=ENDED)
+        self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}", expect=ENDED)
 
     def forget(self, pod):
         """Remove a pod whose containers are gone; one with finalizers stays until they are taken off."""
@@ -2780,14 +2762,10 @@ class Pods:
     def load(self):
         """Know the stored pods, and what a force-deleted one left behind, before the engine is listed."""
         self.keys = {uid: ("!gone", uid) for uid in self.store.buried}
-        uids = set(self.store.buried)
-        for pod in self.store.list("Pod"):
-            uids.add(pod["metadata"]["uid"])
-            if not is_foreign(pod):
-                self.keys[pod["metadata"]["uid"]] = key_of(pod)
+        self.keys.update((pod["metadata"]["uid"], key_of(pod)) for pod in self.store.list("Pod") if not is_foreign(pod))
         folder = self.settings.path("pods")
         for uid in os.listdir(folder) if os.path.isdir(folder) else ():
-            if uid not in uids:
+            if uid not in self.keys:
                 self.remove_files(uid)
 
 def digest(info, before, exit_):
@@ -5279,11 +5257,6 @@ class K2d:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
             self.ready.set()
-
-    def on_digested(self):
-        """Every container that the engine first listed has been looked at."""
-        self.controllers.start()
-        self.ready.set()
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
