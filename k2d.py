@@ -1956,11 +1956,11 @@ def jumps(settings, has_docker_user):
             ("filter", "DOCKER-USER" if has_docker_user else "FORWARD", f"-j {p}-FWD"),
             *(("filter", chain, f"-j {p}-REJ") for chain in ("INPUT", "OUTPUT", "FORWARD"))]
 
-def iptables(*args, stdin=b""):
-    """Run iptables, iptables-save or iptables-restore; raises OSError with its words."""
-    code, output = run(args[0], *(["-w"] if args[0] != "iptables-save" else []), *args[1:], stdin=stdin)
+def run_checked(*command, stdin=b""):
+    """What a program of the host printed; OSError with its words if it fails."""
+    code, output = run(*command, stdin=stdin)
     if code:
-        raise OSError(f"{' '.join(args)}: {output.decode('utf-8', 'replace').strip()}")
+        raise OSError(f"{' '.join(command)}: {output.decode('utf-8', 'replace').strip()}")
     return output.decode()
 
 def read_text(path):
@@ -1981,22 +1981,17 @@ class Network:
         self.last_ip = 0
 
     def bridge_netfilter(self):
-        try:
-            return read_text("/proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "1"
-        except OSError:
-            return False
+        return first_line("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1"
 
     def check_overlap(self):
         """Refuse to start over a route of the host: its machines would become unreachable."""
         s = self.settings
         for line in read_text("/proc/net/route").splitlines()[1:]:
             interface, destination, *_, mask = line.split()[:8]
-            if interface in (s.network, "lo") or mask == "00000000":
-                continue
             bits = bin(int(mask, 16)).count("1")
             network = ipaddress.IPv4Network((struct.pack("<I", int(destination, 16)), bits), strict=False)
             for flag, ours in (("pod-cidr", s.pod_cidr), ("service-cidr", s.service_cidr)):
-                if ours.overlaps(network):
+                if interface not in (s.network, "lo") and bits and ours.overlaps(network):
                     raise SystemExit(f"k2d: --{flag} {ours} overlaps with the route to {network} on {interface}; "
                                      "choose another range, such as 172.30.0.0/16")
 
@@ -2015,15 +2010,13 @@ class Network:
                               "choose that by --pod-cidr, another --network, or remove it")
         try:
             write_text(f"/proc/sys/net/ipv4/conf/{s.network}/route_localnet", "1")
-            code, output = run("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
-            if code:
-                raise OSError(f"ip route: {output.decode().strip()}")
-            if f":{s.network.upper()}-SVC" not in iptables("iptables-save"):
-                iptables("iptables-restore", "--noflush", stdin=nat_rules(s, [], [], True).encode())
+            run_checked("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
+            if f":{s.network.upper()}-SVC" not in run_checked("iptables-save"):
+                run_checked("iptables-restore", "-w", "--noflush", stdin=nat_rules(s, [], [], True).encode())
             self.applied = None                               # the controllers apply theirs after us, changed or not
             for table, chain, arguments in jumps(s, run("iptables", "-w", "-n", "-L", "DOCKER-USER")[0] == 0):
                 if run("iptables", "-w", "-t", table, "-C", chain, *arguments.split())[0]:
-                    iptables("iptables", "-t", table, "-I", chain, *arguments.split())
+                    run_checked("iptables", "-w", "-t", table, "-I", chain, *arguments.split())
             self.problem = ""
         except OSError as error:
             log(f"Services have no addresses, names give pod addresses: {error}")
@@ -2049,16 +2042,14 @@ class Network:
                                                port["hostPort"], (ip, port["containerPort"])))
         text = nat_rules(s, services, sorted(host_ports), self.bridge_netfilter())
         if text != self.applied:
-            iptables("iptables-restore", "--noflush", stdin=text.encode())
+            run_checked("iptables-restore", "-w", "--noflush", stdin=text.encode())
             self.applied = text
 
     def set_hairpin(self):
         """Where br_netfilter is on, a pod that reaches itself by its own Service must get its frame back by the port it
         came from. Any thread."""
         ports = f"/sys/class/net/{self.settings.network}/brif"
-        if not self.bridge_netfilter() or not os.path.isdir(ports):
-            return
-        for port in os.listdir(ports):
+        for port in os.listdir(ports) if self.bridge_netfilter() and os.path.isdir(ports) else ():
             try:
                 if read_text(f"{ports}/{port}/hairpin_mode")[:1] != "1":
                     write_text(f"{ports}/{port}/hairpin_mode", "1")
@@ -2099,11 +2090,8 @@ class Network:
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none."""
-    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        try:
-            found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
-        except OSError:
-            continue
+    for path in filter(os.path.exists, ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")):
+        found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
         outside = [address for address in found if not address.startswith("127.")]
         if outside or found and path.startswith("/run"):
             return [((outside or found)[0], 53)]
@@ -2220,32 +2208,23 @@ class Names:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return None if front else [(name, DNS_TYPES["CNAME"], dns_name(spec["externalName"]))]
-        subsets = (self.store.get("Endpoints", namespace, service_name) or {}).get("subsets") or []
-        headless, places = spec.get("clusterIP") == "None", ["addresses"]
-        if spec.get("publishNotReadyAddresses"):
-            places.append("notReadyAddresses")
+        subsets = dig(self.store.get("Endpoints", namespace, service_name), "subsets", default=())
+        headless, base = spec.get("clusterIP") == "None", f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
+        places = ["addresses"] + ["notReadyAddresses"] * bool(spec.get("publishNotReadyAddresses"))
         hosts = [(a.get("hostname") or a["ip"].replace(".", "-"), a["ip"], subset)
                  for subset in subsets for place in places for a in subset.get(place) or ()]
-        base = f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
         if not front:
             return [address(name, ip) for _, ip, _ in hosts] if headless else [address(name, spec["clusterIP"])]
         if len(front) == 1:
             return [address(name, ip) for host, ip, _ in hosts if host == front[0]] or None
-        if len(front) != 2 or not all(label.startswith("_") for label in front):
-            return None
-        wanted = front[0][1:], front[1][1:].upper()           # _http._tcp
         targets = [(f"{host}.{base}", subset) for host, _, subset in hosts] if headless else [(base, spec)]
         return [(name, DNS_TYPES["SRV"], struct.pack("!HHH", 0, 100, port["port"]) + dns_name(target))
                 for target, having in targets for port in having.get("ports") or ()
-                if (port.get("name"), port.get("protocol", "TCP")) == wanted] or None
+                if front == [f"_{port.get('name')}", f"_{port.get('protocol', 'TCP').lower()}"]] or None
 
     def reverse(self, name):
-        ip = ".".join(reversed(name[:-len(".in-addr.arpa")].split(".")))
-        s = self.settings
-        try:
-            ours = any(ipaddress.IPv4Address(ip) in network for network in (s.pod_cidr, s.service_cidr))
-        except ValueError:                                    # no whole address
-            ours = False
+        ip, ranges = ".".join(name.split(".")[-3::-1]), (self.settings.pod_cidr, self.settings.service_cidr)
+        ours = is_address(ip) and any(ipaddress.ip_address(ip) in network for network in ranges)
         owners = [f"{service}.{namespace}.svc.{CLUSTER_DOMAIN}"
                   for service, namespace, address in self.services() if address == ip]
         code = NO_ERROR if owners else NAME_ERROR if ours else REFUSED
@@ -5284,11 +5263,9 @@ class K2d:
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
-            labels = node["metadata"].setdefault("labels", {})
-            for name, value in (("hostname", s.node), ("os", "linux"), ("arch", machine)):
-                labels["kubernetes.io/" + name] = value
-            old = dig(node, "status", "conditions", default=[])
-            told = [condition(old, *each, lastHeartbeatTime=None) for each in conditions]
+            node["metadata"].setdefault("labels", {}).update({
+                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine})
+            told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
                 "capacity": capacity, "allocatable": capacity,
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
@@ -5305,23 +5282,22 @@ class K2d:
     # -- Events
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
-        meta, stamp = obj["metadata"], now()
-        path = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
-        about_ = {"kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"], "uid": meta["uid"],
-                  "apiVersion": obj["apiVersion"], "resourceVersion": meta.get("resourceVersion", ""), **path}
-        namespace, host = meta.get("namespace") or "default", self.settings.node if component == "kubelet" else ""
+        meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
+        namespace, path = meta.get("namespace") or "default", f"spec.containers{{{container}}}" if container else ""
         name = f"{meta['name']}.{safe_hash([meta['uid'], reason, text, container], 16)}"
         with self.store.transaction():
-            old = self.store.get("Event", namespace, name)
-            if old:
-                old.update(count=old["count"] + 1, lastTimestamp=stamp)
-            self.store.put(KIND["Event"], old or {
+            event = self.store.get("Event", namespace, name) or {
                 "kind": "Event", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},
-                "involvedObject": about_, "reason": reason, "message": text[:1024],
-                "source": {"component": component, **({"host": host} if host else {})},
-                "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 1, "type": type_, "eventTime": None,
-                "reportingComponent": component, "reportingInstance": host})
+                "involvedObject": {
+                    "kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"],
+                    "uid": meta["uid"], "apiVersion": obj["apiVersion"],
+                    "resourceVersion": meta.get("resourceVersion", ""), **filled(fieldPath=path)},
+                "reason": reason, "message": text[:1024], "source": {"component": component, **filled(host=host)},
+                "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 0, "type": type_, "eventTime": None,
+                "reportingComponent": component, "reportingInstance": host}
+            event.update(count=event["count"] + 1, lastTimestamp=stamp)
+            self.store.put(KIND["Event"], event)
 
 def serve(settings):
     """Serve until SIGTERM; the containers outlive it."""
@@ -5336,8 +5312,7 @@ def serve(settings):
 def kubeconfig(settings):
     """Print the admin's kubeconfig."""
     try:
-        with open(settings.path("kubeconfig")) as file:
-            print(file.read(), end="")
+        print(read_text(settings.path("kubeconfig")), end="")
     except OSError as error:
         raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with this data path?")
 
