@@ -1329,8 +1329,6 @@ class EngineError(Exception):
 
 class EngineGone(EngineError):
     """The engine could not be reached, or hung up."""
-    def __init__(self, error):
-        super().__init__(0, f"the container engine does not answer: {error}")
 
 @contextmanager
 def reaching_engine():
@@ -1338,7 +1336,7 @@ def reaching_engine():
     try:
         yield
     except (OSError, ValueError) as error:
-        raise EngineGone(error)
+        raise EngineGone(0, f"the container engine does not answer: {error}")
 
 class Engine:
     """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks its caller."""
@@ -1602,23 +1600,21 @@ def engine_time(text):
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 class Found:
-    """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
-    __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "exit_code", "error", "oom",
-                 "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "ip",
-                 "last")
+    """One container as its last inspect showed it: what we need of the engine's several kilobytes.
 
-    def __init__(self, info, before=None):
-        state, config, labels = info["State"], info["Config"], dig(info, "Config", "Labels", default={})
-        self.id, self.name, self.tty = info["Id"], info["Name"].lstrip("/"), bool(config.get("Tty"))
-        self.image, self.image_id = config["Image"], info["Image"]
-        self.uid, self.container = labels.get(POD_UID), labels.get(CONTAINER_NAME)
-        self.state = state.get("Status", "exited")
-        self.exit_code, self.error = state.get("ExitCode", 0), state.get("Error", "")
-        self.oom = bool(state.get("OOMKilled"))
+    before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since."""
+    __slots__ = ("id image_id container state exit_code error oom restarts counted started_at finished_at run_began "
+                 "prior_began tty ip last").split()
+
+    def __init__(self, info, before=None, exit_=None):
+        state, config = info["State"], info["Config"]
+        self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
+        self.container = dig(config, "Labels", CONTAINER_NAME)
+        self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
+        self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
-        networks = dig(info, "NetworkSettings", "Networks", default={})
-        addresses = [n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks.values()]
-        self.ip = addresses[0] if addresses else ""
+        networks = dig(info, "NetworkSettings", "Networks", default={}).values()
+        self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
@@ -1632,6 +1628,14 @@ class Found:
             self.restarts = before.restarts + max(self.counted - before.counted, by_hand)
             if before.state == "exited" and new_run:
                 self.last = before.terminated()
+        if exit_ and before and before.running and (
+                self.state == "restarting" or self.running and self.started_at != before.started_at):
+            ended = exit_[1] and time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(exit_[1] / 1e9)) + "Z"
+            self.last = before.terminated(exit_[0], ended or self.finished_at)
+        elif self.running and self.restarts and not self.last:     # it ended while we were away: the kubelet's words
+            self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
+                         "message": "The container could not be located when the pod was terminated",
+                         "finishedAt": engine_time(self.finished_at)}
 
     @property
     def running(self):
@@ -1664,9 +1668,8 @@ def container_status(pod, container, found, problem):
         if found.running:
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
             status.update(ready=found.state == "running", started=True)
-        elif found.state in ("exited", "dead", "removing") and engine_time(found.started_at):
-            status["state"] = {"terminated": found.terminated()}
-        elif found.error and pod["spec"]["restartPolicy"] == "Never":
+        elif (found.state in ("exited", "dead", "removing") and engine_time(found.started_at) or
+              found.error and pod["spec"]["restartPolicy"] == "Never"):
             status["state"] = {"terminated": found.terminated()}
     if not status["state"]:
         reason, text = problem or ("ContainerCreating", "")
@@ -2130,36 +2133,26 @@ NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 def dns_name(name):
     return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) + b"\0"
 
-def read_question(data):
-    """(id, flags, name, type, end of the question) of a DNS query. Raises ValueError."""
-    if len(data) < 17:
-        raise ValueError("too short")
-    id_, flags, questions = struct.unpack_from("!HHH", data)
-    labels, at = [], 12
-    while data[at]:
-        size = data[at]
-        if size > 63 or at + size + 1 >= len(data):
-            raise ValueError("bad label")
-        labels.append(data[at + 1:at + 1 + size].decode("ascii"))
-        at += size + 1
-    if questions != 1 or flags & 0x8000 or at + 5 > len(data):
-        raise ValueError("not one question")
-    return id_, flags, ".".join(labels).lower(), struct.unpack_from("!H", data, at + 1)[0], at + 5
-
 def answer_dns(data, resolve):
     """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type, rdata)])."""
+    labels, at = [], 12
     try:
-        id_, flags, name, type_, end = read_question(data)
-    except (ValueError, IndexError):
+        id_, flags, questions, _, _, additional = struct.unpack_from("!6H", data)
+        while data[at]:
+            labels.append(data[at + 1:at + 1 + data[at]].decode("ascii"))
+            at += 1 + data[at]
+        type_, _ = struct.unpack_from("!2H", data, at + 1)
+    except (struct.error, ValueError, IndexError):            # it ends too soon
         return None
-    code, records = resolve(name, type_)
-    limit, answers, count = 1232 if struct.unpack_from("!H", data, 10)[0] else 512, b"", 0    # additional record: EDNS
+    if questions != 1 or flags & 0x8000 or any(len(label) > 63 for label in labels):
+        return None
+    code, records = resolve(".".join(labels).lower(), type_)
+    question, limit, answers, count = data[12:at + 5], 1232 if additional else 512, b"", 0      # additional: EDNS
     for owner, kind, rdata in random.sample(records, len(records)):
         more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
-        if end + len(answers) + len(more) <= limit:           # of very many, a different choice each time
+        if 12 + len(question) + len(answers) + len(more) <= limit:      # of very many, a different choice each time
             answers, count = answers + more, count + 1
-    head = struct.pack("!HHHHHH", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0)
-    return head + data[12:end] + answers
+    return struct.pack("!6H", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0) + question + answers
 
 class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
@@ -2243,15 +2236,19 @@ class WorkQueue:
 
     def add(self, key):
         with self.lock:
-            if self.closed:
-                return
             self.waiting[key] = None
-            if key not in self.busy and self.alive < min(self.threads, len(self.waiting) + len(self.busy)):
+        self.allow(0)
+
+    def allow(self, more):
+        """Let so many more threads work at a time; start one if there is something to do for it."""
+        with self.lock:
+            self.threads += more
+            if self.alive < min(self.threads, len(self.waiting) + len(self.busy)) and not self.closed:
                 try:
                     threading.Thread(target=self.loop, name=self.name, daemon=True).start()
                     self.alive += 1
                 except RuntimeError:                # no thread to be had now
-                    self.hub.after(1, self.add, key)
+                    self.hub.after(1, self.allow, 0)
 
     def add_after(self, seconds, key):
         """Add a key later, unless it comes up sooner anyway."""
@@ -2409,7 +2406,7 @@ class Pods:
                 return vanished
             before = self.found.get(uid, {}).get(labels.get(CONTAINER_NAME))
         if uid in self.keys:
-            self.note(uid, digest(info, before, exit_))
+            self.note(uid, Found(info, before, exit_))
         elif id_ not in self.removing:
             self.adopt(info, exit_)
         return False
@@ -2444,8 +2441,8 @@ class Pods:
                 notes = {**old["metadata"].get("annotations", {}), FOREIGN: real_name}
                 pod.update(metadata={**old["metadata"], "annotations": notes}, status=old.get("status", {}))
             uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
-            latest = digest(info, self.found.get(uid, {}).get(container), exit_)
-            latest.container, latest.uid = container, uid
+            latest = Found(info, self.found.get(uid, {}).get(container), exit_)
+            latest.container = container
             with self.lock:
                 self.foreign[id_] = self.keys[uid] = "default", name
                 self.found[uid] = {container: latest}
@@ -2652,7 +2649,7 @@ class Pods:
                 return self.queue.add(key_of(pod))
             info = self.inspect(id_)
             if info:
-                self.note(pod["metadata"]["uid"], digest(info, None, None))
+                self.note(pod["metadata"]["uid"], Found(info))
             raise ConfigError(str(error), "RunContainerError")
 
     def move(self, pod, id_):
@@ -2746,19 +2743,6 @@ class Pods:
         for uid in os.listdir(folder) if os.path.isdir(folder) else ():
             if uid not in self.keys:
                 self.remove_files(uid)
-
-def digest(info, before, exit_):
-    """A Found with what an event told besides: exit_ is (exit code, nanoseconds) of the run that ended, or None."""
-    found = Found(info, before)
-    if exit_ and before and before.running and (
-            found.state == "restarting" or found.running and found.started_at != before.started_at):
-        ended = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(exit_[1] / 1e9)) + "Z" if exit_[1] else found.finished_at
-        found.last = before.terminated(exit_[0], ended)
-    elif found.running and found.restarts and not found.last:    # it ended while we were away: the kubelet's words
-        found.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
-                      "message": "The container could not be located when the pod was terminated",
-                      "finishedAt": engine_time(found.finished_at)}
-    return found
 
 # == 14. Controllers =========================================================================
 # One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
@@ -4697,8 +4681,8 @@ class Hub:
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
         self.selector.register(self.ears, selectors.EVENT_READ, lambda ears, mask: ears.recv(4096))
-        self.connections, self.parked, self.busy, self.queued = set(), {}, 0, deque()
-        self.running, self.handle, self.context, self.bookmarks_due = True, None, None, False
+        self.requests = WorkQueue("request", self.serve, REQUEST_THREADS, self)
+        self.connections, self.parked, self.running, self.bookmarks_due = set(), {}, True, False
 
     # -- for any thread
     def call(self, function, *args):
@@ -4832,22 +4816,12 @@ class Hub:
     def lend(self, connection):
         self.forget(connection)
         connection.state = "lent"
-        if self.busy >= REQUEST_THREADS:
-            self.queued.append(connection)
-            return
-        self.busy += 1
-        try:
-            threading.Thread(target=self.serve, args=(connection,), name="request", daemon=True).start()
-        except RuntimeError:                                    # no thread to be had
-            self.give_back(connection, False)
+        self.requests.add(connection)
 
     def release(self, connection):
         """A connection's thread goes on, but no longer counts as one that answers a request."""
-        if connection.state == "lent":
-            connection.state = "streaming"
-            self.busy -= 1
-            if self.queued:
-                self.lend(self.queued.popleft())
+        connection.state = "streaming"
+        self.requests.allow(1)
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
@@ -4855,7 +4829,8 @@ class Hub:
         self.call(self.give_back, connection, self.guard(self.handle, connection))
 
     def give_back(self, connection, keep):
-        self.release(connection)
+        if connection.state == "streaming":
+            self.requests.allow(-1)
         if not keep or not self.running:
             return self.close(connection)
         connection.sock.setblocking(False)
@@ -4951,35 +4926,6 @@ class Hub:
         self.selector.register(sock, selectors.EVENT_READ, on_data)
         feed(b"")
 
-class Body:
-    """What comes on a connection, beginning with what the hub has read already. Raises OSError where it ends early."""
-    def __init__(self, connection):
-        self.connection, self.deadline = connection, time.monotonic() + IO_SECONDS
-
-    def fill(self):
-        self.connection.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
-        got = self.connection.sock.recv(65536)
-        if not got:
-            raise OSError("hung up in the middle of a request")
-        return got
-
-    def read(self, size):
-        parts, held = [self.connection.buffer], len(self.connection.buffer)
-        while held < size:
-            parts.append(self.fill())
-            held += len(parts[-1])
-        data = b"".join(parts)
-        self.connection.buffer = data[size:]
-        return data[:size]
-
-    def line(self):
-        while b"\n" not in self.connection.buffer:
-            if len(self.connection.buffer) > 4096:
-                raise OSError("a chunk's head too long")
-            self.connection.buffer += self.fill()
-        found, _, self.connection.buffer = self.connection.buffer.partition(b"\n")
-        return found.strip()
-
 class Headers(dict):
     """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110, 5.3)."""
     def get(self, name, default=None):
@@ -5027,7 +4973,7 @@ class Handler:
             return False
 
     def respond(self):
-        """The Answer, or for one that goes on a function that sends it. Raises ApiError; OSError as Body does."""
+        """The Answer, or for one that goes on a function that sends it. Raises ApiError, OSError."""
         data, end = self.connection.buffer, HEAD_END.search(self.connection.buffer)
         if not end or end.end() > HEAD_BYTES:
             raise ApiError(431, "", f"the head of the request is larger than {HEAD_BYTES} bytes")
@@ -5064,30 +5010,54 @@ class Handler:
         return self.k2d.api.handle(request)
 
     def read_body(self):
-        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501."""
-        body, parts, total = Body(self.connection), [], 0
+        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError where it ends early."""
+        self.deadline, parts, total = time.monotonic() + IO_SECONDS, [], 0
         chunked, text = self.headers.get("Transfer-Encoding", "").lower(), self.headers.get("Content-Length", "0")
         if chunked not in ("", "chunked"):
             raise ApiError(501, "", f"Transfer-Encoding {chunked[:40]!r} is not supported")
         while True:
             if chunked:
-                text = body.line().partition(b";")[0].decode("ascii", "replace")
+                text = self.read_line().partition(b";")[0].decode("ascii", "replace")
             if not re.fullmatch("[0-9a-fA-F]{1,8}" if chunked else "[0-9]{1,15}", text):
                 raise bad_request(f"the length {text[:40]!r} of the body or of a chunk of it is no number")
             size = int(text, 16 if chunked else 10)
             total += size
             if total > BODY_BYTES:
                 raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_BYTES}")
-            parts.append(body.read(size))
+            parts.append(self.read(size))
             if not chunked or not size:
                 break
-            if body.read(2) != b"\r\n":
+            if self.read(2) != b"\r\n":
                 raise bad_request("a chunk of the body does not end where it says")
-        while chunked and body.line():                          # trailers
+        while chunked and self.read_line():                     # trailers
             continue
         self.keep = self.wish
         self.sock.settimeout(IO_SECONDS)
         return b"".join(parts)
+
+    def receive(self):
+        self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
+        got = self.sock.recv(65536)
+        if not got:
+            raise OSError("hung up in the middle of a request")
+        return got
+
+    def read(self, size):
+        parts, held = [self.connection.buffer], len(self.connection.buffer)
+        while held < size:
+            parts.append(self.receive())
+            held += len(parts[-1])
+        data = b"".join(parts)
+        self.connection.buffer = data[size:]
+        return data[:size]
+
+    def read_line(self):
+        while b"\n" not in self.connection.buffer:
+            if len(self.connection.buffer) > 4096:
+                raise OSError("a chunk's head too long")
+            self.connection.buffer += self.receive()
+        found, _, self.connection.buffer = self.connection.buffer.partition(b"\n")
+        return found.strip()
 
     def write_head(self, code, headers, body=b""):
         """Send the head of an answer, and what of its body there is, in one write."""
