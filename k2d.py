@@ -1453,7 +1453,9 @@ POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our cont
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
            "OnFailure": "on-failure", "Never": "no"}
 PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
-DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName")
+DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
+            "status.podIP", "status.podIPs")
+SOURCES = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secretRef": "Secret", "secretKeyRef": "Secret"}
 
 class ConfigError(Exception):
     """A container that cannot be created as its pod stands: (reason of its waiting state, message)."""
@@ -1468,16 +1470,17 @@ def expand(text, env):
     return re.sub(r"\$(\$|\(([^()]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
 
 def pod_field(pod, path, host_ip):
-    """What a fieldRef names, as text; None if the downward API does not know it."""
+    """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
     found = re.fullmatch(r"metadata\.(labels|annotations)(\['(.+)'\])?", path)
     if found:
         entries = dig(pod, "metadata", found[1], default={})
         every = "\n".join(f"{key}={dumps(value).decode()}" for key, value in sorted(entries.items()))
         return entries.get(found[3], "") if found[2] else every
-    if path in DOWNWARD:
-        return dig(pod, *path.split("."), default="")
-    ip = dig(pod, "status", "podIP", default="")
-    return {"status.hostIP": host_ip, "status.hostIPs": host_ip, "status.podIP": ip, "status.podIPs": ip}.get(path)
+    if path in ("status.hostIP", "status.hostIPs"):
+        return host_ip
+    if path not in DOWNWARD:
+        raise ConfigError(f"unsupported fieldPath: {path}")
+    return dig(pod, *path.replace("podIPs", "podIP").split("."), default="")      # there is but one
 
 def environment(pod, container, lookup, host_ip, cluster):
     """The container's environment as {"NAME": "value"}, references resolved, in the order Kubernetes sets them.
@@ -1486,10 +1489,10 @@ def environment(pod, container, lookup, host_ip, cluster):
     cluster: what every pod is told. Raises ConfigError where something that is not optional is missing."""
     env = dict(cluster)
 
-    def find(kind, reference):
+    def find(field, reference):
         """All the data that a reference names, or the value of its key."""
-        name, key, required = reference.get("name", ""), reference.get("key"), not reference.get("optional")
-        data = lookup(kind, name)
+        kind, name, key = SOURCES[field], reference.get("name", ""), reference.get("key")
+        data, required = lookup(kind, name), not reference.get("optional")
         if data is None and required:
             raise ConfigError(f'{kind.lower()} "{name}" not found')
         text = {name: value.decode("utf-8", "replace") for name, value in (data or {}).items()}
@@ -1498,22 +1501,12 @@ def environment(pod, container, lookup, host_ip, cluster):
         return text.get(key) if key else text
 
     for source in container.get("envFrom") or ():
-        for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
-            if field in source:
-                found = find(kind, source[field])
-                env.update((source.get("prefix", "") + key, value) for key, value in found.items())
+        for field in filter(SOURCES.get, source):
+            env.update((source.get("prefix", "") + key, value) for key, value in find(field, source[field]).items())
     for entry in container.get("env") or ():
-        source = entry.get("valueFrom")
-        if not source:
-            value = expand(entry.get("value", ""), env)
-        elif "fieldRef" in source:
-            value = pod_field(pod, source["fieldRef"].get("fieldPath", ""), host_ip)
-            if value is None:
-                raise ConfigError(f"unsupported fieldPath: {source['fieldRef'].get('fieldPath')}")
-        elif "configMapKeyRef" in source:
-            value = find("ConfigMap", source["configMapKeyRef"])
-        else:
-            value = find("Secret", source["secretKeyRef"])
+        value = None if entry.get("valueFrom") else expand(entry.get("value", ""), env)
+        for field, source in (entry.get("valueFrom") or {}).items():        # one, by validation
+            value = pod_field(pod, source["fieldPath"], host_ip) if field == "fieldRef" else find(field, source)
         if value is not None:
             env[entry["name"]] = value
     return env
@@ -1537,11 +1530,10 @@ def security_options(pod, container):
     user = str(dig(both, "runAsUser", default=""))
     if both.get("runAsGroup") is not None:
         user = f"{user or 0}:{both['runAsGroup']}"
-    groups = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")]
+    groups, caps = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")], both.get("capabilities") or {}
     return user, {
         "Privileged": bool(both.get("privileged")), "ReadonlyRootfs": bool(both.get("readOnlyRootFilesystem")),
-        "CapAdd": dig(both, "capabilities", "add", default=[]),
-        "CapDrop": dig(both, "capabilities", "drop", default=[]),
+        "CapAdd": caps.get("add") or [], "CapDrop": caps.get("drop") or [],
         "GroupAdd": [str(group) for group in groups if group is not None],
         "SecurityOpt": ["no-new-privileges"] * (both.get("allowPrivilegeEscalation") is False) +
                        ["seccomp=unconfined"] * (dig(both, "seccompProfile", "type") == "Unconfined"),
@@ -1560,8 +1552,7 @@ def to_docker_container(pod, container, env, sources, settings):
     sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file."""
     meta, spec, limits = pod["metadata"], pod["spec"], dig(container, "resources", "limits", default={})
     cpu_nanos = quantity_nanos(dig(container, "resources", "requests", "cpu", default="0"))
-    user, security = security_options(pod, container)
-    host_network = spec.get("hostNetwork")
+    host_network, (user, security) = spec.get("hostNetwork"), security_options(pod, container)
     network = "host" if host_network else settings.network
     projected = {volume["name"] for volume in spec.get("volumes") or () if "configMap" in volume or "secret" in volume}
     mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
@@ -2082,9 +2073,8 @@ class Network:
             for line in run("iptables-save", "-t", table)[1].decode().split("\n"):
                 if line.startswith("-A") and re.search(rf"-j {p}-({'|'.join(names)})$", line):
                     run("iptables", "-w", "-t", table, "-D", *line.split()[1:])
-            for name in names:
-                for action in ("-F", "-X"):
-                    run("iptables", "-w", "-t", table, action, f"{p}-{name}")
+            for action, name in [(action, name) for name in names for action in ("-F", "-X")]:
+                run("iptables", "-w", "-t", table, action, f"{p}-{name}")
         run("ip", "route", "del", str(self.settings.service_cidr), "dev", "lo")
         try:
             self.engine.call("DELETE", "/networks/" + self.settings.network, expect=(404,))
@@ -2566,7 +2556,9 @@ class Pods:
         uid, pulled = pod["metadata"]["uid"], self.pulls.get(pod["metadata"]["uid"])
         if isinstance(pulled, ConfigError):
             raise self.pulls.pop(uid)
-        if pulled == "on its way" or policy == "Always" and not pulled:
+        if pulled == "on its way":
+            return None
+        if policy == "Always" and not pulled:
             return self.start_pull(pod, image, tell)
         try:
             self.check_user(pod, container)
@@ -2604,10 +2596,8 @@ class Pods:
 
     def start_pull(self, pod, image, tell):
         """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the pod by the queue."""
-        uid = pod["metadata"]["uid"]
-        if self.pulls.get(uid) != "on its way":
-            self.pulls[uid] = "on its way"
-            threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
+        self.pulls[pod["metadata"]["uid"]] = "on its way"
+        threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
 
     def pull(self, pod, image, tell):
         uid, began, result = pod["metadata"]["uid"], time.monotonic(), "pulled"
