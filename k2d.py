@@ -4666,7 +4666,7 @@ class Hub:
     timer due it sleeps until something happens. after() and call() are for any thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        self.timers, self.calls, self.lock, self.order = [], deque(), threading.Lock(), 0
+        self.timers, self.order, self.lock = [], 0, threading.Lock()        # lock: guards these two
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
@@ -4676,12 +4676,8 @@ class Hub:
 
     # -- for any thread
     def call(self, function, *args):
-        """Have the hub call function(*args) soon."""
-        self.calls.append((function, args))
-        try:
-            self.mouth.send(b".")
-        except OSError:
-            return                                              # full of wake-ups, or closing: either way it will look
+        """Have the hub call function(*args) soon, after what it was told to call before."""
+        self.after(0, function, *args)
 
     def after(self, seconds, function, *args):
         """Have the hub call function(*args) in so many seconds."""
@@ -4689,8 +4685,8 @@ class Hub:
             self.order += 1
             timer = time.monotonic() + seconds, self.order, function, args
             heapq.heappush(self.timers, timer)
-        if self.timers[:1] == [timer] and threading.current_thread().name != "hub":
-            self.call(lambda: None)
+            if self.timers[0] is timer and threading.current_thread().name != "hub":
+                self.mouth.send(b".")
 
     def run(self):
         while self.running:
@@ -4699,11 +4695,11 @@ class Hub:
                 wait = min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers else None
             for key, mask in self.selector.select(wait):
                 self.guard(key.data, key.fileobj, mask)
+            due, begun = [], time.monotonic()
             with self.lock:
-                while self.timers and self.timers[0][0] <= time.monotonic():
-                    self.calls.append(heapq.heappop(self.timers)[2:])
-            for _ in range(len(self.calls)):
-                function, args = self.calls.popleft()
+                while self.timers and self.timers[0][0] <= begun:
+                    due.append(heapq.heappop(self.timers))
+            for _, _, function, args in due:
                 self.guard(function, *args)
 
     @staticmethod
