@@ -2152,13 +2152,10 @@ class Names:
 
     def services(self):
         """[(name, namespace, address)] of all Services with an address."""
-        at, found = self.known
-        if at != self.changed:
-            at = self.changed               # read before the store is: a change meanwhile makes us look again
-            found = [(s["metadata"]["name"], s["metadata"]["namespace"], cluster_ip(s))
-                     for s in self.store.list("Service") if cluster_ip(s)]
-            self.known = at, found
-        return found
+        if self.known[0] != self.changed:       # read before the store is: a change meanwhile makes us look again
+            self.known = self.changed, [(s["metadata"]["name"], s["metadata"]["namespace"], cluster_ip(s))
+                                        for s in self.store.list("Service") if cluster_ip(s)]
+        return self.known[1]
 
     def write_hosts(self, pod):
         path = pod_folder(self.settings, pod["metadata"]["uid"], "etc-hosts")
@@ -2177,9 +2174,7 @@ class Names:
         records = self.records(parts, name) if len(parts) > 2 else None
         if records is not None:
             return NO_ERROR, [r for r in records if r[1] in (type_, DNS_TYPES["CNAME"]) or type_ == DNS_TYPES["ANY"]]
-        if not ours:
-            return REFUSED, []
-        return NO_ERROR if parts in (["svc"], ["svc", "svc"]) or name == CLUSTER_DOMAIN else NAME_ERROR, []
+        return REFUSED if not ours else NO_ERROR if parts in ([""], ["svc"], ["svc", "svc"]) else NAME_ERROR, []
 
     def records(self, parts, name):
         """The records of PARTS under the cluster's domain, None if there is no such name."""
@@ -2301,8 +2296,7 @@ class Pods:
     has looked at yet, ("!gone", uid) a pod that was deleted by force and whose containers may still be there."""
     def __init__(self, k2d):
         self.k2d, self.settings, self.engine, self.store = k2d, k2d.settings, k2d.engine, k2d.store
-        self.event = k2d.event
-        self.queue = WorkQueue("pods", self.reconcile, 4, k2d.hub)
+        self.event, self.queue = k2d.event, WorkQueue("pods", self.reconcile, 4, k2d.hub)
         self.lock = threading.Lock()            # guards the dicts below; never held across I/O
         self.found = {}                         # uid -> {container: Found}
         self.keys = {}                          # uid -> pod key, of every stored pod
@@ -2314,8 +2308,7 @@ class Pods:
         self.pulls = {}                         # uid -> "on its way", "pulled", or the ConfigError it ended with
         self.stopping = set()                   # ids that were told to stop
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
-        self.digested = False                   # whether every container of the first list has been looked at
-        self.undigested = set()
+        self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
 
     # -- what the engine tells
     def on_event(self, line):
@@ -4788,7 +4781,9 @@ class Hub:
         seen = 0
         for _ in range(64):
             if HEAD_END.search(connection.buffer, seen) or len(connection.buffer) > HEAD_BYTES:
-                return self.lend(connection)
+                self.forget(connection)
+                connection.state = "lent"
+                return self.requests.add(connection)
             data, seen = connection.sock.recv(16384), max(0, len(connection.buffer) - 3)
             if not data:
                 return self.close(connection)
@@ -4799,11 +4794,6 @@ class Hub:
         self.call(self.on_ready, connection)                    # many small records: let the others have their turn
 
     # -- requests
-    def lend(self, connection):
-        self.forget(connection)
-        connection.state = "lent"
-        self.requests.add(connection)
-
     def release(self, connection):
         """A connection's thread goes on, but no longer counts as one that answers a request."""
         connection.state = "streaming"
@@ -5128,9 +5118,8 @@ class K2d:
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
         self.ready.wait(10)                 # what is listed should be true from the first answer on
-        handle = lambda connection: Handler(connection, self).run()
         try:
-            self.hub.listen(self.settings.port, self.access.context(), handle)
+            self.hub.listen(self.settings.port, self.access.context(), lambda client: Handler(client, self).run())
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
@@ -5245,10 +5234,9 @@ class K2d:
             event = self.store.get("Event", namespace, name) or {
                 "kind": "Event", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},
-                "involvedObject": {
-                    "kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"],
-                    "uid": meta["uid"], "apiVersion": obj["apiVersion"],
-                    "resourceVersion": meta.get("resourceVersion", ""), **filled(fieldPath=path)},
+                "involvedObject": {"kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"],
+                                   "uid": meta["uid"], "apiVersion": obj["apiVersion"],
+                                   "resourceVersion": meta.get("resourceVersion", ""), **filled(fieldPath=path)},
                 "reason": reason, "message": text[:1024], "source": {"component": component, **filled(host=host)},
                 "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 0, "type": type_, "eventTime": None,
                 "reportingComponent": component, "reportingInstance": host}
