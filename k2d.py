@@ -1349,6 +1349,7 @@ class Engine:
 
     def negotiate(self):
         """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40) are refused."""
+        self.prefix = ""                                    # an engine that comes back may be an older one
         sock, head, _ = self.stream("GET", "/_ping", timeout=10)
         sock.close()
         found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
