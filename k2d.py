@@ -1655,8 +1655,7 @@ def container_status(pod, container, found, problem):
             meta, last = pod["metadata"], last or found.terminated()
             problem = problem or ("CrashLoopBackOff", "back-off restarting failed container="
                                   f"{container['name']} pod={meta['name']}_{meta['namespace']}({meta['uid']})")
-        if last:
-            status["lastState"] = {"terminated": last}
+        status["lastState"] = filled(terminated=last)
         if found.running:
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
             status.update(ready=found.state == "running", started=True)
@@ -1738,13 +1737,12 @@ def from_docker_container(info, name, node):
         bound = (dig(host, "PortBindings", port) or [{}])[0].get("HostPort")
         ports.append({"containerPort": int(number), "protocol": (protocol or "tcp").upper(),
                       **filled(hostPort=int(bound or 0))})
-    binds = [(f"mount-{i}", mount) for i, mount in
-             enumerate(mount for mount in info.get("Mounts") or () if mount.get("Source"))]
+    mounts = [mount for mount in info.get("Mounts") or () if mount.get("Source")]
     container = filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"), args=config.get("Cmd"),
                        workingDir=config.get("WorkingDir"), ports=ports,
                        env=[dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()],
-                       volumeMounts=[{"name": volume, "mountPath": mount["Destination"],
-                                      **filled(readOnly=not mount.get("RW"))} for volume, mount in binds],
+                       volumeMounts=[{"name": f"mount-{i}", "mountPath": mount["Destination"],
+                                      **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)],
                        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
     container["resources"] = {"limits": {"memory": str(host["Memory"])}} if host.get("Memory") else {}
     policy = dig(host, "RestartPolicy", "Name", default="no")
@@ -1753,13 +1751,11 @@ def from_docker_container(info, name, node):
         "metadata": {"name": name, "namespace": "default", "generation": 1, **filled(labels=labels),
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
-                     "annotations": {FOREIGN: info["Name"].lstrip("/"),
-                                     **{k: v for k, v in named.items() if k not in labels}}},
-        "spec": {"volumes": [{"name": volume, "hostPath": {"path": mount["Source"], "type": ""}}
-                             for volume, mount in binds],
+                     "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
+        "spec": {"volumes": [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
+                             for i, mount in enumerate(mounts)],
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
-                 "restartPolicy": {"always": "Always", "unless-stopped": "Always",
-                                   "on-failure": "OnFailure"}.get(policy, "Never"),
+                 "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
                  "securityContext": {}, "schedulerName": "docker"},
         "status": {}}
