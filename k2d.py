@@ -1968,8 +1968,7 @@ class Network:
     def __init__(self, settings, engine, store):
         self.settings, self.engine, self.store = settings, engine, store
         self.applied, self.problem, self.dns_port = None, "", 0
-        self.lock = threading.Lock()                # held while addresses are chosen; never across I/O
-        self.last_ip = 0
+        self.lock, self.last_ip = threading.Lock(), 0       # lock: held while addresses are chosen; never across I/O
 
     def bridge_netfilter(self):
         return first_line("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1"
@@ -4708,10 +4707,9 @@ class Hub:
         listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128,
                                         dualstack_ipv6=dual)
         listener.setblocking(False)
-        for level, option, value in ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),       # connections inherit them
-                                     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-                                     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)):
-            listener.setsockopt(level, option, value)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)          # the connections inherit all three
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
         self.selector.register(listener, selectors.EVENT_READ, self.on_accept)
 
     def on_accept(self, listener, mask):
@@ -5092,8 +5090,7 @@ class K2d:
         self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
-        self.pods = Pods(self)
-        self.controllers = Controllers(self)
+        self.pods, self.controllers = Pods(self), Controllers(self)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
 
