@@ -2026,10 +2026,9 @@ class Network:
             if is_foreign(pod) or pod["spec"].get("hostNetwork"):
                 continue                                      # the engine published those itself
             ip = dig(pod, "status", "phase") == "Running" and dig(pod, "status", "podIP")
-            for port in [port for c in pod["spec"]["containers"] for port in c.get("ports") or ()]:
-                if ip and port.get("hostPort"):
-                    host_ports.append(HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(),
-                                               port["hostPort"], (ip, port["containerPort"])))
+            host_ports += [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
+                                    (ip, port["containerPort"])) for container in pod["spec"]["containers"]
+                           for port in container.get("ports") or () if ip and port.get("hostPort")]
         text = nat_rules(s, services, sorted(host_ports), self.bridge_netfilter())
         if text != self.applied:
             run_checked("iptables-restore", "-w", "--noflush", stdin=text.encode())
@@ -2651,15 +2650,15 @@ class Pods:
         left = (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()
         running = [f for f in found.values() if f.running]
         for f in running:
-            if f.id in self.stopping and left <= 0:
-                self.signal(f, "KILL")
-                continue
             if f.id not in self.stopping:
                 self.stopping.add(f.id)
                 self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
                 # Podman 4.3 has no such call and answers 404.
                 self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
                 self.signal(f, dig(self.inspect(f.id), "Config", "StopSignal") or "SIGTERM")
+            elif left <= 0:
+                self.signal(f, "KILL")
+                continue
             self.queue.add_after(left, key_of(pod))
         if not running:
             self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
