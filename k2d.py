@@ -4702,7 +4702,7 @@ class Hub:
     # -- listening and handshakes
     def listen(self, port, context, handle):
         """Serve https on all addresses; handle(connection) runs in a request thread. Raises OSError."""
-        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()      # not without IPv6
+        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()      # False without IPv6
         listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128,
                                         dualstack_ipv6=dual)
         listener.setblocking(False)
