@@ -1674,8 +1674,7 @@ def pod_phase(policy, statuses):
         return "Pending"
     if any("running" in state for state, _ in states) or policy == "Always":
         return "Running"
-    codes = [dig(state, "terminated", "exitCode") for state, _ in states]
-    if all(code == 0 for code in codes):
+    if all(dig(state, "terminated", "exitCode") == 0 for state, _ in states):
         return "Succeeded"
     return "Failed" if policy == "Never" else "Running"
 
