@@ -58,12 +58,14 @@ OPTIONS = [
 CLUSTER_DOMAIN = "cluster.local"
 NODE_PORTS = range(30000, 32768)
 BODY_BYTES = 3 << 20        # the API server's own limit
+YAML_BYTES = 256 << 10      # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
 HEAD_SECONDS = 10           # from accept to a complete handshake, and from a request's first byte to its complete head
 IO_SECONDS = 60             # for one read or write of a request's body or answer
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
+CONTINUE_S = 300            # how long a list may be continued as it was
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
 
@@ -178,38 +180,99 @@ def dumps(value):
 # == 2. Kinds and schemas ====================================================================
 # Words only. KINDS says which resources there are; SCHEMA says what their objects look like. Routing, discovery,
 # storage and Table read the first; protobuf, validation, defaults, patches and OpenAPI read the second.
-Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources categories kept")
+Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources marks kept id schema "
+                          "crd")
+# id      under which objects rest in the Store: the name, or plural.group of a custom resource
+# schema  name of its message in SCHEMA; of a custom resource the JSON schema of this version
+# crd     of a custom resource this version's entry in its definition, else None
 ALL = "create delete deletecollection get list patch update watch"
-UNIQUE = ALL.replace(" deletecollection", "")
-PLURALS = {"Endpoints": "endpoints"}        # of the others: the name and an s
-KINDS = [Kind(name, group, "v1", PLURALS.get(name, name.lower() + "s"), name.lower(), *rest) for name, group, *rest in (
-    # kept: "disk" whole; "spec" without its status, which we compute; "memory" not at all; "pod" see durable()
-    # name             group               short        namespaced verbs   subresources            categories kept
-    ("Namespace",      "",                 ("ns",),     False,     UNIQUE, ("finalize", "status"), (),        "disk"),
-    ("Node",           "",                 ("no",),     False,     ALL,    ("status",),            (),        "spec"),
-    ("Pod",            "",                 ("po",),     True,      ALL,    ("log", "status"),      ("all",),  "pod"),
-    ("ConfigMap",      "",                 ("cm",),     True,      ALL,    (),                     (),        "disk"),
-    ("Secret",         "",                 (),          True,      ALL,    (),                     (),        "disk"),
-    ("Service",        "",                 ("svc",),    True,      ALL,    ("status",),            ("all",),  "disk"),
-    ("Endpoints",      "",                 ("ep",),     True,      ALL,    (),                     (),        "disk"),
-    ("Event",          "",                 ("ev",),     True,      ALL,    (),                     (),        "memory"),
-    ("ServiceAccount", "",                 ("sa",),     True,      ALL,    (),                     (),        "disk"),
-    ("Deployment",     "apps",             ("deploy",), True,      ALL,    ("scale", "status"),    ("all",),  "spec"),
-    ("ReplicaSet",     "apps",             ("rs",),     True,      ALL,    ("scale", "status"),    ("all",),  "spec"),
-    ("EndpointSlice",  "discovery.k8s.io", (),          True,      ALL,    (),                     (),        "disk"),
-)]
-KIND = {kind.name: kind for kind in KINDS}
+VERBS_OF = {"Namespace": ALL.replace(" deletecollection", ""), **dict.fromkeys(
+    ("Binding", "TokenReview", "SelfSubjectReview", "LocalSubjectAccessReview", "SelfSubjectAccessReview",
+     "SelfSubjectRulesReview", "SubjectAccessReview"), "create")}
+# kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable(); -: not stored;
+#        empty: clients look for these, but there are none here and none can be made
+# marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
+KIND_TABLE = """
+  group version            kind                     short    scope     kept    subresources                  marks
+  v1                       Binding                  -        Namespace -       -                             -
+  v1                       ConfigMap                cm       Namespace disk    -                             -
+  v1                       Endpoints                ep       Namespace disk    -                             -
+  v1                       Event                    ev       Namespace memory  -                             -
+  v1                       LimitRange               limits   Namespace disk    -                             -
+  v1                       Namespace                ns       Cluster   disk    finalize,status               obj
+  v1                       Node                     no       Cluster   spec    status                        -
+  v1                       PersistentVolumeClaim    pvc      Namespace disk    status                        obj
+  v1                       PersistentVolume         pv       Cluster   disk    status                        obj
+  v1                       Pod                      po       Namespace pod     binding,eviction,log,status   all,gen,obj
+  v1                       PodTemplate              -        Namespace disk    -                             gen,obj
+  v1                       ReplicationController    rc       Namespace spec    scale,status                  all,gen
+  v1                       ResourceQuota            quota    Namespace spec    status                        obj
+  v1                       Secret                   -        Namespace disk    -                             -
+  v1                       ServiceAccount           sa       Namespace disk    token                         obj
+  v1                       Service                  svc      Namespace disk    status                        all,obj
+  apiregistration.k8s.io/v1 APIService              -        Cluster   empty   -                             api-extensions
+  apps/v1                  ControllerRevision       -        Namespace disk    -                             -
+  apps/v1                  DaemonSet                ds       Namespace disk    status                        all,gen
+  apps/v1                  Deployment               deploy   Namespace spec    scale,status                  all,gen
+  apps/v1                  ReplicaSet               rs       Namespace spec    scale,status                  all,gen
+  apps/v1                  StatefulSet              sts      Namespace disk    scale,status                  all,gen
+  events.k8s.io/v1         Event                    ev       Namespace memory  -                             -
+  authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -       -                             -
+  authentication.k8s.io/v1 TokenReview              -        Cluster   -       -                             -
+  authorization.k8s.io/v1  LocalSubjectAccessReview -        Namespace -       -                             -
+  authorization.k8s.io/v1  SelfSubjectAccessReview  -        Cluster   -       -                             -
+  authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -       -                             -
+  authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -       -                             -
+  autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace disk    status                        all
+  autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace disk    status                        all
+  batch/v1                 CronJob                  cj       Namespace disk    status                        all,gen
+  batch/v1                 Job                      -        Namespace disk    status                        all,gen
+  certificates.k8s.io/v1   CertificateSigningRequest csr     Cluster   empty   -                             -
+  networking.k8s.io/v1     IngressClass             -        Cluster   disk    -                             gen
+  networking.k8s.io/v1     Ingress                  ing      Namespace disk    status                        gen
+  networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk    -                             gen
+  policy/v1                PodDisruptionBudget      pdb      Namespace spec    status                        gen
+  rbac.authorization.k8s.io/v1  ClusterRoleBinding  -        Cluster   disk    -                             -
+  rbac.authorization.k8s.io/v1  ClusterRole         -        Cluster   disk    -                             -
+  rbac.authorization.k8s.io/v1  RoleBinding         -        Namespace disk    -                             -
+  rbac.authorization.k8s.io/v1  Role                -        Namespace disk    -                             -
+  storage.k8s.io/v1        CSINode                  -        Cluster   empty   -                             -
+  storage.k8s.io/v1        StorageClass             sc       Cluster   disk    -                             obj
+  admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration - Cluster empty -                           api-extensions
+  apiextensions.k8s.io/v1  CustomResourceDefinition crd,crds Cluster   disk    status                        gen,api-extensions
+  scheduling.k8s.io/v1     PriorityClass            pc       Cluster   disk    -                             gen
+  coordination.k8s.io/v1   Lease                    -        Namespace memory  -                             -
+  node.k8s.io/v1           RuntimeClass             -        Cluster   disk    -                             -
+  discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                             gen
+"""
+MESSAGE_OF = {("autoscaling/v1", "HorizontalPodAutoscaler"): "autoscaling.v1.HorizontalPodAutoscaler",
+              ("events.k8s.io/v1", "Event"): "events.Event"}    # of the others: the name of the kind
+
+def kind_of(line):
+    """A Kind by its row of KIND_TABLE."""
+    served, name, short, scope, kept, subresources, marks = line.split()
+    group, _, version = served.rpartition("/")
+    plural = re.sub("y$", "ie", re.sub("s$", "se", name.lower())) + "s"
+    words = lambda text: tuple(filter("-".__ne__, text.split(",")))
+    return Kind(name, group, version, "endpoints" if name == "Endpoints" else plural, name.lower(), words(short),
+                scope == "Namespace", "get list watch" if kept == "empty" else VERBS_OF.get(name, ALL), words(subresources), words(marks), kept, name,
+                MESSAGE_OF.get((served, name), name), None)
+
+KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]     # custom resources come and go at its end
+KIND = {kind.id: kind for kind in reversed(KINDS)}                         # the version that objects rest in
 RESOURCES = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 
 def group_version(kind):
     return f"{kind.group}/{kind.version}" if kind.group else kind.version
 
-# SCHEMA: a line per message, a token per field:   flags number name :type /keys =default |rules
+# SCHEMA: NAME [NAME ...]: TOKENS, " ; " between messages; a token per field:  flags number name :type /keys =default |rules
+#   A kind of the usual form (metadata, spec XSpec and, if there is one, status XStatus) needs no line.
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
 #   number  the protobuf field number; a token without name is a struct that Go embeds: its fields stand in this message
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
 #           is a value), & retainKeys (strategic merge), # one value to server-side apply
-#   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours
+#   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours. Double: a float64.
+#           Schema*: what a JSON schema may hold instead of a schema. ExtraValue: a list of texts
 #   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set; ^ strategic merge only,
 #           _ server-side apply only
 #   =       the default where the field is absent
@@ -222,191 +285,379 @@ ObjectMeta: 1name 2generateName 3namespace 4selfLink 5uid 6resourceVersion 7gene
 OwnerReference: *5apiVersion|req *1kind|req *3name|req *4uid|req 6controller:bool? 7blockOwnerDeletion:bool?
 ManagedFieldsEntry: 1manager 2operation 3apiVersion 4time:Time? 6fieldsType 7fieldsV1:Raw? 8subresource
 LabelSelector: 1matchLabels:{} 2matchExpressions:[]LabelSelectorRequirement
-LabelSelectorRequirement: *1key|req *2operator|req|DoesNotExist,Exists,In,NotIn 3values:[]
+LabelSelectorRequirement: *1key|req|@labelkey *2operator 3values:[]
 DeleteOptions: 1gracePeriodSeconds:int? 2preconditions:Preconditions 3orphanDependents:bool? 4propagationPolicy:string?
   5dryRun:[] 6ignoreStoreReadErrorWithClusterBreakingPotential:bool?
 Preconditions: 1uid:string? 2resourceVersion:string?
-Namespace: 1metadata:ObjectMeta+ 2spec:NamespaceSpec+ 3status:NamespaceStatus+
-NamespaceSpec: 1finalizers:[]
-NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition/type
-NamespaceCondition: *1type *2status *4lastTransitionTime:Time 5reason 6message
-Node: 1metadata:ObjectMeta+ 2spec:NodeSpec+ 3status:NodeStatus+
-NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:Raw 2externalID
-Taint: *1key|req 2value *3effect|NoExecute,NoSchedule,PreferNoSchedule 4timeAdded:Time?
-NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition/type
-  5addresses:[]NodeAddress/type 6daemonEndpoints:NodeDaemonEndpoints+ 7nodeInfo:NodeSystemInfo+ 8images:[]ContainerImage
-  9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw 12runtimeHandlers:[]Raw 13features:Raw 14declaredFeatures:[]
-NodeCondition: *1type *2status *3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message
-NodeAddress: *1type *2address
-NodeDaemonEndpoints: 1kubeletEndpoint:DaemonEndpoint+
-DaemonEndpoint: *1Port:int
-NodeSystemInfo: *1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion *7kubeletVersion
-  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:Raw
-ContainerImage: *1names:[] 2sizeBytes:int
-Pod: 1metadata:ObjectMeta+ 2spec:PodSpec+ 3status:PodStatus+
-PodSpec: 1volumes:[]Volume&/name|unique !20initContainers:[]Container/name *2containers:[]Container/name|req|unique
-  !34ephemeralContainers:[]Raw 3restartPolicy=Always|Always,OnFailure,Never 4terminationGracePeriodSeconds:int?=30|0..
-  !5activeDeadlineSeconds:int? 6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
-  7nodeSelector:{}# 8serviceAccountName 9serviceAccount 21automountServiceAccountToken:bool? 10nodeName
-  11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={}
-  ~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label ~17subdomain ~18affinity:Affinity
-  19schedulerName=default-scheduler 22tolerations:[]Toleration 23hostAliases:[]HostAlias/ip ~24priorityClassName
-  25priority:int? 26dnsConfig:PodDNSConfig !28readinessGates:[]Raw !29runtimeClassName:string?
-  30enableServiceLinks:bool? 31preemptionPolicy:string? ~32overhead:{}Quantity
+Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message
+PodSpec: 1volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique
+  *2containers:[]Container/name|req|unique !34ephemeralContainers:[]EphemeralContainer/name|unique
+  3restartPolicy=Always|Always,OnFailure,Never 4terminationGracePeriodSeconds:int?=30|0..
+  5activeDeadlineSeconds:int?|1..2147483647 6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
+  7nodeSelector:{}# 8serviceAccountName|@subdomain 9serviceAccount 21automountServiceAccountToken:bool?
+  10nodeName|@subdomain 11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool?
+  14securityContext:PodSecurityContext={} ~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label
+  ~17subdomain|@label ~18affinity:Affinity 19schedulerName=default-scheduler 22tolerations:[]Toleration
+  23hostAliases:[]HostAlias/ip 24priorityClassName|@subdomain 25priority:int? 26dnsConfig:PodDNSConfig
+  !28readinessGates:[]PodReadinessGate 29runtimeClassName:string?|@subdomain 30enableServiceLinks:bool?
+  31preemptionPolicy:string?|PreemptLowerPriority,Never ~32overhead:{}Quantity
   ~33topologySpreadConstraints:[]TopologySpreadConstraint/topologyKey,whenUnsatisfiable !35setHostnameAsFQDN:bool?
-  36os:PodOS !37hostUsers:bool? !38schedulingGates:[]Raw !39resourceClaims:[]Raw !40resources:Raw
-  !41hostnameOverride:string? ~42workloadRef:Raw
-Volume: *1name|req|@label 2:VolumeSource
+  36os:PodOS !37hostUsers:bool? !38schedulingGates:[]PodSchedulingGate/name
+  !39resourceClaims:[]PodResourceClaim&/name|unique !40resources:ResourceRequirements !41hostnameOverride:string?
+  ~42workloadRef:WorkloadReference ; Volume: *1name|req|@label 2:VolumeSource
 VolumeSource: 1hostPath:HostPathVolumeSource 2emptyDir:EmptyDirVolumeSource !3gcePersistentDisk:Raw
-  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:Raw !8iscsi:Raw !9glusterfs:Raw
-  !10persistentVolumeClaim:Raw !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw !15flocker:Raw
-  !16downwardAPI:Raw !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource !20vsphereVolume:Raw !21quobyte:Raw
-  !22azureDisk:Raw !23photonPersistentDisk:Raw !26projected:Raw !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw
-  !28csi:Raw !29ephemeral:Raw !30image:Raw
+  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:NFSVolumeSource !8iscsi:Raw !9glusterfs:Raw
+  !10persistentVolumeClaim:PersistentVolumeClaimVolumeSource !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw
+  !15flocker:Raw !16downwardAPI:DownwardAPIVolumeSource !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource
+  !20vsphereVolume:Raw !21quobyte:Raw !22azureDisk:Raw !23photonPersistentDisk:Raw 26projected:ProjectedVolumeSource
+  !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw !28csi:CSIVolumeSource !29ephemeral:EphemeralVolumeSource
+  !30image:ImageVolumeSource ; EmptyDirVolumeSource: !1medium ~2sizeLimit:Quantity? ; LocalObjectReference: 1name
 HostPathVolumeSource: *1path|req
-  2type:string?=|BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket
-EmptyDirVolumeSource: !1medium ~2sizeLimit:Quantity?
+  2type:string?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket
 SecretVolumeSource: 1secretName|req 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-KeyToPath: *1key|req *2path|req 3mode:int?
-ObjectFieldSelector: 1apiVersion=v1 *2fieldPath
+KeyToPath: *1key|req *2path|req 3mode:int? ; NFSVolumeSource: *1server|req *2path|req 3readOnly:bool
+PersistentVolumeClaimVolumeSource: *1claimName|req 2readOnly:bool ; ObjectFieldSelector: 1apiVersion=v1 *2fieldPath|req
+DownwardAPIVolumeSource: 1items:[]DownwardAPIVolumeFile 2defaultMode:int?=420
+DownwardAPIVolumeFile: *1path|req 2fieldRef:ObjectFieldSelector# 3resourceFieldRef:ResourceFieldSelector# 4mode:int?
+ResourceFieldSelector: 1containerName *2resource|req *3divisor:Quantity
 ConfigMapVolumeSource: 1:LocalObjectReference 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-LocalObjectReference: 1name
+ProjectedVolumeSource: *1sources:[]VolumeProjection 2defaultMode:int?=420
+VolumeProjection: 1secret:SecretProjection 2downwardAPI:DownwardAPIProjection 3configMap:ConfigMapProjection
+  4serviceAccountToken:ServiceAccountTokenProjection 5clusterTrustBundle:ClusterTrustBundleProjection
+  6podCertificate:PodCertificateProjection ; DownwardAPIProjection: 1items:[]DownwardAPIVolumeFile
+SecretProjection ConfigMapProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?
+ServiceAccountTokenProjection: 1audience 2expirationSeconds:int?=3600 *3path|req
+ClusterTrustBundleProjection: 1name:string? 2signerName:string? 3labelSelector:LabelSelector# 5optional:bool? *4path|req
+PodCertificateProjection: 1signerName 2keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519
+  3maxExpirationSeconds:int? 4credentialBundlePath 5keyPath 6certificateChainPath 7userAnnotations:{}
+CSIVolumeSource: *1driver|req 2readOnly:bool? 3fsType:string? 4volumeAttributes:{}
+  5nodePublishSecretRef:LocalObjectReference# ; VolumeResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity
+EphemeralVolumeSource: 1volumeClaimTemplate:PersistentVolumeClaimTemplate|req
+PersistentVolumeClaimTemplate: 1metadata:ObjectMeta+ 2spec:PersistentVolumeClaimSpec+
+PersistentVolumeClaimSpec: 1accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements+ 3volumeName
+  5storageClassName:string?|@subdomain 6volumeMode:string?=Filesystem|Block,Filesystem
+  7dataSource:TypedLocalObjectReference# 8dataSourceRef:TypedObjectReference
+  9volumeAttributesClassName:string?|@subdomain ; ImageVolumeSource: 1reference 2pullPolicy|Always,IfNotPresent,Never
+TypedLocalObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req ; ResourceClaim: *1name 2request
+TypedObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req 4namespace:string?
 Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:[]ContainerPort/containerPort,protocol
-  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]Raw
-  !24restartPolicy:string? !25restartPolicyRules:[]Raw 9volumeMounts:[]VolumeMount/mountPath !21volumeDevices:[]Raw
-  ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Raw
-  13terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File
-  14imagePullPolicy|Always,IfNotPresent,Never 15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
+  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy
+  !24restartPolicy:string? !25restartPolicyRules:[]ContainerRestartRule 9volumeMounts:[]VolumeMount/mountPath
+  !21volumeDevices:[]VolumeDevice/devicePath ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe
+  !12lifecycle:Lifecycle 13terminationMessagePath=/dev/termination-log
+  20terminationMessagePolicy=File|File,FallbackToLogsOnError 14imagePullPolicy|Always,IfNotPresent,Never
+  15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
 ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP
-  5hostIP|@ip
-EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
-ConfigMapEnvSource: 1:LocalObjectReference 2optional:bool?
-SecretEnvSource: 1:LocalObjectReference 2optional:bool?
-EnvVar: *1name|req|@env 2value 3valueFrom:EnvVarSource
-EnvVarSource: 1fieldRef:ObjectFieldSelector# !2resourceFieldRef:Raw 3configMapKeyRef:ConfigMapKeySelector#
-  4secretKeyRef:SecretKeySelector# !5fileKeyRef:Raw
-ConfigMapKeySelector: 1:LocalObjectReference *2key|req 3optional:bool?
-SecretKeySelector: 1:LocalObjectReference *2key|req 3optional:bool?
-ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]Raw
+  5hostIP|@ip ; EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
+ConfigMapEnvSource SecretEnvSource: 1:LocalObjectReference 2optional:bool? ; VolumeDevice: *1name|req *2devicePath|req
+EnvVar: *1name|req|@env 2value 3valueFrom:EnvVarSource ; ContainerResizePolicy: *1resourceName *2restartPolicy
+EnvVarSource: 1fieldRef:ObjectFieldSelector# !2resourceFieldRef:ResourceFieldSelector#
+  3configMapKeyRef:ConfigMapKeySelector# 4secretKeyRef:SecretKeySelector# !5fileKeyRef:FileKeySelector#
+ConfigMapKeySelector SecretKeySelector: 1:LocalObjectReference *2key|req 3optional:bool? ; ExecAction: 1command:[]|req
+FileKeySelector: *1volumeName|req *2path|req *3key|req 4optional:bool?=false ; HTTPHeader Sysctl: *1name *2value
+ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]ResourceClaim/name_
+ContainerRestartRule: 1action 2exitCodes:ContainerRestartRuleOnExitCodes ; TCPSocketAction: *1port:IntOrString 2host
+ContainerRestartRuleOnExitCodes: 1operator 2values:[]int/_ ; GRPCAction: *1port:int|1..65535 *2service:string?=
 VolumeMount: *1name|req 2readOnly:bool ~7recursiveReadOnly:string? *3mountPath|req !4subPath
-  5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr
+  5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr ; SleepAction: *1seconds:int
 Probe: 1:ProbeHandler 2initialDelaySeconds:int|0.. 3timeoutSeconds:int=1|0.. 4periodSeconds:int=10|0..
   5successThreshold:int=1|0.. 6failureThreshold:int=3|0.. 7terminationGracePeriodSeconds:int?
 ProbeHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4grpc:GRPCAction
-ExecAction: 1command:[]
-HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP 5httpHeaders:[]HTTPHeader
-HTTPHeader: *1name *2value
-TCPSocketAction: *1port:IntOrString 2host
-GRPCAction: *1port:int *2service:string?=
+HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP|HTTP,HTTPS 5httpHeaders:[]HTTPHeader
+Lifecycle: 1postStart:LifecycleHandler 2preStop:LifecycleHandler 3stopSignal:string? ; Capabilities: 1add:[] 2drop:[]
+LifecycleHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4sleep:SleepAction
 SecurityContext: 1capabilities:Capabilities 2privileged:bool? ~3seLinuxOptions:SELinuxOptions ~10windowsOptions:Raw
-  4runAsUser:int? 8runAsGroup:int? 5runAsNonRoot:bool? 6readOnlyRootFilesystem:bool? 7allowPrivilegeEscalation:bool?
-  !9procMount:string? 11seccompProfile:SeccompProfile ~12appArmorProfile:AppArmorProfile
-Capabilities: 1add:[] 2drop:[]
-SELinuxOptions: 1user 2role 3type 4level
-SeccompProfile: *1type !2localhostProfile:string?
-AppArmorProfile: *1type 2localhostProfile:string?
-PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int? 6runAsGroup:int?
-  3runAsNonRoot:bool? 4supplementalGroups:[]int ~12supplementalGroupsPolicy:string? 5fsGroup:int? 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:string? 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
-  ~13seLinuxChangePolicy:string?
-Sysctl: *1name *2value
+  4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool? 6readOnlyRootFilesystem:bool?
+  7allowPrivilegeEscalation:bool? !9procMount:string?|Default,Unmasked 11seccompProfile:SeccompProfile
+  ~12appArmorProfile:AppArmorProfile ; SELinuxOptions: 1user 2role 3type 4level
+SeccompProfile: *1type|Localhost,RuntimeDefault,Unconfined !2localhostProfile:string?
+AppArmorProfile: *1type|Localhost,RuntimeDefault,Unconfined 2localhostProfile:string?
+EphemeralContainer: 1:Container 2targetContainerName ; NodeSelector: *1nodeSelectorTerms:[]NodeSelectorTerm
+PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
+  6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? 4supplementalGroups:[]int
+  ~12supplementalGroupsPolicy:string?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
+  ~9fsGroupChangePolicy:string?|Always,OnRootMismatch 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
+  ~13seLinuxChangePolicy:string?|Recursive ; NodeSelectorRequirement: *1key|@labelkey *2operator 3values:[]
 Affinity: 1nodeAffinity:NodeAffinity 2podAffinity:PodAffinity 3podAntiAffinity:PodAntiAffinity
 NodeAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
-  2preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm
-NodeSelector: *1nodeSelectorTerms:[]NodeSelectorTerm
-NodeSelectorTerm: 1matchExpressions:[]NodeSelectorRequirement 2matchFields:[]NodeSelectorRequirement
-NodeSelectorRequirement: *1key *2operator 3values:[]
-PreferredSchedulingTerm: *1weight:int 2preference:NodeSelectorTerm+#
-PodAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
-  2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm
+  2preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm ; HostAlias: *1ip|@ip 2hostnames:[]
+NodeSelectorTerm: 1matchExpressions:[]NodeSelectorRequirement 2matchFields:[]NodeSelectorRequirement ; PodOS: *1name|req
+PreferredSchedulingTerm: *1weight:int 2preference:NodeSelectorTerm+# ; PodDNSConfigOption: 1name 2value:string?
+PodAffinity PodAntiAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
+  2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm ; PodSchedulingGate: *1name
 PodAffinityTerm: 1labelSelector:LabelSelector# 2namespaces:[] *3topologyKey 4namespaceSelector:LabelSelector#
-  5matchLabelKeys:[] 6mismatchLabelKeys:[]
-WeightedPodAffinityTerm: *1weight:int 2podAffinityTerm:PodAffinityTerm+
-PodAntiAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
-  2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm
-Toleration: 1key 2operator 3value 4effect 5tolerationSeconds:int?
-HostAlias: *1ip 2hostnames:[]
-PodDNSConfig: 1nameservers:[] 2searches:[] 3options:[]PodDNSConfigOption
-PodDNSConfigOption: 1name 2value:string?
-TopologySpreadConstraint: *1maxSkew:int *2topologyKey *3whenUnsatisfiable 4labelSelector:LabelSelector# 5minDomains:int?
-  6nodeAffinityPolicy:string? 7nodeTaintsPolicy:string? 8matchLabelKeys:[]
-PodOS: *1name
+  5matchLabelKeys:[] 6mismatchLabelKeys:[] ; WeightedPodAffinityTerm: *1weight:int 2podAffinityTerm:PodAffinityTerm+
+Toleration: 1key|@labelkey 2operator|Equal,Exists 3value 4effect|NoSchedule,PreferNoSchedule,NoExecute
+  5tolerationSeconds:int? ; PodDNSConfig: 1nameservers:[] 2searches:[] 3options:[]PodDNSConfigOption
+PodReadinessGate: *1conditionType|@labelkey ; WorkloadReference: *1name *2podGroup 3podGroupReplicaKey
+TopologySpreadConstraint: *1maxSkew:int *2topologyKey *3whenUnsatisfiable|DoNotSchedule,ScheduleAnyway
+  4labelSelector:LabelSelector# 5minDomains:int? 6nodeAffinityPolicy:string?|Honor,Ignore
+  7nodeTaintsPolicy:string?|Honor,Ignore 8matchLabelKeys:[] ; HostIP PodIP: *1ip
+PodResourceClaim: *1name|req|@label 3resourceClaimName:string? 4resourceClaimTemplateName:string?
 PodStatus: 17observedGeneration:int 1phase 2conditions:[]PodCondition/type 3message 4reason 11nominatedNodeName 5hostIP
   16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
   8containerStatuses:[]ContainerStatus 9qosClass 13ephemeralContainerStatuses:[]ContainerStatus 14resize
-  15resourceClaimStatuses:[]Raw 18extendedResourceClaimStatus:Raw 19allocatedResources:{}Quantity
-  20resources:ResourceRequirements
+  15resourceClaimStatuses:[]PodResourceClaimStatus&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus
+  19allocatedResources:{}Quantity 20resources:ResourceRequirements ; ContainerStateWaiting: 1reason 2message
 PodCondition: *1type 7observedGeneration:int *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason 6message
-HostIP: *1ip
-PodIP: *1ip
 ContainerStatus: *1name 2state:ContainerState+ 3lastState:ContainerState+ *4ready:bool *5restartCount:int *6image
   *7imageID 8containerID 9started:bool? 10allocatedResources:{}Quantity 11resources:ResourceRequirements
-  12volumeMounts:[]VolumeMountStatus/mountPath 13user:Raw 14allocatedResourcesStatus:[]Raw 15stopSignal:string?
+  12volumeMounts:[]VolumeMountStatus/mountPath 13user:ContainerUser 14allocatedResourcesStatus:[]ResourceStatus/name
+  15stopSignal:string? ; ContainerStateRunning: *1startedAt:Time ; ContainerUser: 1linux:LinuxContainerUser
 ContainerState: 1waiting:ContainerStateWaiting 2running:ContainerStateRunning 3terminated:ContainerStateTerminated
-ContainerStateWaiting: 1reason 2message
-ContainerStateRunning: *1startedAt:Time
 ContainerStateTerminated: *1exitCode:int 2signal:int 3reason 4message *5startedAt:Time *6finishedAt:Time 7containerID
-VolumeMountStatus: *1name *2mountPath 3readOnly:bool 4recursiveReadOnly:string?
-ConfigMap: 1metadata:ObjectMeta+ 4immutable:bool? 2data:{} 3binaryData:{}bytes
-Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque
-Service: 1metadata:ObjectMeta+ 2spec:ServiceSpec+ 3status:ServiceStatus+
+VolumeMountStatus: *1name *2mountPath 3readOnly:bool 4recursiveReadOnly:string? ; ResourceHealth: *1resourceID 2health
+LinuxContainerUser: *1uid:int *2gid:int 3supplementalGroups:[]int
+ResourceStatus: *1name 2resources:[]ResourceHealth/resourceID_
+PodResourceClaimStatus: *1name 2resourceClaimName:string?
+PodExtendedResourceClaimStatus: *1requestMappings:[]ContainerExtendedResourceRequest *2resourceClaimName
+ContainerExtendedResourceRequest: *1containerName *2resourceName *3requestName
 ServiceSpec: 1ports:[]ServicePort/port,protocol 2selector:{}# 3clusterIP 18clusterIPs:[]
   4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !5externalIPs:[] 7sessionAffinity=None|ClientIP,None
   ~8loadBalancerIP !9loadBalancerSourceRanges:[] 10externalName 11externalTrafficPolicy|Cluster,Local
   ~12healthCheckNodePort:int 13publishNotReadyAddresses:bool 14sessionAffinityConfig:SessionAffinityConfig
-  19ipFamilies:[] 17ipFamilyPolicy:string? 20allocateLoadBalancerNodePorts:bool? ~21loadBalancerClass:string?
-  22internalTrafficPolicy:string?|Cluster,Local 23trafficDistribution:string?
-ServicePort: 1name|@label 2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string? *3port:int|req|1..65535
-  *4targetPort:IntOrString 5nodePort:int
-SessionAffinityConfig: 1clientIP:ClientIPConfig
-ClientIPConfig: 1timeoutSeconds:int?|1..86400
+  19ipFamilies:[] 17ipFamilyPolicy:string?|PreferDualStack,RequireDualStack,SingleStack
+  20allocateLoadBalancerNodePorts:bool? ~21loadBalancerClass:string? 22internalTrafficPolicy:string?|Cluster,Local
+  23trafficDistribution:string?|PreferClose,PreferSameZone,PreferSameNode ; ClientIPConfig: 1timeoutSeconds:int?
+ServicePort: 1name|@label 2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string?|@labelkey *3port:int|1..65535
+  *4targetPort:IntOrString 5nodePort:int ; SessionAffinityConfig: 1clientIP:ClientIPConfig
 ServiceStatus: 1loadBalancer:LoadBalancerStatus+ 2conditions:[]Condition/type
-LoadBalancerStatus: 1ingress:[]LoadBalancerIngress
+LoadBalancerStatus: 1ingress:[]LoadBalancerIngress ; PortStatus IngressPortStatus: *1port:int *2protocol 3error:string?
 LoadBalancerIngress: 1ip 2hostname 3ipMode:string? 4ports:[]PortStatus
-PortStatus: *1port:int *2protocol 3error:string?
-Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message
 Endpoints: 1metadata:ObjectMeta+ 2subsets:[]EndpointSubset
 EndpointSubset: 1addresses:[]EndpointAddress 2notReadyAddresses:[]EndpointAddress 3ports:[]EndpointPort
-EndpointAddress: *1ip|req|@ip 3hostname 4nodeName:string? 2targetRef:ObjectReference#
+EndpointAddress: *1ip|req|@ip 3hostname|@label 4nodeName:string?|@subdomain 2targetRef:ObjectReference#
 ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7fieldPath
-EndpointPort: 1name *2port:int|1..65535 3protocol=TCP 4appProtocol:string?
-EndpointSlice: 1metadata:ObjectMeta+ *4addressType *2endpoints:[]Endpoint *3ports:[]discovery.EndpointPort
-Endpoint: *1addresses:[]/_|req 2conditions:EndpointConditions+ 3hostname:string? 4targetRef:ObjectReference#
-  5deprecatedTopology:{} 6nodeName:string? 7zone:string? 8hints:Raw
-EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
-discovery.EndpointPort: 1name:string?= 2protocol:string?=TCP 3port:int? 4appProtocol:string?
+EndpointPort: 1name|@label *2port:int|1..65535 3protocol=TCP|SCTP,TCP,UDP 4appProtocol:string?|@labelkey
+ConfigMap: 1metadata:ObjectMeta+ 4immutable:bool? 2data:{} 3binaryData:{}bytes
+Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque
+ServiceAccount: 1metadata:ObjectMeta+ 2secrets:[]ObjectReference#/name 3imagePullSecrets:[]LocalObjectReference
+  4automountServiceAccountToken:bool?
+NamespaceSpec: 1finalizers:[] ; NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition/type
+NamespaceCondition: *1type *2status *4lastTransitionTime:Time 5reason 6message ; NodeAddress: *1type *2address
+NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:Raw 2externalID
+Taint: *1key|req|@labelkey 2value|@labelvalue *3effect|req|NoSchedule,PreferNoSchedule,NoExecute 4timeAdded:Time?
+NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition/type
+  5addresses:[]NodeAddress/type 6daemonEndpoints:NodeDaemonEndpoints+ 7nodeInfo:NodeSystemInfo+ 8images:[]ContainerImage
+  9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw 12runtimeHandlers:[]NodeRuntimeHandler 13features:NodeFeatures
+  14declaredFeatures:[] ; NodeDaemonEndpoints: 1kubeletEndpoint:DaemonEndpoint+ ; DaemonEndpoint: *1Port:int
+NodeCondition: *1type *2status *3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message
+NodeSystemInfo: *1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion *7kubeletVersion
+  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:NodeSwapStatus ; NodeSwapStatus: 1capacity:int?
+ContainerImage: *1names:[] 2sizeBytes:int ; NodeRuntimeHandler: *1name 2features:NodeRuntimeHandlerFeatures
+NodeRuntimeHandlerFeatures: 1recursiveReadOnlyMounts:bool? 2userNamespaces:bool? ; EventSource: 1component 2host
+NodeFeatures: 1supplementalGroupsPolicy:bool? ; EventSeries: 1count:int *2lastObservedTime:MicroTime
 Event: 1metadata:ObjectMeta+ 2involvedObject:ObjectReference+# 3reason 4message 5source:EventSource+
   *6firstTimestamp:Time *7lastTimestamp:Time 8count:int 9type *10eventTime:MicroTime 11series:EventSeries 12action
   13related:ObjectReference# *14reportingComponent *15reportingInstance
-EventSource: 1component 2host
-EventSeries: 1count:int *2lastObservedTime:MicroTime
-ServiceAccount: 1metadata:ObjectMeta+ 2secrets:[]ObjectReference#/name 3imagePullSecrets:[]LocalObjectReference
-  4automountServiceAccountToken:bool?
-Deployment: 1metadata:ObjectMeta+ 2spec:DeploymentSpec+ 3status:DeploymentStatus+
+PersistentVolumeClaimStatus: 1phase=Pending 2accessModes:[] 3capacity:{}Quantity
+  4conditions:[]PersistentVolumeClaimCondition/type 5allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
+  8currentVolumeAttributesClassName:string? 9modifyVolumeStatus:ModifyVolumeStatus
+PersistentVolumeClaimCondition JobCondition: *1type *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason
+  6message ; ModifyVolumeStatus: 1targetVolumeAttributesClassName *2status ; SecretReference: 1name|req 2namespace|req
+PersistentVolumeSpec: 1capacity:{}Quantity|req 2:PersistentVolumeSource 3accessModes:[]|req 4claimRef:ObjectReference
+  5persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain 6storageClassName|@subdomain 7mountOptions:[]
+  8volumeMode:string?=Filesystem|Block,Filesystem 9nodeAffinity:VolumeNodeAffinity
+  10volumeAttributesClassName:string?|@subdomain ; LocalVolumeSource: *1path|req 2fsType:string?
+PersistentVolumeSource: 1gcePersistentDisk:Raw 2awsElasticBlockStore:Raw 3hostPath:HostPathVolumeSource 4glusterfs:Raw
+  5nfs:NFSVolumeSource 6rbd:Raw 7iscsi:Raw 8cinder:Raw 9cephfs:Raw 10fc:Raw 11flocker:Raw 12flexVolume:Raw
+  13azureFile:Raw 14vsphereVolume:Raw 15quobyte:Raw 16azureDisk:Raw 17photonPersistentDisk:Raw 18portworxVolume:Raw
+  19scaleIO:Raw 20local:LocalVolumeSource 21storageos:Raw 22csi:CSIPersistentVolumeSource
+CSIPersistentVolumeSource: *1driver|req *2volumeHandle|req 3readOnly:bool 4fsType 5volumeAttributes:{}
+  6controllerPublishSecretRef:SecretReference# 7nodeStageSecretRef:SecretReference#
+  8nodePublishSecretRef:SecretReference# 9controllerExpandSecretRef:SecretReference#
+  10nodeExpandSecretRef:SecretReference# ; VolumeNodeAffinity: 1required:NodeSelector#
+PersistentVolumeStatus: 1phase=Pending 2message 3reason 4lastPhaseTransitionTime:Time?
+ReplicationControllerSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req 3template:PodTemplateSpec|req
+PodTemplateSpec: 1metadata:ObjectMeta+ 2spec:PodSpec+ ; PodTemplate: 1metadata:ObjectMeta+ 2template:PodTemplateSpec+
+ReplicationControllerStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
+  3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type ; LimitRangeSpec: *1limits:[]LimitRangeItem
+ReplicationControllerCondition ReplicaSetCondition StatefulSetCondition DaemonSetCondition
+  HorizontalPodAutoscalerCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message
+LimitRangeItem: *1type 2max:{}Quantity 3min:{}Quantity 4default:{}Quantity 5defaultRequest:{}Quantity
+  6maxLimitRequestRatio:{}Quantity ; ResourceQuotaSpec: 1hard:{}Quantity 2scopes:[] 3scopeSelector:ScopeSelector#
+ScopeSelector: 1matchExpressions:[]ScopedResourceSelectorRequirement
+ScopedResourceSelectorRequirement: *1scopeName *2operator 3values:[]
+ResourceQuotaStatus: 1hard:{}Quantity 2used:{}Quantity ; Binding: 1metadata:ObjectMeta+ 2target:ObjectReference+#
 DeploymentSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+ 4strategy:DeploymentStrategy+&
   5minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. 7paused:bool 9progressDeadlineSeconds:int?=600|0..
-PodTemplateSpec: 1metadata:ObjectMeta+ 2spec:PodSpec+
-DeploymentStrategy: 1type=RollingUpdate|Recreate,RollingUpdate 2rollingUpdate:RollingUpdateDeployment
+DeploymentStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDeployment ; StatefulSetOrdinals: *1start:int|0..
 RollingUpdateDeployment: 1maxUnavailable:IntOrString?=25% 2maxSurge:IntOrString?=25%
 DeploymentStatus: 1observedGeneration:int 2replicas:int 3updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
   5unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition/type 8collisionCount:int?
 DeploymentCondition: *1type *2status *6lastUpdateTime:Time *7lastTransitionTime:Time 4reason 5message
-ReplicaSet: 1metadata:ObjectMeta+ 2spec:ReplicaSetSpec+ 3status:ReplicaSetStatus+
 ReplicaSetSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
 ReplicaSetStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
   7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type
-ReplicaSetCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message
-Scale: 1metadata:ObjectMeta+ 2spec:ScaleSpec+ 3status:ScaleStatus+
-ScaleSpec: 1replicas:int
-ScaleStatus: *1replicas:int 2selector
+StatefulSetSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
+  4volumeClaimTemplates:[]PersistentVolumeClaim *5serviceName|@label 6podManagementPolicy=OrderedReady
+  7updateStrategy:StatefulSetUpdateStrategy+ 8revisionHistoryLimit:int?=10 9minReadySeconds:int|0..
+  10persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy={}
+  11ordinals:StatefulSetOrdinals ; StatefulSetUpdateStrategy: 1type 2rollingUpdate:RollingUpdateStatefulSetStrategy
+RollingUpdateStatefulSetStrategy: 1partition:int?=0|0.. 2maxUnavailable:IntOrString? ; ScaleSpec: 1replicas:int|0..
+StatefulSetPersistentVolumeClaimRetentionPolicy: 1whenDeleted=Retain|Retain,Delete 2whenScaled=Retain|Retain,Delete
+StatefulSetStatus: 1observedGeneration:int *2replicas:int 3readyReplicas:int 4currentReplicas:int 5updatedReplicas:int
+  6currentRevision 7updateRevision 9collisionCount:int? 10conditions:[]StatefulSetCondition/type
+  *11availableReplicas:int ; DaemonSetUpdateStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDaemonSet
+DaemonSetSpec: *1selector:LabelSelector# 2template:PodTemplateSpec+ 3updateStrategy:DaemonSetUpdateStrategy+
+  4minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. ; ScaleStatus: *1replicas:int 2selector
+RollingUpdateDaemonSet: 1maxUnavailable:IntOrString?=1 2maxSurge:IntOrString?=0
+DaemonSetStatus: *1currentNumberScheduled:int *2numberMisscheduled:int *3desiredNumberScheduled:int *4numberReady:int
+  5observedGeneration:int 6updatedNumberScheduled:int 7numberAvailable:int 8numberUnavailable:int 9collisionCount:int?
+  10conditions:[]DaemonSetCondition/type ; ControllerRevision: 1metadata:ObjectMeta+ *2data:Raw *3revision:int|0..
+JobSpec: 1parallelism:int?|0.. 2completions:int?|0.. 3activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy
+  16successPolicy:SuccessPolicy 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. 13maxFailedIndexes:int?|0..
+  4selector:LabelSelector# 5manualSelector:bool? 6template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
+  9completionMode:string?|NonIndexed,Indexed 10suspend:bool? 14podReplacementPolicy:string?|Failed,TerminatingOrFailed
+  15managedBy:string? ; PodFailurePolicy: *1rules:[]PodFailurePolicyRule ; SuccessPolicy: *1rules:[]SuccessPolicyRule
+PodFailurePolicyRule: *1action|Count,FailIndex,FailJob,Ignore 2onExitCodes:PodFailurePolicyOnExitCodesRequirement
+  3onPodConditions:[]PodFailurePolicyOnPodConditionsPattern ; UncountedTerminatedPods: 1succeeded:[]/_ 2failed:[]/_
+PodFailurePolicyOnExitCodesRequirement: 1containerName:string? *2operator|In,NotIn *3values:[]int/_
+PodFailurePolicyOnPodConditionsPattern: *1type|@labelkey *2status=True|False,True,Unknown
+SuccessPolicyRule: 1succeededIndexes:string? 2succeededCount:int?|0..
+JobStatus: 1conditions:[]JobCondition/type^ 2startTime:Time? 3completionTime:Time? 4active:int 5succeeded:int
+  6failed:int 11terminating:int? 7completedIndexes 10failedIndexes:string?
+  8uncountedTerminatedPods:UncountedTerminatedPods 9ready:int? ; JobTemplateSpec: 1metadata:ObjectMeta+ 2spec:JobSpec+
+CronJobSpec: *1schedule|req 8timeZone:string? 2startingDeadlineSeconds:int?|0..
+  3concurrencyPolicy=Allow|Allow,Forbid,Replace 4suspend:bool?=false 5jobTemplate:JobTemplateSpec+
+  6successfulJobsHistoryLimit:int?=3|0.. 7failedJobsHistoryLimit:int?=1|0..
+CronJobStatus: 1active:[]ObjectReference 4lastScheduleTime:Time? 5lastSuccessfulTime:Time?
+HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+ 2minReplicas:int?=1|1.. *3maxReplicas:int
+  4metrics:[]MetricSpec 5behavior:HorizontalPodAutoscalerBehavior ; MetricIdentifier: *1name 2selector:LabelSelector#
+CrossVersionObjectReference: *1kind|req *2name|req 3apiVersion ; ResourceMetricSource: *1name 2target:MetricTarget+
+MetricSpec: *1type|ContainerResource,External,Object,Pods,Resource 2object:ObjectMetricSource 3pods:PodsMetricSource
+  4resource:ResourceMetricSource 7containerResource:ContainerResourceMetricSource 5external:ExternalMetricSource
+ObjectMetricSource: 1describedObject:CrossVersionObjectReference+ 2target:MetricTarget+ 3metric:MetricIdentifier+
+MetricTarget: *1type 2value:Quantity? 3averageValue:Quantity? 4averageUtilization:int?
+PodsMetricSource ExternalMetricSource: 1metric:MetricIdentifier+ 2target:MetricTarget+
+ContainerResourceMetricSource: *1name 2target:MetricTarget+ *3container|@label
+HorizontalPodAutoscalerBehavior: 1scaleUp:HPAScalingRules={} 2scaleDown:HPAScalingRules={}
+HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:string?=Max|Disabled,Max,Min
+  2policies:[]HPAScalingPolicy 4tolerance:Quantity? ; ResourceMetricStatus: *1name 2current:MetricValueStatus+
+HPAScalingPolicy: *1type|Percent,Pods *2value:int *3periodSeconds:int
+HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? 3currentReplicas:int *4desiredReplicas:int
+  *5currentMetrics:[]MetricStatus 6conditions:[]HorizontalPodAutoscalerCondition/type
+MetricStatus: *1type 2object:ObjectMetricStatus 3pods:PodsMetricStatus 4resource:ResourceMetricStatus
+  7containerResource:ContainerResourceMetricStatus 5external:ExternalMetricStatus
+ObjectMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+ 3describedObject:CrossVersionObjectReference+
+MetricValueStatus: 1value:Quantity? 2averageValue:Quantity? 3averageUtilization:int?
+PodsMetricStatus ExternalMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+
+ContainerResourceMetricStatus: *1name 2current:MetricValueStatus+ *3container
+autoscaling.v1.HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+# 2minReplicas:int?=1|1..
+  *3maxReplicas:int 4targetCPUUtilizationPercentage:int?
+autoscaling.v1.HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? *3currentReplicas:int
+  *4desiredReplicas:int 5currentCPUUtilizationPercentage:int?
+IngressSpec: 4ingressClassName:string?|@subdomain 1defaultBackend:IngressBackend 2tls:[]IngressTLS 3rules:[]IngressRule
+IngressBackend: 4service:IngressServiceBackend 3resource:TypedLocalObjectReference#
+IngressServiceBackend: *1name|req|@rfc1035 2port:ServiceBackendPort+# ; IngressTLS: 1hosts:[] 2secretName|@subdomain
+ServiceBackendPort: 1name|@port 2number:int|1..65535 ; IngressRule: 1host 2:IngressRuleValue
+IngressRuleValue: 1http:HTTPIngressRuleValue ; HTTPIngressRuleValue: *1paths:[]HTTPIngressPath|req
+HTTPIngressPath: 1path *3pathType:string?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+
+IngressStatus: 1loadBalancer:IngressLoadBalancerStatus+ ; IPBlock: *1cidr|req 2except:[]
+IngressLoadBalancerStatus: 1ingress:[]IngressLoadBalancerIngress
+IngressLoadBalancerIngress: 1ip|@ip 2hostname|@subdomain 4ports:[]IngressPortStatus ; ForZone: *1name|@labelvalue
+IngressClassSpec: 1controller|req 2parameters:IngressClassParametersReference ; ForNode: *1name|@subdomain
+IngressClassParametersReference: 1apiGroup:string?|@subdomain *2kind|req *3name|req
+  *4scope:string?=Cluster|Cluster,Namespace 5namespace:string? ; EndpointHints: 1forZones:[]ForZone 2forNodes:[]ForNode
+NetworkPolicySpec: 1podSelector:LabelSelector+# 2ingress:[]NetworkPolicyIngressRule 3egress:[]NetworkPolicyEgressRule
+  4policyTypes:[] ; NetworkPolicyIngressRule: 1ports:[]NetworkPolicyPort 2from:[]NetworkPolicyPeer
+NetworkPolicyPort: 1protocol:string?=TCP|TCP,UDP,SCTP 2port:IntOrString? 3endPort:int?
+NetworkPolicyPeer: 1podSelector:LabelSelector# 2namespaceSelector:LabelSelector# 3ipBlock:IPBlock
+NetworkPolicyEgressRule: 1ports:[]NetworkPolicyPort 2to:[]NetworkPolicyPeer
+EndpointSlice: 1metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint
+  *3ports:[]discovery.EndpointPort ; EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
+Endpoint: *1addresses:[]/_ 2conditions:EndpointConditions+ 3hostname:string?|@label 4targetRef:ObjectReference#
+  5deprecatedTopology:{} 6nodeName:string?|@subdomain 7zone:string? 8hints:EndpointHints
+discovery.EndpointPort: 1name:string?=|@label 2protocol:string?=TCP|SCTP,TCP,UDP 3port:int?
+  4appProtocol:string?|@labelkey
+PodDisruptionBudgetSpec: 1minAvailable:IntOrString? 2selector:LabelSelector# 3maxUnavailable:IntOrString?
+  4unhealthyPodEvictionPolicy:string?|AlwaysAllow,IfHealthyBudget
+PodDisruptionBudgetStatus: 1observedGeneration:int 2disruptedPods:{}Time *3disruptionsAllowed:int *4currentHealthy:int
+  *5desiredHealthy:int *6expectedPods:int 7conditions:[]Condition/type
+Eviction: 1metadata:ObjectMeta+ 2deleteOptions:DeleteOptions
+Role: 1metadata:ObjectMeta+ *2rules:[]PolicyRule ; AggregationRule: 1clusterRoleSelectors:[]LabelSelector
+PolicyRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[] 5nonResourceURLs:[]
+ClusterRole: 1metadata:ObjectMeta+ *2rules:[]PolicyRule 3aggregationRule:AggregationRule
+RoleBinding ClusterRoleBinding: 1metadata:ObjectMeta+ 2subjects:[]Subject 3roleRef:RoleRef+#
+Subject: *1kind|ServiceAccount,User,Group 2apiGroup *3name|req 4namespace
+RoleRef: *1apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *2kind *3name|req
+StorageClass: 1metadata:ObjectMeta+ *2provisioner|req 3parameters:{} 4reclaimPolicy:string?=Delete|Delete,Retain
+  5mountOptions:[] 6allowVolumeExpansion:bool? 7volumeBindingMode:string?=Immediate|Immediate,WaitForFirstConsumer
+  8allowedTopologies:[]TopologySelectorTerm ; TopologySelectorLabelRequirement: *1key|@labelkey *2values:[]|req
+TopologySelectorTerm: 1matchLabelExpressions:[]TopologySelectorLabelRequirement ; Overhead: 1podFixed:{}Quantity
+PriorityClass: 1metadata:ObjectMeta+ *2value:int 3globalDefault:bool 4description
+  5preemptionPolicy:string?=PreemptLowerPriority|PreemptLowerPriority,Never
+RuntimeClass: 1metadata:ObjectMeta+ *2handler|@label 3overhead:Overhead 4scheduling:Scheduling
+Scheduling: 1nodeSelector:{}# 2tolerations:[]Toleration ; events.EventSeries: *1count:int *2lastObservedTime:MicroTime
+LeaseSpec: 1holderIdentity:string? 2leaseDurationSeconds:int? 3acquireTime:MicroTime? 4renewTime:MicroTime?
+  5leaseTransitions:int?|0.. 6strategy:string? 7preferredHolder:string?
+events.Event: 1metadata:ObjectMeta+ *2eventTime:MicroTime|req 3series:events.EventSeries 4reportingController
+  5reportingInstance 6action 7reason 8regarding:ObjectReference+# 9related:ObjectReference# 10note 11type
+  12deprecatedSource:EventSource+ *13deprecatedFirstTimestamp:Time *14deprecatedLastTimestamp:Time 15deprecatedCount:int
+CustomResourceDefinitionSpec: *1group|req|@subdomain 3names:CustomResourceDefinitionNames+
+  *4scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion
+  10preserveUnknownFields:bool ; CustomResourceValidation: 1openAPIV3Schema:JSONSchemaProps
+CustomResourceDefinitionNames: *1plural|@rfc1035 2singular|@rfc1035 3shortNames:[] *4kind 5listKind 6categories:[]
+CustomResourceDefinitionVersion: *1name *2served:bool *3storage:bool 7deprecated:bool 8deprecationWarning:string?
+  4schema:CustomResourceValidation 5subresources:CustomResourceSubresources
+  6additionalPrinterColumns:[]CustomResourceColumnDefinition 9selectableFields:[]SelectableField
+JSONSchemaProps: 1id 2$schema 3$ref:string? 4description 5type 6format 7title 8default:Raw? 9maximum:Double?
+  10exclusiveMaximum:bool 11minimum:Double? 12exclusiveMinimum:bool 13maxLength:int? 14minLength:int? 15pattern
+  16maxItems:int? 17minItems:int? 18uniqueItems:bool 19multipleOf:Double? 20enum:[]Raw 21maxProperties:int?
+  22minProperties:int? 23required:[] 24items:SchemaOrArray 25allOf:[]JSONSchemaProps 26oneOf:[]JSONSchemaProps
+  27anyOf:[]JSONSchemaProps 28not:JSONSchemaProps 29properties:{}JSONSchemaProps 30additionalProperties:SchemaOrBool
+  31patternProperties:{}JSONSchemaProps 32dependencies:{}SchemaOrStrings 33additionalItems:SchemaOrBool
+  34definitions:{}JSONSchemaProps 35externalDocs:ExternalDocumentation 36example:Raw? 37nullable:bool
+  38x-kubernetes-preserve-unknown-fields:bool? 39x-kubernetes-embedded-resource:bool 40x-kubernetes-int-or-string:bool
+  41x-kubernetes-list-map-keys:[] 42x-kubernetes-list-type:string? 43x-kubernetes-map-type:string?
+  44x-kubernetes-validations:[]ValidationRule/rule ; ExternalDocumentation: 1description 2url
+ValidationRule: *1rule 2message 3messageExpression 4reason:string? 5fieldPath 6optionalOldSelf:bool?
+CustomResourceSubresources: 1status:CustomResourceSubresourceStatus 2scale:CustomResourceSubresourceScale
+CustomResourceSubresourceStatus: ; SelectableField: *1jsonPath
+CustomResourceSubresourceScale: *1specReplicasPath *2statusReplicasPath 3labelSelectorPath:string?
+CustomResourceColumnDefinition: *1name|req *2type 3format 4description 5priority:int *6jsonPath
+CustomResourceConversion: *1strategy|None,Webhook 2webhook:WebhookConversion
+WebhookConversion: 2clientConfig:WebhookClientConfig *3conversionReviewVersions:[]
+WebhookClientConfig: 3url:string? 1service:ServiceReference 2caBundle:bytes
+ServiceReference: *1namespace *2name 3path:string? 4port:int?=443
+CustomResourceDefinitionStatus: *1conditions:[]CustomResourceDefinitionCondition/type_
+  2acceptedNames:CustomResourceDefinitionNames+ *3storedVersions:[] 4observedGeneration:int
+CustomResourceDefinitionCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message 6observedGeneration:int
+TokenReviewSpec: 1token 2audiences:[] ; TokenReviewStatus: 1authenticated:bool 2user:UserInfo+ 4audiences:[] 3error
+UserInfo: 1username 2uid 3groups:[] 4extra:{}ExtraValue ; BoundObjectReference: 1kind 2apiVersion 3name 4uid
+TokenRequestSpec: *1audiences:[] *4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference
+TokenRequestStatus: *1token *2expirationTimestamp:Time ; SelfSubjectReviewStatus: 1userInfo:UserInfo+
+SelfSubjectReview: 1metadata:ObjectMeta+ 2status:SelfSubjectReviewStatus+ ; NonResourceAttributes: 1path 2verb
+SubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes 3user
+  4groups:[] 5extra:{}ExtraValue 6uid ; FieldSelectorAttributes: 1rawSelector 2requirements:[]FieldSelectorRequirement
+ResourceAttributes: 1namespace 2verb 3group 4version 5resource 6subresource 7name 8fieldSelector:FieldSelectorAttributes
+  9labelSelector:LabelSelectorAttributes ; FieldSelectorRequirement: *1key *2operator 3values:[]
+LabelSelectorAttributes: 1rawSelector 2requirements:[]LabelSelectorRequirement ; SelfSubjectRulesReviewSpec: 1namespace
+SubjectAccessReviewStatus: *1allowed:bool 4denied:bool 2reason 3evaluationError
+LocalSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
+SelfSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
+SelfSubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes
+SelfSubjectRulesReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectRulesReviewSpec+ 3status:SubjectRulesReviewStatus+
+SubjectRulesReviewStatus: *1resourceRules:[]ResourceRule *2nonResourceRules:[]NonResourceRule *3incomplete:bool
+  4evaluationError ; ResourceRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[]
+NonResourceRule: *1verbs:[] 2nonResourceURLs:[]
+APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: 1metadata:ObjectMeta+
 """
 
-Field = namedtuple("Field", "number name kind type pointer plain retain atomic keys merges default always flag rules")
+Field = namedtuple("Field", "number name kind type pointer plain retain atomic keys merges applies default always flag "
+                            "rules")
 TOKEN = re.compile(r"([*~!]*)(\d+)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
-SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw"}
-MESSAGES = dict(line.split(":", 1) for line in SCHEMA.replace("\n  ", " ").strip().split("\n"))    # name: tokens
+SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw", "Double",
+           "ExtraValue", "SchemaOrArray", "SchemaOrBool", "SchemaOrStrings"}
+MESSAGES = {}                                           # name: tokens
+for line in SCHEMA.replace("\n  ", " ").replace(" ; ", "\n").strip().split("\n"):
+    names, tokens = line.split(":", 1)
+    MESSAGES.update(dict.fromkeys(names.split(), tokens))
+for name in [name[:-4] for name in MESSAGES if name.endswith("Spec")]:
+    status = f" 3status:{name}Status+" if name + "Status" in MESSAGES else ""
+    MESSAGES.setdefault(name, f"1metadata:ObjectMeta+ 2spec:{name}Spec+{status}")
 
 class Message:
     """The fields of one message: by_name (embedded structs resolved), by_number (as on the protobuf wire)."""
@@ -416,7 +667,7 @@ class Message:
             flags, number, label, kind, type_, mark, slash, keys, only, default, rules = TOKEN.fullmatch(token).groups()
             field = self.by_number[int(number)] = Field(
                 int(number), label, kind, type_ or "string", "?" in mark, "+" in mark, "&" in mark, "#" in mark,
-                tuple(filter(None, keys.split(","))), slash and only != "_",
+                tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^",
                 default and WORDS.get(default, int(default) if default.isdigit() else default),
                 "*" in flags, flags.strip("*"), tuple(filter(None, rules.split("|"))))
             self.by_name.update({label: field} if label else message(field.type).by_name)
@@ -450,6 +701,11 @@ def clean(type_, value, findings, path="", owner="", kind=""):
                 for key, item in value.items() if item is not None}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
+    if not kind and type_.startswith("SchemaOr"):
+        if isinstance(value, dict):
+            return clean_message(message("JSONSchemaProps"), value, findings, path)
+        one = "JSONSchemaProps" if type_ == "SchemaOrArray" else "string"
+        return [clean(one, item, findings, path) for item in value] if isinstance(value, list) else bool(value)
     if not kind and (type_ == "Raw" or type(value) is PYTHON_TYPE.get(type_)):
         if type_ != "int" or -2 ** 63 <= value < 2 ** 63:
             return value
@@ -465,7 +721,7 @@ def clean_message(fields, value, findings, path):
     out, where = {}, path
     for name, item in value.items():
         field, where = fields.by_name.get(name), f"{path}.{name}" if path else name
-        if field is None and where in ("kind", "apiVersion"):
+        if field is None and name in ("kind", "apiVersion") and (not path or "metadata" in fields.by_name):
             out[name] = item
         elif field is None:
             findings.unknown.append(where)
@@ -485,8 +741,8 @@ def clean_message(fields, value, findings, path):
 def fill_defaults(type_, value):
     """Set the defaults of SCHEMA in place, in this message and those below it."""
     for field in message(type_).by_name.values():
-        if field.default is not None:
-            value.setdefault(field.name, {} if field.default == {} else field.default)
+        if field.default is not None and value.get(field.name) in (None, ""):    # Go's zero stands for absence
+            value[field.name] = {} if field.default == {} else field.default
         found = value.get(field.name)
         if found is not None and field.type not in SCALARS:
             for item in found if field.kind == "[]" else found.values() if field.kind else (found,):
@@ -513,6 +769,12 @@ def quantity_nanos(text):
 def quantity_value(text, unit=10 ** 9):
     """A quantity as a whole number of units, rounded up: bytes of memory, say."""
     return -(-quantity_nanos(text) // unit)
+
+def quantity_text(nanos):
+    """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki and more."""
+    units = BINARY if nanos % (10 ** 9 << 10) == 0 and nanos else DECIMAL
+    return f"{nanos}n" if nanos % 10 ** 6 else canonical_quantity(
+        f"{nanos // (10 ** 9 << 10)}Ki" if units is BINARY else f"{nanos // 10 ** 6}m")
 
 def canonical_quantity(text):
     """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m", "1024Mi" -> "1Gi"."""
@@ -544,6 +806,8 @@ def check_time(value):
     return value
 
 CHECKS = {"Quantity": canonical_quantity, "bytes": check_bytes, "Time": check_time, "MicroTime": check_time,
+          "Double": lambda value: check_type(value, (int, float), "float64"),
+          "ExtraValue": lambda value: [check_type(item, (str,), "string") for item in check_type(value, (list,), "[]string")],
           "IntOrString": lambda value: check_type(value, (int, str), "int32")}
 LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
@@ -567,10 +831,15 @@ NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it
     "env": ("[ -<>-~]+", 1 << 20, "a valid environment variable name must consist only of printable ASCII characters "
             "other than '='", ""),
 }
-KIND_NAMES = {"Namespace": "label", "Service": "rfc1035"}       # the others: subdomain
+KIND_NAMES = {"Namespace": "label", "Service": "rfc1035", **dict.fromkeys(      # the others: subdomain
+    ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), "path")}
 
 def name_faults(rule, value):
-    """What is wrong with a name, a sentence each; [] if nothing is."""
+    """What is wrong with a name, a sentence each; [] if nothing is. path: whatever can be a part of an URL's path."""
+    if rule == "labelkey":
+        return label_key_faults(value)
+    if rule == "path":
+        return [f"may not be '{value}'"] if value in (".", "..") else [f"may not contain '{c}'" for c in "/%" if c in value]
     pattern, longest, refusal, examples = NAME_RULES[rule]
     words = "characters" if rule == "key" else "bytes"
     faults = [f"must be no more than {longest} {words}"] if len(value) > longest else []
@@ -583,7 +852,7 @@ def label_key_faults(key):
     """A label key is NAME or PREFIX/NAME."""
     prefix, slash, name = key.rpartition("/")
     faults = [f"prefix part {fault}" for fault in name_faults("subdomain", prefix)] if slash else []
-    return faults + (name_faults("qualified", name) if name else ["name part must be non-empty"])
+    return faults + ["name part must be non-empty"] * (not name) + name_faults("qualified", name)
 
 Requirement = namedtuple("Requirement", "key op values")         # op: one of OPERATORS
 OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
@@ -625,13 +894,15 @@ def selects(requirements, labels):
                 "exists": key in labels, "absent": key not in labels}[op] for key, op, values in requirements)
 
 def selector_text(selector):
-    """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty."""
-    terms = []
-    for key, op, values in selector_of(selector):
-        listed = ",".join(sorted(values))
-        one = f"{key}={listed}" if len(values) == 1 else f"{key} in ({listed})"
-        terms.append({"in": one, "notin": f"{key} notin ({listed})", "exists": key, "absent": "!" + key}[op])
-    return ",".join(sorted(terms)) or "<none>"
+    """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as text, terms by key."""
+    if selector and all(isinstance(value, str) for value in selector.values()):
+        return ",".join(sorted(f"{key}={value}" for key, value in selector.items()))
+    terms = [(key, f"{key}={value}") for key, value in dig(selector, "matchLabels", default={}).items()]
+    for term in dig(selector, "matchExpressions", default=()):
+        key, listed = term["key"], ",".join(sorted(term.get("values") or ()))
+        terms.append((key, {"In": f"{key} in ({listed})", "NotIn": f"{key} notin ({listed})", "Exists": key}.get(
+            term["operator"], "!" + key)))
+    return ",".join(text for _, text in sorted(terms, key=lambda term: term[0])) or "<none>"
 
 # What a field selector may name, besides metadata.name and metadata.namespace.
 FIELD_LABELS = {
@@ -710,7 +981,8 @@ def wrong_method():
 
 REASONS = {"Invalid value": "FieldValueInvalid", "Required value": "FieldValueRequired",
            "Unsupported value": "FieldValueNotSupported", "Duplicate value": "FieldValueDuplicate",
-           "Forbidden": "FieldValueForbidden", "Not found": "FieldValueNotFound", "Too long": "FieldValueTooLong"}
+           "Forbidden": "FieldValueForbidden", "Not found": "FieldValueNotFound", "Too long": "FieldValueTooLong",
+           "Too many": "FieldValueTooMany"}
 
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
@@ -733,7 +1005,7 @@ class Faults(list):
             raise ApiError(422, "Invalid", f'{shown} "{name}" is invalid: {text}',
                            dict(about(kind, name, "name"), causes=list(self)))
 
-def check_options(kind_name, query):
+def check_options(kind_name, query, is_apply=False):
     """Refuse query options that the API server would refuse, in its words (kind_name: "CreateOptions", ...)."""
     faults, match = Faults(), query.get("resourceVersionMatch")
     for option, *values in (("dryRun", "All"), ("fieldValidation", "", "Ignore", "Strict", "Warn"),
@@ -743,7 +1015,9 @@ def check_options(kind_name, query):
             known = ", ".join(f'"{value}"' for value in values)
             faults.add(option, "Unsupported value", [found] if option == "dryRun" else found,
                        "supported values: " + known)
-    if kind_name == "PatchOptions" and "force" in query:
+    if is_apply and not query.get("fieldManager"):
+        faults.add("fieldManager", "Required value", why="is required for apply patch")
+    if kind_name == "PatchOptions" and "force" in query and not is_apply:
         faults.add("force", "Forbidden", why="may not be specified for non-apply patch")
     if query.get("sendInitialEvents") and match != "NotOlderThan":
         faults.add("resourceVersionMatch", "Forbidden",
@@ -751,7 +1025,7 @@ def check_options(kind_name, query):
     elif match and "sendInitialEvents" not in query and not query.get("resourceVersion"):
         faults.add("resourceVersionMatch", "Forbidden",
                    why="resourceVersionMatch is forbidden unless resourceVersion is provided")
-    faults.check(Kind(kind_name, "meta.k8s.io", *[""] * 9), "")
+    faults.check(Kind(kind_name, "meta.k8s.io", *[""] * 12), "")
 
 # == 5. Bodies ===============================================================================
 # Bytes of a request -> dict. What comes out has been through clean(): whatever the encoding, the same object.
@@ -773,15 +1047,17 @@ def parse_json(data, duplicates=None):
         for key, item in items:
             find(item, f"{path}{key}." if isinstance(value, dict) else f"{path[:-1]}[{key}].")
 
-    if duplicates is None:
-        return json.loads(data, parse_constant=no_constant)
-    twice = []
-    out = json.loads(data, parse_constant=no_constant, object_pairs_hook=read_pairs)
+    text, twice = data if isinstance(data, str) else data.decode(), []
+    out = json.loads(text, parse_constant=no_constant, object_pairs_hook=None if duplicates is None else read_pairs)
     if twice:
         find(out, "")
+    if "\\ud" in text.lower():                               # half a pair of surrogates is U+FFFD to Go
+        out = json.loads(json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return out
 
 def parse_yaml(data):
+    if len(data) > YAML_BYTES:
+        raise ApiError(413, "RequestEntityTooLarge", f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
     try:
         import yaml
     except ImportError:
@@ -797,9 +1073,22 @@ def parse_yaml(data):
         yaml_implicit_resolvers = {first: [each for each in found if each[0] != "tag:yaml.org,2002:timestamp"]
                                    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     try:
-        return parse_json(json.dumps(yaml.load(data, Loader)))
+        found = parse_json(json.dumps(yaml.load(data, Loader)))
+        if not isinstance(found, dict):
+            raise ValueError("the document is no object")
+        return found
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise bad_request(f"error converting YAML to JSON: {error}")
+
+def parse_config(data):
+    """The configuration of an apply: YAML, of which JSON is a part; most clients send JSON, which needs no PyYAML."""
+    try:
+        found = parse_json(data)
+        if isinstance(found, dict):
+            return found
+    except (ValueError, RecursionError):
+        found = None
+    return parse_yaml(data)
 
 def varint(data, at):
     """(value, next position) of a base-128 varint. Raises IndexError where the data ends too soon."""
@@ -821,6 +1110,8 @@ def wire_fields(data):
         wire = key & 7
         if wire == 0:
             value, at = varint(data, at)
+        elif wire == 1:                                         # a double
+            value, at = data[at:at + 8], at + 8
         elif wire == 2:
             size, at = varint(data, at)
             value, at = data[at:at + size], at + size
@@ -853,12 +1144,23 @@ def wire_raw(data):
     except (ValueError, IndexError, TypeError):
         return {"": "not read"}
 
+def wire_schema(data, type_):
+    """JSONSchemaPropsOrArray, OrBool and OrStringArray: a schema, or something else."""
+    found, schema = list(wire_fields(data)), lambda data: from_protobuf(message("JSONSchemaProps"), data)
+    first = dict(found)
+    if type_ == "SchemaOrBool":
+        return schema(first[2]) if 2 in first else bool(first.get(1))
+    read = schema if type_ == "SchemaOrArray" else bytes.decode
+    return schema(first[1]) if 1 in first else [read(value) for number, value in found if number == 2]
+
 WIRE = {  # how a scalar stands on the wire -> its JSON value
     "string": bytes.decode, "int": signed, "bool": bool,
     "bytes": lambda value: base64.b64encode(value).decode(), "IntOrString": wire_int_or_string,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
-    "Raw": wire_raw,
+    "Raw": wire_raw, "Double": lambda data: struct.unpack("<d", data)[0],
+    "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
+    **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")},
 }
 
 def from_protobuf(fields, data):
@@ -897,12 +1199,12 @@ def parse_protobuf(data, type_):
     except (ValueError, IndexError, AttributeError, TypeError, struct.error, RecursionError) as error:
         raise bad_request(f"the protobuf body is no {type_}: {error}")
 
-def parse_body(data, content_type, type_, duplicates=None):
-    """A request's body as a dict, not yet cleaned; type_ names its message in SCHEMA. Raises ApiError 400, 415."""
+def parse_body(data, content_type, kind, duplicates=None):
+    """A request's body as a dict, not yet cleaned. Raises ApiError 400, 415."""
     media = content_type.partition(";")[0].strip().lower() or "application/json"
-    unknown = f"the object provided is unrecognized (must be of type {type_}): couldn't get version/kind;"
-    if media == "application/vnd.kubernetes.protobuf":
-        return parse_protobuf(data, type_)
+    unknown = f"the object provided is unrecognized (must be of type {kind.name}): couldn't get version/kind;"
+    if media == "application/vnd.kubernetes.protobuf" and not kind.crd:
+        return parse_protobuf(data, kind.schema)
     if media in ("application/yaml", "text/yaml"):
         body = parse_yaml(data)
     elif media == "application/json":
@@ -915,13 +1217,15 @@ def parse_body(data, content_type, type_, duplicates=None):
             raise bad_request(f"{unknown} json parse error: {fault} ({shown})")
     else:
         raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
-                       "types include: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+                       "types include: application/json, application/yaml" + (
+                           "" if kind.crd else ", application/vnd.kubernetes.protobuf"))
     if not isinstance(body, dict):
         raise bad_request(f"{unknown} json: cannot unmarshal into Go value: the body is no object")
     return body
 
 # == 6. Patches ==============================================================================
-# Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge.
+# Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge,
+# server-side apply.
 def unprocessable():
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 def json_patch(current, operations):
@@ -1049,6 +1353,194 @@ def in_order(items, order, server, keys):
         out.append((others if before else named).pop(0))
     return out + named + others
 
+# -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a set
+# of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item.
+GRANULAR, MEMBER = object(), object()   # instead of a value: its parts are owned one by one; MEMBER: and it is itself
+STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", "f:" + name) for name in (
+    "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"))}
+
+def place_of(schema):
+    """Where a whole object stands: message name or JSON schema -> Field or JSON schema, as parts_of() wants it."""
+    if isinstance(schema, dict):
+        known = {**schema.get("properties", {}), "metadata": place_of("ObjectMeta")}
+        return {**schema, "properties": known}
+    return Field(0, "", "", schema, *[False] * 4, (), False, False, None, False, "", ())
+
+def parts_of(place, value):
+    """The parts of a map or list as [(path element, place, part, whether a field has that name)]; None for a value
+    that is owned as a whole. place: a Field of SCHEMA, a JSON schema, or None where anything goes."""
+    if isinstance(place, Field) and place.kind == "[]":
+        one = place._replace(kind="")
+        return [(element_of(place.keys, one, item), one, item, False)
+                for item in value or ()] if place.applies else None
+    if isinstance(place, Field) and place.type not in SCALARS and not place.kind or isinstance(place, dict):
+        if isinstance(value, list):
+            keys, one = place.get("x-kubernetes-list-map-keys", ()), place.get("items")
+            return [(element_of(keys, one, item), one, item, False) for item in value] if (
+                place.get("x-kubernetes-list-type") in ("map", "set")) else None
+        if isinstance(place, Field):
+            fields, rest = message(place.type).by_name, None
+            is_atomic = place.atomic
+        else:
+            fields, rest = place.get("properties", {}), place.get("additionalProperties")
+            is_atomic = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
+        return None if is_atomic else [(f"f:{name}", fields.get(name, rest if isinstance(rest, dict) else None), part,
+                                        name in fields) for name, part in (value or {}).items()]
+    if isinstance(place, Field) and (place.atomic or not place.kind and place.type != "Raw"):
+        return None
+    below = place._replace(kind="") if place and place.kind else None
+    return [(f"f:{name}", below, part, False) for name, part in (value or {}).items()] if (
+        isinstance(value, dict) or below) else None
+
+def element_of(keys, place, item):
+    """The path element of a list's item: by its keys (absent ones by their default), or by its value."""
+    if not keys:
+        return "v:" + json.dumps(item, sort_keys=True)
+    fields = message(place.type).by_name if isinstance(place, Field) else place.get("properties", {})
+    found = {}
+    for key in keys:
+        known = fields.get(key)
+        default = known.get("default") if isinstance(known, dict) else known and known.default
+        found[key] = dig(item, key, default=default)
+        if found[key] is None:
+            raise bad_request(f"element has no key field {key}: {dumps(item).decode()[:200]}")
+    return "k:" + json.dumps(found, sort_keys=True, separators=(",", ":"))
+
+def walk(place, value, path=(), named=True, out=None):
+    """{path: value of a leaf, or GRANULAR or MEMBER} of all that a value holds."""
+    out, parts = {} if out is None else out, parts_of(place, value)
+    if path:
+        out[path] = value if parts is None else GRANULAR if named and (parts or value is None) else MEMBER
+    for element, below, part, named in parts or ():
+        walk(below, part, path + (element,), named, out)
+    return out
+
+def differences(before, after):
+    """What changed from one walk() to another: (paths added or modified, paths removed)."""
+    granular = (GRANULAR, MEMBER)
+    return {path for path, value in after.items() if path not in before or (
+        before[path] != value and not (value in granular and before[path] in granular))}, before.keys() - after.keys()
+
+def to_fields_v1(paths):
+    """A field set as FieldsV1: a tree in which {} marks the end of a path and "." a path that others go through."""
+    tree = {}
+    for path in sorted(paths):
+        node = tree
+        for element in path:
+            node = node.setdefault(element, {})
+        node["."] = {}
+    def bare(node):
+        return {} if node.keys() <= {"."} else {element: bare(below) for element, below in node.items()}
+    return bare(tree)
+
+def from_fields_v1(tree, path=()):
+    out = set()
+    for element, below in tree.items():
+        if element == "." or not below:
+            out.add(path if element == "." else path + (element,))
+        else:
+            out |= from_fields_v1(below, path + (element,))
+    return out
+
+Manager = namedtuple("Manager", "name operation version subresource")
+
+def read_managers(entries):
+    """metadata.managedFields as {Manager: (field set, time)}."""
+    return {Manager(e.get("manager", ""), e.get("operation", ""), e.get("apiVersion", ""), e.get("subresource", "")): (
+        from_fields_v1(e.get("fieldsV1") or {}), e.get("time")) for e in entries or ()}
+
+def write_managers(managers):
+    """The other way, in the server's order: appliers first, then by time."""
+    order = lambda item: (item[0].operation, item[1][1] or "", item[0].name, item[0].version, item[0].subresource)
+    return [filled(manager=m.name, operation=m.operation, apiVersion=m.version, time=time_, fieldsType="FieldsV1",
+                   fieldsV1=to_fields_v1(paths), subresource=m.subresource)
+            for m, (paths, time_) in sorted(managers.items(), key=order)]
+
+def in_scope(paths, manager, has_status):
+    """The paths that a request to this subresource can change."""
+    wrong = "f:spec" if manager.subresource == "status" else "f:status" if has_status else None
+    return {path for path in paths if path[0] != wrong}
+
+def updated_managers(place, before, after, managers, manager, has_status):
+    """The managers after an update by one of them: it owns what it changed, nobody else does."""
+    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(
+        walk(place, before), walk(place, after)))
+    out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
+    if changed - STRIPPED:
+        out[manager] = out.get(manager, (set(),))[0] | changed - STRIPPED, now()
+    return {each: entry for each, entry in out.items() if entry[0]}
+
+def apply_merge(place, live, config):
+    """What live becomes when config is applied: its leaves win, the rest of live stays."""
+    parts = parts_of(place, config)
+    if parts is None or live is None or parts_of(place, live) is None:
+        return config
+    if isinstance(config, dict):
+        below = {part[0][2:]: part[1] for part in parts}
+        return {**live, **{name: apply_merge(below[name], live.get(name), part) for name, part in config.items()}}
+    old, new = ({part[0]: part for part in each} for each in (parts_of(place, live), parts))
+    left, right, order = list(old), list(new), []
+    for shared in [element for element in new if element in old] + [None]:    # the order of mergingWalker
+        while left and left[0] != shared:
+            order += [left[0]] if left[0] not in new else []
+            left.pop(0)
+        while right and (not order or order[-1] != shared):
+            order.append(right.pop(0))
+        left = left[1:]
+    return [apply_merge(new[e][1], old[e][2] if e in old else None, new[e][2]) if e in new else old[e][2]
+            for e in order]
+
+def remove_paths(place, value, tree):
+    """The value without the paths of a FieldsV1 tree; None if nothing is left."""
+    kept = []
+    for element, below, part, _ in parts_of(place, value) or ():
+        node = tree.get(element)
+        if node is not None and node and "." not in node:
+            part = remove_paths(below, part, node)
+        if node is None or node and "." not in node and part is not None:
+            kept.append((element[2:], part))
+    return (dict(kept) if isinstance(value, dict) else [part for _, part in kept]) if kept else None
+
+def apply_patch(place, live, config, managers, manager, force, has_status):
+    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless somebody
+    else owns it. Raises ApiError 409 naming all conflicts."""
+    merged, before = apply_merge(place, live, config), walk(place, live)
+    last, found = managers.get(manager, (set(),))[0], walk(place, merged)
+    wanted = {path for path, value in walk(place, config).items() if value is not GRANULAR}
+    managers = {**managers, manager: (in_scope(wanted, manager, has_status) - STRIPPED, now())}
+    def with_parents(paths):
+        return paths | {path[:i] for path in paths for i in range(1, len(path)) if found.get(path[:i]) is GRANULAR}
+    owned = with_parents(set().union(*(paths for paths, _ in managers.values()), wanted))
+    gone = {path for path in with_parents(last) if path in found and path not in owned}
+    new = remove_paths(place, merged, to_fields_v1(gone)) if gone else merged
+    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(before, walk(place, new)))
+    conflicts = {each: sorted(paths & changed) for each, (paths, _) in managers.items()
+                 if each != manager and paths & changed}
+    if conflicts and not force:
+        raise apply_conflict(conflicts, {each: managers[each][1] for each in conflicts})
+    managers = {each: (paths if each == manager else paths - changed - removed, time_)
+                for each, (paths, time_) in managers.items()}
+    return new, {each: entry for each, entry in managers.items() if entry[0]}
+
+def path_text(path):
+    """A path as people read it: .spec.containers[name="c"].image"""
+    keys = lambda text: ",".join(f"{key}={json.dumps(value)}" for key, value in json.loads(text).items())
+    return "".join({"f": "." + e[2:], "k": "", "v": f"[={e[2:]}]"}[e[0]] or f"[{keys(e[2:])}]" for e in path)
+
+def apply_conflict(conflicts, times):
+    """The 409 for {Manager: paths} that the applied fields belong to."""
+    words = lambda m: (json.dumps(m.name) + (f" with subresource {json.dumps(m.subresource)}" if m.subresource else "") + (
+        f" using {m.version}" + (f" at {times[m]}" if times[m] else "") if m.operation == "Update" else ""))
+    causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {words(manager)}", "field": path_text(path)}
+              for manager in sorted(conflicts) for path in conflicts[manager]]
+    if len(causes) == 1:
+        text = f"1 conflict: {causes[0]['message']}: {causes[0]['field']}"
+    else:
+        text = f"{len(causes)} conflicts: " + "\n".join(
+            "\n".join([f"conflicts with {words(manager)}:", *(f"- {path_text(path)}" for path in conflicts[manager])])
+            for manager in sorted(conflicts))
+    return ApiError(409, "Conflict", "Apply failed with " + text, {"causes": causes})
+
 # == 7. Store and watch ======================================================================
 # Objects rest in memory as compact JSON bytes; what must survive a power cut rests in SQLite too, synced before the
 # answer.
@@ -1078,7 +1570,7 @@ class Store:
     Every method may be called from any thread. A transaction belongs to one thread at a time; readers never wait for
     it, nor for the disk."""
     def __init__(self, path):
-        self.rows = {kind.name: {} for kind in KINDS}
+        self.rows = {kind.id: {} for kind in KINDS}         # those of custom resources come with their first object
         self.writing = threading.RLock()    # held for a whole transaction, disk included
         self.view = threading.Lock()        # held while rows, version and ring change together; never across I/O
         self.writer, self.pending, self.listeners = None, {}, []
@@ -1098,17 +1590,16 @@ class Store:
         self.version = self.floor = start << 32           # monotonic without a clock; what is older than floor is gone
         self.buried = {name[5:] for name, in self.db.execute("SELECT name FROM facts WHERE name LIKE 'gone/%'")}
         for name, namespace, key, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
-            if name in KIND:
-                self.load(KIND[name], (namespace, key), json.loads(text))
+            self.load(name, (namespace, key), json.loads(text))
 
     def load(self, kind, key, obj):
         kept = dumps(obj)
-        if kind.kept != "disk":                           # its answer holds recomputed status: a fresh version
+        if kind in KIND and KIND[kind].kept != "disk":    # its answer holds recomputed status: a fresh version
             self.version += 1
             obj["metadata"]["resourceVersion"] = str(self.version)
         meta = obj["metadata"]
-        self.rows[kind.name][key] = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"),
-                                        hash(self.unversioned(kept)))
+        self.rows.setdefault(kind, {})[key] = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"),
+                                                  hash(self.unversioned(kept)))
 
     @staticmethod
     def unversioned(raw):
@@ -1122,11 +1613,11 @@ class Store:
     def row(self, kind, key):
         if self.writer == threading.get_ident() and (kind, key) in self.pending:
             return self.pending[kind, key]
-        return self.rows[kind].get(key)
+        return self.rows.get(kind, {}).get(key)
 
     def keys(self, kind, namespace=None):
         """Sorted keys of a kind, or of its objects in one namespace."""
-        keys = set(self.rows[kind])
+        keys = set(self.rows.get(kind, ()))
         if self.writer == threading.get_ident():
             for (pending_kind, key), row in self.pending.items():
                 if pending_kind == kind:
@@ -1140,13 +1631,23 @@ class Store:
             if row and holding in row.raw and (selector is None or selects(selector, row.labels)):
                 yield json.loads(row.raw)
 
-    def snapshot(self, kind, namespace, watch=None):
-        """(version, [(key, Row)]) at one moment. A watch given is registered at that same moment."""
+    def snapshot(self, kind, namespace, watch=None, at=0):
+        """(version, [(key, Row)]) at one moment: the present, or the version at, as far as the ring goes back. A watch
+        given is registered at that same moment. Raises ApiError 410."""
         with self.view:
-            rows = [(key, row) for key, row in self.rows[kind].items() if namespace is None or key[0] == namespace]
+            rows, version = self.rows.get(kind, {}), at or self.version
+            if at and at < self.floor:
+                raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
+            if version < self.version:
+                rows = dict(rows)
+                for change in reversed(self.ring):
+                    if change.version > version and change.kind.id == kind:
+                        rows.pop(change.key, None)
+                        if change.old:
+                            rows[change.key] = change.old
+            rows = [(key, row) for key, row in rows.items() if namespace is None or key[0] == namespace]
             if watch:
                 self.watches.add(watch)
-            version = self.version
         return version, sorted(rows)
 
     def since(self, version, watch):
@@ -1193,7 +1694,7 @@ class Store:
         before is not written and keeps its version. keep: store it even though it is derived (what clients write to
         the pod of a foreign container)."""
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-        old = self.row(kind.name, key)
+        old = self.row(kind.id, key)
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
         meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER
                                   if obj["metadata"].get(name) not in (None, {}, [])}
@@ -1209,23 +1710,23 @@ class Store:
             kept = hash(self.unversioned(text))
             if not old or old.kept != kept:
                 self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
-                                        (kind.name, *key, text.decode())))
+                                        (kind.id, *key, text.decode())))
         row = Row(raw, self.next_version, meta.get("labels"), kept)
-        self.pending[kind.name, key] = row
+        self.pending[kind.id, key] = row
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
         return obj
 
     def remove(self, kind, obj):
         """Remove an object inside a transaction; returns it as its watchers see it last."""
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
-        old = self.row(kind.name, key)
+        old = self.row(kind.id, key)
         if old:
             self.next_version += 1
             obj["metadata"]["resourceVersion"] = str(self.next_version)
             if old.kept is not None:
                 self.statements.append(("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
-                                        (kind.name, *key)))
-            self.pending[kind.name, key] = None
+                                        (kind.id, *key)))
+            self.pending[kind.id, key] = None
             self.changes.append(Change(self.next_version, kind, "DELETED", key, dumps(obj), old.labels, old))
         return obj
 
@@ -1253,7 +1754,7 @@ class Store:
         with self.view:
             for (kind, key), row in self.pending.items():
                 if row:
-                    self.rows[kind][key] = row
+                    self.rows.setdefault(kind, {})[key] = row
                 else:
                     self.rows[kind].pop(key, None)
             self.version = self.next_version
@@ -1264,7 +1765,7 @@ class Store:
             while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
                 gone = self.ring.popleft()
                 self.floor, self.ring_bytes = gone.version, self.ring_bytes - len(gone.raw)
-            watches = [watch for watch in self.watches if any(watch.kind is change.kind for change in self.changes)]
+            watches = [watch for watch in self.watches if any(watch.kind.id == change.kind.id for change in self.changes)]
         for listener in self.listeners:
             listener(self.changes, watches)
 
@@ -1292,7 +1793,7 @@ class Watch:
         if not old and not new:
             return None
         type_ = "DELETED" if not new else "MODIFIED" if old else "ADDED"
-        key = type_, self.form
+        key = type_, self.form, self.kind.version
         if key not in memo:
             raw = change.raw
             if type_ == "DELETED" and change.type != "DELETED":     # it left the selection: as it was, at this version
@@ -1300,11 +1801,13 @@ class Watch:
                 obj["metadata"]["resourceVersion"] = str(change.version)
                 raw = dumps(obj)
             memo[key] = self.encode(type_, raw)
+        self.form = self.form._replace(columns=False)
         return memo[key]
 
     def encode(self, type_, raw):
-        if self.form.kind and type_ != "BOOKMARK":
+        if type_ != "BOOKMARK":
             raw = shown(self.kind, raw, self.form)
+            self.form = self.form._replace(columns=False)           # the first event of a watch alone tells them
         return chunk(b'{"type":"%s","object":%s}\n' % (type_.encode(), raw))
 
     def bookmark(self, version, initial=False):
@@ -1453,6 +1956,7 @@ POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our cont
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
            "OnFailure": "on-failure", "Never": "no"}
+FROM_API = {"configMap", "secret", "projected"}         # volumes that show what the API holds
 PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
 DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
             "status.podIP", "status.podIPs")
@@ -1555,7 +2059,7 @@ def to_docker_container(pod, container, env, sources, settings):
     cpu_nanos = quantity_nanos(dig(container, "resources", "requests", "cpu", default="0"))
     host_network, (user, security) = spec.get("hostNetwork"), security_options(pod, container)
     network = "host" if host_network else settings.network
-    projected = {volume["name"] for volume in spec.get("volumes") or () if "configMap" in volume or "secret" in volume}
+    projected = {volume["name"] for volume in spec.get("volumes") or () if FROM_API & volume.keys()}
     mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
               for mount in container.get("volumeMounts") or ()]
     if not host_network:
@@ -1786,6 +2290,20 @@ def volume_files(kind, source, lookup):
         raise ConfigError(f"references non-existent {kind.lower()} key: {missing[0]}")
     return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
 
+def projected_files(pod, name, source, lookup, host_ip):
+    """The files of a projected volume, by its sources. Raises ConfigError."""
+    files, mode = {}, source.get("defaultMode", 0o644)
+    for each in source.get("sources") or ():
+        for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
+            if field in each:
+                files.update(volume_files(kind, {**each[field], "defaultMode": mode}, lookup))
+        for item in dig(each, "downwardAPI", "items", default=()):
+            text = pod_field(pod, dig(item, "fieldRef", "fieldPath", default=""), host_ip)
+            files[item["path"]] = (text or "").encode(), item.get("mode", mode)
+        if "serviceAccountToken" in each:
+            files[each["serviceAccountToken"]["path"]] = lookup("Token", (name, each["serviceAccountToken"])), mode
+    return files
+
 def project_files(folder, files, group=None):
     """Make a folder show exactly these files, all at once for its readers, as the kubelet's AtomicWriter does: files
     live in a folder of their own, "..data" points to it, each name points through "..data". Unchanged files are left
@@ -1849,6 +2367,9 @@ def prepare_volumes(pod, settings, lookup):
                 project_files(folder, volume_files("ConfigMap", volume["configMap"], lookup), group)
             elif "secret" in volume:
                 project_files(folder, volume_files("Secret", volume["secret"], lookup), group)
+            elif "projected" in volume:
+                files = projected_files(pod, volume["name"], volume["projected"], lookup, settings.host_ip)
+                project_files(folder, files, group)
             elif "hostPath" not in volume and not os.path.isdir(folder):
                 os.makedirs(folder)
                 os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
@@ -2276,6 +2797,7 @@ class WorkQueue:
             time.sleep(0.02)
 
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
+TOKEN_S = 365 * 86400                       # how long a pod's token is good, as the API server extends it
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
@@ -2447,6 +2969,8 @@ class Pods:
         if is_deleting(pod):
             self.terminate(pod, found)
         elif not foreign and pod["spec"].get("nodeName") == self.settings.node and not has_ended(pod):
+            if self.is_overdue(pod, found):
+                return
             self.bring_up(pod, found)
         self.publish(key, uid)
 
@@ -2504,7 +3028,7 @@ class Pods:
 
     def update_sources(self, pod):
         """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay as they are."""
-        if any("configMap" in volume or "secret" in volume for volume in pod["spec"].get("volumes") or ()):
+        if any(FROM_API & volume.keys() for volume in pod["spec"].get("volumes") or ()):
             try:
                 prepare_volumes(pod, self.settings, self.lookup(pod))
             except ConfigError as error:
@@ -2530,7 +3054,25 @@ class Pods:
             self.queue.add_after(2, key_of(pod))                # time to see the error before it becomes a back-off
 
     def lookup(self, pod):
-        return lambda kind, name: data_of(self.store.get(kind, pod["metadata"]["namespace"], name))
+        """The function (kind, name) -> data that volumes and environment are made from; of kind Token a token."""
+        return lambda kind, name: self.token(pod, *name) if kind == "Token" else data_of(
+            self.store.get(kind, pod["metadata"]["namespace"], name))
+
+    def token(self, pod, volume, source):
+        """The service account token of a pod's volume: the present one, while it is good for long."""
+        meta, access, name = pod["metadata"], self.k2d.access, pod["spec"].get("serviceAccountName", "default")
+        try:
+            with open(pod_folder(self.settings, meta["uid"], "volumes", volume, source["path"]), "rb") as file:
+                present = file.read()
+        except OSError:
+            present = b""
+        if dig(access.read_token(present.decode("ascii", "replace")), "exp", default=0) > time.time() + TOKEN_S / 2:
+            return present
+        account = self.store.get("ServiceAccount", meta["namespace"], name)
+        if not account:
+            raise ConfigError(f'serviceaccount "{name}" not found')
+        audience = source.get("audience") or access.issuer
+        return access.make_token(account, TOKEN_S, [audience], {"kind": "Pod", **pick(meta, ("name", "uid"))}).encode()
 
     def create(self, pod, container):
         """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError, EngineGone."""
@@ -2540,6 +3082,9 @@ class Pods:
         cluster = {"KUBERNETES_SERVICE_HOST": s.kubernetes_ip, "KUBERNETES_SERVICE_PORT": "443"}
         env = environment(pod, container, lookup, s.host_ip, cluster)
         body = to_docker_container(pod, container, env, sources, s)
+        runtime = self.store.get("RuntimeClass", "", pod["spec"].get("runtimeClassName", ""))
+        if runtime:
+            body["HostConfig"]["Runtime"] = runtime["handler"]
         uid, pulled = pod["metadata"]["uid"], self.pulls.get(pod["metadata"]["uid"])
         if isinstance(pulled, ConfigError):
             raise self.pulls.pop(uid)
@@ -2644,9 +3189,34 @@ class Pods:
             self.removing.add(id_)
         self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=ENDED)
 
+    def is_overdue(self, pod, found):
+        """Whether a pod has run for its activeDeadlineSeconds; then it is stopped, and fails."""
+        limit, spec = pod["spec"].get("activeDeadlineSeconds"), pod["spec"]
+        left = limit and (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
+        if not limit or left > 0:
+            if limit:
+                self.queue.add_after(left + 0.05, key_of(pod))
+            return False
+        if not self.stop(pod, found, left + spec.get("terminationGracePeriodSeconds", 30)):
+            with self.store.transaction():
+                present = self.pod_of(pod["metadata"]["uid"])
+                if present:
+                    present["status"] = {**pod_status(present, found, {}, self.settings.host_ip), "phase": "Failed",
+                                         "reason": "DeadlineExceeded", "message":
+                                         "Pod was active on the node longer than the specified deadline"}
+                    self.store.put(KIND["Pod"], present)
+        return True
+
     def terminate(self, pod, found):
         """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace, kill, remove."""
-        left = (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()
+        if not self.stop(pod, found, (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()):
+            self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
+            for f in list(found.values()):
+                self.remove_container(f.id)
+            self.forget(pod)
+
+    def stop(self, pod, found, left):
+        """Ask the containers of a pod to stop, or kill them when no seconds are left; returns those that still run."""
         running = [f for f in found.values() if f.running]
         for f in running:
             if f.id not in self.stopping:
@@ -2659,11 +3229,7 @@ class Pods:
                 self.signal(f, "KILL")
                 continue
             self.queue.add_after(left, key_of(pod))
-        if not running:
-            self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
-            for f in list(found.values()):
-                self.remove_container(f.id)
-            self.forget(pod)
+        return running
 
     def signal(self, found, name):
         if found.state == "paused":
@@ -2724,6 +3290,7 @@ class Pods:
 # == 14. Controllers =========================================================================
 # One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
+CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
@@ -2737,6 +3304,11 @@ def safe_hash(value, size=10):
         number, letter = divmod(number, len(SAFE_LETTERS))
         out += SAFE_LETTERS[letter]
     return out
+
+def kind_named(api_version, name):
+    """The Kind of this group and name, as it is stored; None if there is none."""
+    group = api_version.rpartition("/")[0]
+    return next((KIND[kind.id] for kind in KINDS if kind.name == name and kind.group == group), None)
 
 def controller_of(obj):
     return next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
@@ -2769,6 +3341,9 @@ def resolve_count(value, total, up):
 class Controllers:
     """reconcile(key), key = (name of a method, its arguments ...), mostly namespace and name. All methods run in the
     queue's one thread, except observe(), which runs in the thread of whoever wrote, and start()."""
+    WORKLOADS = {"Deployment": ("deployment",), "ReplicaSet": ("replicas", "ReplicaSet"),
+                 "ReplicationController": ("replicas", "ReplicationController")}     # kind -> the beginning of its key
+
     def __init__(self, k2d):
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
@@ -2786,21 +3361,24 @@ class Controllers:
             (namespace, name), deleted, raw = change.key, change.type == "DELETED", change.raw
             meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
             for ref in meta.get("ownerReferences") or ():
-                if ref.get("controller") and ref["kind"] in ("ReplicaSet", "Deployment"):
-                    self.add(ref["kind"].lower(), namespace, ref["name"])
-                if deleted and ref["kind"] in KIND:
-                    self.add("finalize", ref["kind"], namespace if KIND[ref["kind"]].namespaced else "", ref["name"])
+                if ref.get("controller") and ref["kind"] in self.WORKLOADS:
+                    self.add(*self.WORKLOADS[ref["kind"]], namespace, ref["name"])
+                owner = kind_named(ref["apiVersion"], ref["kind"])
+                if deleted and owner:
+                    self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
             if deleted:
                 self.add("collect", meta["uid"])
                 home = self.store.row("Namespace", ("", namespace)) if change.kind.namespaced else None
                 if home and b'"Terminating"' in home.raw:
                     self.add("namespace", "", namespace)
             elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
-                self.add("finalize", change.kind.name, namespace, name)
-            if change.kind.name == "Pod":
+                self.add("finalize", change.kind.id, namespace, name)
+            for quota in self.store.keys("ResourceQuota", namespace) if change.kind.namespaced else ():
+                self.add("quota", *quota)
+            if change.kind.id == "Pod":
                 self.observe_pod(change, deleted)
             else:
-                self.observe_other(change.kind.name, change, deleted)
+                self.observe_other(change.kind.id, change, deleted)
 
     def observe_pod(self, change, deleted):
         self.k2d.pods.on_pod(change)
@@ -2812,14 +3390,21 @@ class Controllers:
             if key[0] == change.key[0] and (selects(selector, change.labels) or
                                             change.old and selects(selector, change.old.labels)):
                 self.add("endpoints", *key)
+        for budget in self.store.keys("PodDisruptionBudget", change.key[0]):
+            self.add("budget", *budget)
         if change.type == "ADDED" and not controller_of(json.loads(change.raw)):
-            for owner in self.store.keys("ReplicaSet", change.key[0]):       # an orphan may be adopted
-                self.add("replicaset", *owner)
+            for kind in ("ReplicaSet", "ReplicationController"):             # an orphan may be adopted
+                for owner in self.store.keys(kind, change.key[0]):
+                    self.add("replicas", kind, *owner)
 
     def observe_other(self, kind, change, deleted):
         namespace, name = change.key
-        if kind in ("Deployment", "ReplicaSet"):
-            self.add(kind.lower(), namespace, name)
+        if kind in self.WORKLOADS:
+            self.add(*self.WORKLOADS[kind], namespace, name)
+        elif kind == "PodDisruptionBudget":
+            self.add("budget", namespace, name)
+        elif kind == "CustomResourceDefinition":
+            self.add("definition", "", name)
         elif kind == "Service":
             self.selectors.pop(change.key, None)
             spec = json.loads(change.raw)["spec"]
@@ -2837,23 +3422,23 @@ class Controllers:
             for key in self.store.keys("Pod"):
                 if b'"podIP":' not in self.store.row("Pod", key).raw:
                     self.add("schedule", *key)
-        elif kind in ("ConfigMap", "Secret"):
+        elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
                 self.k2d.pods.queue.add(key_of(pod))
             if name in ("kube-root-ca.crt", "default"):
                 self.add("namespace", "", namespace)
-        elif kind == "ServiceAccount" and deleted:
-            self.add("namespace", "", namespace)
+            if kind == "ServiceAccount" and not deleted:
+                self.add("accounts", "", namespace)
         elif kind == "Event" and not deleted:
             self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
     def start(self):
         """After a start: look at everything once, as if it were new, for whatever was half done."""
         for kind in KINDS:
-            for key in self.store.keys(kind.name):
-                row = self.store.row(kind.name, key)
-                if row and kind.name != "Event":
+            for key in self.store.keys(kind.id):
+                row = self.store.row(kind.id, key)
+                if row and kind.id != "Event":
                     self.observe([Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
                     refs = json.loads(row.raw)["metadata"].get("ownerReferences") if b'"ownerRef' in row.raw else ()
                     for ref in refs or ():
@@ -2887,20 +3472,21 @@ class Controllers:
                            text=f"Successfully assigned {namespace}/{name} to {self.settings.node}")
         self.k2d.pods.queue.add((namespace, name))
 
-    # -- ReplicaSet and Deployment
-    def replicaset(self, namespace, name):
+    # -- ReplicaSet, ReplicationController and Deployment
+    def replicas(self, kind, namespace, name):
+        again = "replicas", kind, namespace, name
         with self.store.transaction():
-            rs, kind = self.store.get("ReplicaSet", namespace, name), KIND["ReplicaSet"]
+            rs, kind = self.store.get(kind, namespace, name), KIND[kind]
             if not rs:
                 return
             spec, pods = rs["spec"], self.pods_of(rs)
             active = [pod for pod in pods if not is_deleting(pod)]
             failure = None if is_deleting(rs) else self.scale_pods(rs, kind, active, replicas_of(rs))
             if len(active) < replicas_of(rs) and not failure and not is_deleting(rs):
-                self.add("replicaset", namespace, name)
+                self.add(*again)
             waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
             if any(waits):
-                self.queue.add_after(min(filter(None, waits)) + 0.05, ("replicaset", namespace, name))
+                self.queue.add_after(min(filter(None, waits)) + 0.05, again)
             template = (spec["template"]["metadata"].get("labels") or {}).items()
             labelled = [pod for pod in active if template <= (pod["metadata"].get("labels") or {}).items()]
             status = {"replicas": len(active), "fullyLabeledReplicas": len(labelled),
@@ -2910,7 +3496,7 @@ class Controllers:
             if failure:
                 status["conditions"] = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True",
                                                   "FailedCreate", failure)]
-                self.queue.add_after(10, ("replicaset", namespace, name))
+                self.queue.add_after(10, again)
             rs["status"] = {k: v for k, v in status.items() if v or k in ("replicas", "terminatingReplicas")}
             self.store.put(kind, rs)
 
@@ -2920,7 +3506,7 @@ class Controllers:
         for pod in self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])):
             owner = controller_of(pod)
             if not owner and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
-                owner = owner_reference(KIND["ReplicaSet"], rs)
+                owner = owner_reference(KIND[rs["kind"]], rs)
                 pod["metadata"].setdefault("ownerReferences", []).append(owner)
                 self.store.put(KIND["Pod"], pod)
             if owner and owner["uid"] == rs["metadata"]["uid"] and not has_ended(pod):
@@ -2930,7 +3516,8 @@ class Controllers:
     def scale_pods(self, owner, kind, pods, replicas):
         """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
         meta, template = owner["metadata"], owner["spec"]["template"]
-        tell = lambda *words: self.k2d.event(owner, *words, component="replicaset-controller")
+        tell = lambda *words: self.k2d.event(owner, *words, component="replication-controller" if kind.group == "" else
+                                           "replicaset-controller")
         for _ in range(min(replicas - len(pods), 50)):          # more in a pass of its own: others may write between
             given = {k: v for k, v in template["metadata"].items() if k in ("labels", "annotations") and v}
             try:
@@ -3162,26 +3749,31 @@ class Controllers:
                 elif present.get("data") != ca["data"]:
                     self.store.put(KIND["ConfigMap"], {**present, **ca})
                 return
-            kinds = [kind for kind in KINDS if kind.namespaced]
+            kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
             for kind in kinds:
-                for obj in self.store.list(kind.name, name):
+                for obj in self.store.list(kind.id, name):
                     if not is_deleting(obj):
                         self.api.delete_object(kind, obj, {})
-            if not any(self.store.keys(kind.name, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
+            if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
                 ns["spec"].pop("finalizers", None)
                 self.store.remove(KIND["Namespace"], ns)
 
     def owner(self, ref, namespace):
         """The object an ownerReference means, or None if it is gone."""
-        kind = KIND.get(ref["kind"])
+        kind = kind_named(ref["apiVersion"], ref["kind"])
         if not kind:
             return {}                                           # a kind we do not know: never ours to collect
-        obj = self.store.get(kind.name, namespace if kind.namespaced else "", ref["name"])
+        obj = self.store.get(kind.id, namespace if kind.namespaced else "", ref["name"])
         return obj if obj and obj["metadata"]["uid"] == ref["uid"] else None
+
+    def stays(self, ref, namespace):
+        """Whether the owner that an ownerReference means is there and does not wait for its dependents to go."""
+        owner = self.owner(ref, namespace)
+        return owner is not None and "foregroundDeletion" not in (dig(owner, "metadata", "finalizers") or ())
 
     def dependents(self, uid):
         """(Kind, object) of all that name an object of this uid as an owner."""
-        return [(kind, obj) for kind in KINDS for obj in self.store.list(kind.name, holding=uid.encode())
+        return [(kind, obj) for kind in KINDS if is_stored(kind) for obj in self.store.list(kind.id, holding=uid.encode())
                 if any(ref["uid"] == uid for ref in obj["metadata"].get("ownerReferences") or ())]
 
     def collect(self, uid):
@@ -3197,28 +3789,115 @@ class Controllers:
                     self.store.put(kind, obj)
 
     def finalize(self, kind_name, namespace, name):
-        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object."""
-        kind = KIND[kind_name]
+        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object, and let go of
+        volumes and claims that no pod uses."""
+        kind = KIND.get(kind_name)
+        if not kind:
+            return
         with self.store.transaction():
-            obj = self.store.get(kind.name, namespace, name)
+            obj = self.store.get(kind.id, namespace, name)
             finalizers = obj["metadata"].get("finalizers") or [] if obj and is_deleting(obj) else []
-            done = next((each for each in ("orphan", "foregroundDeletion") if each in finalizers), None)
+            done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
+                                           "kubernetes.io/pv-protection") if each in finalizers), None)
             if not done:
                 return
-            uid = obj["metadata"]["uid"]
-            for each, found in self.dependents(uid):
+            uid, claim = obj["metadata"]["uid"], b'"claimName":"%s"' % name.encode()
+            if done.startswith("kubernetes.io/") and any(self.store.list("Pod", namespace, holding=claim)):
+                return
+            for each, found in self.dependents(uid) if not done.startswith("kubernetes.io/") else ():
                 meta = found["metadata"]
-                if done == "orphan":
-                    meta["ownerReferences"] = [ref for ref in meta["ownerReferences"] if ref["uid"] != uid]
-                    if not meta["ownerReferences"]:
-                        del meta["ownerReferences"]
+                others = [ref for ref in meta["ownerReferences"] if ref["uid"] != uid]
+                if done == "orphan" or any(self.stays(ref, meta.get("namespace", "")) for ref in others):
+                    meta["ownerReferences"] = others
                     self.store.put(each, found)
                 elif not is_deleting(found):
+                    if any(is_deleting(below) for _, below in self.dependents(meta["uid"])):    # a circle: do not wait
+                        for ref in meta["ownerReferences"]:
+                            ref["blockOwnerDeletion"] = False
                     self.api.delete_object(each, found, {"propagationPolicy": "Foreground"})
             if not any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for _, found in self.dependents(uid)
                        for ref in found["metadata"]["ownerReferences"]):
                 obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
                 self.api.settle(kind, obj)
+
+    # -- quotas, disruption budgets, tokens, custom resources
+    def quota(self, namespace, name):
+        with self.store.transaction():
+            quota = self.store.get("ResourceQuota", namespace, name)
+            if quota:
+                used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
+                quota["status"] = {"hard": quota["spec"].get("hard") or {}, "used": used}
+                self.store.put(KIND["ResourceQuota"], quota)
+
+    def budget(self, namespace, name):
+        """How many pods may be evicted now (KEP-85; pkg/controller/disruption)."""
+        with self.store.transaction():
+            pdb = self.store.get("PodDisruptionBudget", namespace, name)
+            if not pdb:
+                return
+            spec, selector = pdb["spec"], pdb["spec"].get("selector")
+            pods = [pod for pod in self.store.list("Pod", namespace, selector_of(selector) if selector else [])
+                    if not has_ended(pod)] if selector is not None else []
+            healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
+            owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
+            scale, least = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner), spec.get(
+                "minAvailable")
+            expected = len(pods) if isinstance(least, int) else scale
+            wanted = (resolve_count(least, expected, True) if least is not None else
+                      max(0, expected - resolve_count(spec.get("maxUnavailable", 0), expected, True)))
+            allowed = max(0, healthy - wanted) if pods else 0
+            told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
+                             "SufficientPods" if allowed else "InsufficientPods",
+                             observedGeneration=pdb["metadata"]["generation"])
+            pdb["status"] = {"observedGeneration": pdb["metadata"]["generation"], "disruptionsAllowed": allowed,
+                             "currentHealthy": healthy, "desiredHealthy": wanted, "expectedPods": expected,
+                             "conditions": [{**told, "message": ""}]}
+            self.store.put(KIND["PodDisruptionBudget"], pdb)
+
+    def accounts(self, _, namespace):
+        """Fill Secrets of type service-account-token that came before their account."""
+        with self.store.transaction():
+            for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
+                if not secret.get("data"):
+                    self.k2d.access.fill_token(secret)
+                    self.store.put(KIND["Secret"], secret)
+
+    def definition(self, _, name):
+        """Accept the names of a CustomResourceDefinition and serve its resources; when it goes, they go first."""
+        with self.store.transaction():
+            crd, kind = self.store.get("CustomResourceDefinition", "", name), KIND["CustomResourceDefinition"]
+            if not crd:
+                return register({"metadata": {"name": name}}, False)
+            spec, names, status = crd["spec"], crd["spec"]["names"], crd.setdefault("status", {})
+            if is_deleting(crd):
+                for obj in list(self.store.list(name)):
+                    if not is_deleting(obj):
+                        self.api.delete_object(KIND[name], obj, {})
+                status["conditions"] = [c for c in status.get("conditions") or () if c["type"] != "Terminating"] + [
+                    condition(status.get("conditions"), "Terminating", "True", "InstanceDeletionInProgress",
+                              "CustomResource deletion is in progress")]
+                if self.store.keys(name):
+                    self.store.put(kind, crd)
+                    return self.queue.add_after(1, ("definition", "", name))
+                crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
+                register(crd, False)
+                return self.api.settle(kind, crd)
+            taken = [k for k in KINDS if k.group == spec["group"] and k.id != name and (
+                k.plural == names["plural"] or k.name == names["kind"])]
+            old = status.get("conditions")
+            why = f'"{names["kind"] if taken[0].name == names["kind"] else names["plural"]}" is already in use' if taken else ""
+            accepted = (("True", "NoConflicts", "no conflicts found"), ("True", "InitialNamesAccepted",
+                        "the initial names have been accepted")) if not taken else (
+                            ("False", "KindConflict", why), ("False", "NotAccepted", "not all names are accepted"))
+            ours = [condition(old, type_, *words) for type_, words in zip(("NamesAccepted", "Established"), accepted)]
+            status["conditions"] = ours + [c for c in old or () if c["type"] not in ("NamesAccepted", "Established")]
+            if not taken:
+                status["acceptedNames"] = names
+            stored = status.get("storedVersions") or []
+            status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
+                                                 v["name"] not in stored]
+            register(crd, not taken)
+            self.store.put(kind, crd)
 
     def expire(self):
         """Forget Events after their hour, and the oldest beyond the limit at once."""
@@ -3340,16 +4019,80 @@ subjectAltName = {names}
 """
 VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")      # a clock may be years behind
 
-User = namedtuple("User", "name groups")
-ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
+User = namedtuple("User", "name groups uid extra")
+ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"), "kubernetes-admin", {})
+ANONYMOUS = User("system:anonymous", ("system:unauthenticated",), "", {})
+ACCOUNT_NAME = "kubernetes.io/service-account.name"
+
+def user_info(user):
+    return filled(username=user.name, uid=user.uid, groups=list(user.groups), extra=user.extra)
+
+def is_subject(user, subject, namespace):
+    """Whether a subject of a role binding means this user."""
+    if subject["kind"] == "ServiceAccount":
+        return user.name == f"system:serviceaccount:{subject.get('namespace') or namespace}:{subject['name']}"
+    return subject["name"] in (user.groups if subject["kind"] == "Group" else (user.name,))
+
+def permits(rule, verb, group, resource, name, path):
+    """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
+    names = rule.get("resourceNames")
+    if verb not in rule["verbs"] and "*" not in rule["verbs"]:
+        return False
+    if path is not None:
+        return any(path == url or url.endswith("*") and path.startswith(url[:-1])
+                   for url in rule.get("nonResourceURLs") or ())
+    wanted = {"*", resource, "*/" + resource.partition("/")[2]} if "/" in resource else {"*", resource}
+    return (bool({"*", group} & set(rule.get("apiGroups") or ())) and bool(wanted & set(rule.get("resources") or ())) and
+            (not names or name in names))
+
+def resource_rules(*wanted, verbs):
+    """A rule a group for the kinds that are asked for, by their plural."""
+    groups = {}
+    for kind in KINDS:
+        if kind.plural in wanted:
+            groups.setdefault(kind.group, set()).update(
+                {kind.plural, *(f"{kind.plural}/{sub}" for sub in kind.subresources)})
+    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
+            for group, found in sorted(groups.items())]
+
+COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
+          kind.kept != "-" and kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
+READ, WRITE = "get list watch", "create delete deletecollection patch update"
+VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "events", verbs=READ)
+EDIT = VIEW + resource_rules("secrets", "leases", verbs=READ) + resource_rules(*COMMON, "secrets", "leases", verbs=WRITE)
+PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
+ROLES = {  # the ClusterRoles that every cluster has, and what they allow
+    "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+                      {"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
+        "localsubjectaccessreviews", verbs="create"),
+    "edit": EDIT, "view": VIEW,
+    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": [
+        "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version",
+        "/version/"]}],
+    "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
+    "system:basic-user": [{"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": [
+        "selfsubjectaccessreviews", "selfsubjectrulesreviews"]}, {"verbs": ["create"], "apiGroups": [
+            "authentication.k8s.io"], "resources": ["selfsubjectreviews"]}],
+}
+BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
+           "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
+           "system:basic-user": ("system:authenticated",)}      # ClusterRole -> the groups that have it
 
 class Access:
-    """The certificate authority, the server's certificate and the tokens of one data path."""
-    def __init__(self, settings):
-        self.settings, self.folder = settings, settings.path("pki")
+    """The certificate authority, the server's certificate and the tokens of one data path; who is asking, what they may."""
+    issuer = "https://kubernetes.default.svc"
+
+    def __init__(self, settings, store):
+        self.settings, self.store, self.folder = settings, store, settings.path("pki")
         os.makedirs(self.folder, 0o700, exist_ok=True)
         self.certify()
         self.token = settings.secret or self.stored_token()
+        if not os.path.exists(self.file("sa.key")):
+            write_file(self.file("sa.key"), os.urandom(32))
+        with open(self.file("sa.key"), "rb") as file:
+            self.key = file.read()
         with open(self.file("ca.crt")) as file:
             self.ca = file.read()
 
@@ -3396,7 +4139,7 @@ class Access:
                 raise SystemExit(f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
         os.replace(made, self.file(name + ".crt"))
         for entry in os.listdir(self.folder):
-            if not re.fullmatch(r"(ca|server)\.(key|crt)|server\.names", entry):
+            if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
                 os.unlink(self.file(entry))
 
     def context(self):
@@ -3406,12 +4149,173 @@ class Access:
         context.load_cert_chain(self.file("server.crt"), self.file("server.key"))
         return context
 
-    def user(self, authorization):
-        """Who sends this Authorization header. Raises ApiError 401."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.token.encode()):
+    # -- who is asking
+    def user(self, headers):
+        """The User of a request's headers, impersonation included. Raises ApiError 401, 403."""
+        given = headers.get("Authorization")
+        scheme, _, token = (given or "").partition(" ")
+        user = ANONYMOUS if given is None else self.user_of(token.strip()) if scheme.lower() == "bearer" else None
+        if not user:
+            raise ApiError(401, "Unauthorized", "Unauthorized")
+        name = headers.get("Impersonate-User")
+        if name:
+            groups = tuple(filter(None, (headers.get("Impersonate-Group") or "").split(",")))
+            for resource, who in (("users", name), *(("groups", group) for group in groups)):
+                if not self.allowed(user, "impersonate", "", resource, name=who):
+                    raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
+                                    f'resource "{resource}" in API group "" at the cluster scope')
+            own = ("system:unauthenticated",) if name == ANONYMOUS.name else ("system:authenticated",)
+            account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
+            more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
+            return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
+        return user
+
+    def user_of(self, token, audiences=None):
+        """The User that a bearer token stands for, or None."""
+        if hmac.compare_digest(token.encode(), self.token.encode()):
             return ADMIN
-        raise ApiError(401, "Unauthorized", "Unauthorized")
+        claims = self.read_token(token)
+        known = dig(claims, "kubernetes.io", default={})
+        namespace, account = known.get("namespace", ""), known.get("serviceaccount") or {}
+        row = self.store.get("ServiceAccount", namespace, account.get("name", ""))
+        if not row or row["metadata"]["uid"] != account.get("uid") or not set(audiences or [self.issuer]) & set(
+                claims["aud"]):
+            return None
+        extra = {"authentication.kubernetes.io/credential-id": ["JTI=" + claims["jti"]]}
+        for kind in ("Pod", "Secret"):                          # what the token is bound to must still be there
+            bound = known.get(kind.lower())
+            if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata", "uid") != bound["uid"]:
+                return None
+            if bound and kind == "Pod":
+                extra.update({"authentication.kubernetes.io/pod-name": [bound["name"]],
+                              "authentication.kubernetes.io/pod-uid": [bound["uid"]]})
+        return User(f"system:serviceaccount:{namespace}:{account['name']}",
+                    ("system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"),
+                    account["uid"], extra)
+
+    # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
+    def make_token(self, account, seconds, audiences, bound=None):
+        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: {kind, name, uid}."""
+        meta, start = account["metadata"], int(time.time())
+        known = {"namespace": meta["namespace"], "serviceaccount": pick(meta, ("name", "uid"))}
+        if bound:
+            known[bound["kind"].lower()] = pick(bound, ("name", "uid"))
+        claims = {"aud": list(audiences), "iat": start, "nbf": start - 60, "iss": self.issuer, "jti": new_uid(),
+                  "kubernetes.io": known, "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}"}
+        if seconds is not None:
+            claims["exp"] = start + seconds
+        text = b".".join(base64.urlsafe_b64encode(dumps(part)).rstrip(b"=") for part in (
+            {"alg": "HS256", "typ": "JWT"}, claims))
+        return (text + b"." + self.sign_token(text)).decode()
+
+    def sign_token(self, text):
+        return base64.urlsafe_b64encode(hmac.digest(self.key, text, "sha256")).rstrip(b"=")
+
+    def read_token(self, token):
+        """The claims of one of our tokens, None if it is not ours or has expired."""
+        text, _, signature = token.encode("utf-8", "replace").rpartition(b".")
+        if not text or not hmac.compare_digest(signature, self.sign_token(text)):
+            return None
+        body = text.rpartition(b".")[2]
+        claims = json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4)))
+        return claims if claims.get("exp", time.time() + 1) > time.time() else None
+
+    def fill_token(self, secret):
+        """Give a Secret of type service-account-token what that type promises."""
+        meta, wanted = secret["metadata"], (secret["metadata"].get("annotations") or {}).get(ACCOUNT_NAME, "")
+        account = self.store.get("ServiceAccount", meta["namespace"], wanted)
+        if account:
+            meta["annotations"][ACCOUNT_NAME.replace(".name", ".uid")] = account["metadata"]["uid"]
+            token = self.make_token(account, None, [self.issuer], {"kind": "Secret", **pick(meta, ("name", "uid"))})
+            given = {"ca.crt": self.ca, "namespace": meta["namespace"], "token": token}
+            secret["data"] = {**{key: base64.b64encode(value.encode()).decode() for key, value in given.items()},
+                              **secret.get("data", {})}
+
+    # -- what they may: RBAC (KEP-none; pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
+    def rules(self, user, namespace=None):
+        """Every rule that a user has, in the cluster and in one namespace."""
+        for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
+            for binding in self.store.list(kind, where) if where is not None else ():
+                if any(is_subject(user, subject, namespace) for subject in binding.get("subjects") or ()):
+                    role = binding["roleRef"]
+                    yield from self.rules_of(self.store.get(role["kind"], where if role["kind"] == "Role" else "",
+                                                            role["name"]))
+
+    def rules_of(self, role):
+        """The rules of a Role or ClusterRole, those it aggregates included."""
+        yield from (role or {}).get("rules") or ()
+        for selector in dig(role, "aggregationRule", "clusterRoleSelectors", default=()):
+            for each in self.store.list("ClusterRole", "", selector_of(selector)):
+                yield from each.get("rules") or ()
+
+    def allowed(self, user, verb, group, resource, namespace=None, name=None, path=None):
+        """Whether a user may do this: to a resource ("pods", "pods/log"), or to another path."""
+        return "system:masters" in user.groups or any(
+            permits(rule, verb, group, resource, name, path) for rule in self.rules(user, namespace))
+
+    def require(self, request, verb):
+        """Raise ApiError 403 unless the user of a request may do what it asks for."""
+        user, kind = request.user, request.kind
+        if not kind:
+            if not self.allowed(user, verb, None, None, path=request.path):
+                raise ApiError(403, "Forbidden", f'forbidden: User {json.dumps(user.name)} cannot {verb} path '
+                               f'{json.dumps(request.path)}', {})
+            return
+        resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
+        if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
+            where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
+            text = (f'User {json.dumps(user.name)} cannot {verb} resource "{resource}" in API group "{kind.group}" '
+                    f"{where}")
+            error = forbidden(kind, request.name or "", text)
+            if not request.name:
+                error.status["message"] = f"{resource_name(kind)} is forbidden: {text}"
+            raise error
+
+    def check_escalation(self, user, kind, obj):
+        """Nobody gives away rights that they do not have (pkg/registry/rbac, escalation_check)."""
+        if "system:masters" in user.groups:
+            return
+        namespace, is_binding = obj["metadata"].get("namespace"), "roleRef" in obj
+        role = obj.get("roleRef", obj["metadata"])
+        role_kind = KIND[role.get("kind", kind.id)]
+        verb, rules = ("bind", self.rules_of(self.store.get(role_kind.id, namespace if role_kind.id == "Role" else "",
+                                                            role.get("name", "")))) if is_binding else (
+            "escalate", self.rules_of(obj))
+        if self.allowed(user, verb, kind.group, role_kind.plural, namespace, role.get("name")):
+            return
+        for rule in rules:
+            every = [(v, g, r, name, None) for v in rule["verbs"] for g in rule.get("apiGroups") or ()
+                     for r in rule.get("resources") or () for name in rule.get("resourceNames") or (None,)]
+            every += [(v, None, None, None, path) for v in rule["verbs"] for path in rule.get("nonResourceURLs") or ()]
+            for v, g, r, name, path in every:
+                if not self.allowed(user, v, g, r, namespace, name, path):
+                    raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)})'
+                                    f" is attempting to grant RBAC permissions not currently held: {json.dumps(rule)}")
+
+    def review(self, request, given):
+        """The status of an authentication or authorization review."""
+        user, spec, name = request.user, given.get("spec", {}), request.kind.name
+        if name == "SelfSubjectReview":
+            return {"userInfo": user_info(user)}
+        if name == "TokenReview":
+            found = self.user_of(spec.get("token", ""), spec.get("audiences"))
+            return {"authenticated": True, "user": user_info(found), "audiences": spec.get("audiences") or [self.issuer]
+                    } if found else {"user": {}, "error": "invalid bearer token"}
+        if name == "SelfSubjectRulesReview":
+            rules = list(self.rules(user, given.pop("spec").get("namespace", "")))
+            given["spec"] = {}
+            return {"resourceRules": [rule for rule in rules if "resources" in rule],
+                    "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule], "incomplete": False}
+        asked, other, faults = spec.get("resourceAttributes"), spec.get("nonResourceAttributes"), Faults()
+        validate_fields(request.kind.schema, given, "", faults)
+        faults.check(request.kind, "")
+        if not name.startswith("Self"):
+            user = User(spec.get("user", ""), tuple(spec.get("groups") or ()), spec.get("uid", ""), {})
+        if other is not None:
+            return {"allowed": self.allowed(user, other.get("verb"), None, None, path=other.get("path", ""))}
+        resource = asked.get("resource", "") + (f"/{asked['subresource']}" if asked.get("subresource") else "")
+        return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""), resource,
+                                        asked.get("namespace") or None, asked.get("name"))}
 
     def kubeconfig(self):
         server = f"https://{self.settings.host_ip}:{self.settings.port}"
@@ -3424,9 +4328,7 @@ class Access:
 # == 16. Admission, verbs, discovery, Table, OpenAPI =========================================
 # The API server: what may be stored, and what each request is answered. Objects come in cleaned (section 2) and leave
 # as the bytes they rest in.
-GENERATION = ("Pod", "Deployment", "ReplicaSet", "EndpointSlice")       # metadata.generation counts changes of spec
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
-RETURNS_OBJECT = ("Namespace", "Pod", "Service", "ServiceAccount")      # a DELETE of the others answers a Status
 SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
                  "deletionGracePeriodSeconds", "generateName", "managedFields")     # of metadata; an update keeps them
 
@@ -3440,7 +4342,8 @@ def is_foreign(obj):
 
 # -- defaults that depend on other fields; those that do not are in SCHEMA
 def default_pod_spec(spec, is_pod):
-    for container in spec.get("containers") or ():
+    for container in [container for field in ("initContainers", "containers", "ephemeralContainers")
+                      for container in spec.get(field) or ()]:
         _, tag = split_image(container.get("image") or "")
         container.setdefault("imagePullPolicy", "Always" if tag == "latest" else "IfNotPresent")
         resources = container.setdefault("resources", {})
@@ -3451,6 +4354,9 @@ def default_pod_spec(spec, is_pod):
     for volume in spec.get("volumes") or ():
         if len(volume) == 1:
             volume["emptyDir"] = {}
+        if "image" in volume:
+            _, tag = split_image(volume["image"].get("reference") or "")
+            volume["image"].setdefault("pullPolicy", "Always" if tag == "latest" else "IfNotPresent")
     name = spec.get("serviceAccountName") or spec.get("serviceAccount") or ("default" if is_pod else None)
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
@@ -3492,12 +4398,97 @@ class Defaults:
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+    def ReplicationController(obj):
+        template = obj["spec"].get("template")
+        labels = dig(template, "metadata", "labels")
+        if labels:
+            obj["spec"]["selector"] = obj["spec"].get("selector") or labels
+            obj["metadata"]["labels"] = obj["metadata"].get("labels") or labels
+        if template:
+            default_pod_spec(template["spec"], False)
+    def StatefulSet(obj):
+        spec, strategy = obj["spec"], obj["spec"]["updateStrategy"]
+        if not strategy.get("type"):
+            strategy["type"] = "RollingUpdate"
+            strategy.setdefault("rollingUpdate", {"partition": 0})
+        for claim in spec.get("volumeClaimTemplates") or ():
+            claim.update(kind="PersistentVolumeClaim", apiVersion="v1")
+        default_pod_spec(spec["template"]["spec"], False)
+    def DaemonSet(obj):
+        strategy = obj["spec"]["updateStrategy"]
+        if strategy["type"] == "RollingUpdate":
+            fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
+        obj["metadata"].setdefault("annotations", {}).setdefault("deprecated.daemonset.template.generation", "1")
+        default_pod_spec(obj["spec"]["template"]["spec"], False)
+    def Job(job):
+        spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
+        if "completions" not in spec and "parallelism" not in spec:
+            spec["completions"] = 1
+        for field, default in (("parallelism", 1), ("completionMode", "NonIndexed"), ("suspend", False),
+                               ("manualSelector", False),
+                               ("backoffLimit", 2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6),
+                               ("podReplacementPolicy",
+                                "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")):
+            spec.setdefault(field, default)
+        if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
+            own = {"controller-uid": meta["uid"], "job-name": meta["name"]}
+            own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
+            template["labels"] = {**(template.get("labels") or {}), **own}
+            uid = {"batch.kubernetes.io/controller-uid": meta["uid"]}
+            spec.setdefault("selector", {}).setdefault("matchLabels", {}).update(uid)
+        if template.get("labels") and not meta.get("labels"):
+            meta["labels"] = template["labels"]
+        default_pod_spec(spec["template"]["spec"], False)
+    def CronJob(obj):
+        default_pod_spec(obj["spec"]["jobTemplate"]["spec"]["template"]["spec"], False)
+    def PodTemplate(obj):
+        default_pod_spec(obj["template"]["spec"], False)
+    def HorizontalPodAutoscaler(obj):
+        spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
+        if not spec.get("metrics"):
+            spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": {
+                "type": "Utilization", "averageUtilization": 80}}}]
+        if spec.get("behavior") is not None:                    # its two sides are there: see SCHEMA
+            up, down = spec["behavior"]["scaleUp"], spec["behavior"]["scaleDown"]
+            up.setdefault("stabilizationWindowSeconds", 0)
+            up.setdefault("policies", [dict(percent, type="Pods", value=4), percent])
+            down.setdefault("policies", [percent])
+    def NetworkPolicy(obj):
+        spec = obj["spec"]
+        if not spec.get("policyTypes"):
+            spec["policyTypes"] = ["Ingress"] + ["Egress"] * bool(spec.get("egress"))
+    def RoleBinding(obj):
+        for subject in obj.get("subjects") or ():
+            if subject["kind"] in ("User", "Group") and not subject.get("apiGroup"):
+                subject["apiGroup"] = "rbac.authorization.k8s.io"
+    def LimitRange(obj):
+        for item in obj["spec"]["limits"] or ():
+            if item["type"] == "Container":
+                default = {**item.get("max", {}), **item.get("default", {})}
+                request = {**item.get("min", {}), **default, **item.get("defaultRequest", {})}
+                item.update(filled(default=default, defaultRequest=request))
+    def PersistentVolumeClaim(claim):
+        spec = claim["spec"]
+        source, ref = spec.get("dataSource"), spec.get("dataSourceRef")
+        if source and not ref:
+            spec["dataSourceRef"] = dict(source)
+        elif ref and not source and not ref.get("namespace"):
+            spec["dataSource"] = dict(ref)
+    def CustomResourceDefinition(crd):
+        spec, names, status = crd["spec"], crd["spec"]["names"], crd["status"]
+        kind = names.get("kind") or ""
+        if kind:
+            names["singular"] = names.get("singular") or kind.lower()
+            names["listKind"] = names.get("listKind") or kind + "List"
+        spec.setdefault("conversion", {"strategy": "None"})
+        if not status.get("storedVersions"):
+            status["storedVersions"] = [version["name"] for version in spec["versions"] or () if version["storage"]][:1]
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
         namespace["spec"].setdefault("finalizers", ["kubernetes"])
 
-    ReplicaSet = Deployment
+    ReplicaSet, ClusterRoleBinding = Deployment, RoleBinding
 
 # -- validation: Kubernetes' field paths, reasons and words (pkg/apis/core/validation)
 def validate_meta(kind, meta, faults):
@@ -3526,6 +4517,7 @@ def validate_fields(type_, value, path, faults):
         for rule in field.rules:
             if rule == "req" and not found:
                 faults.add(at, "Required value")
+                break                                           # nothing more is said of what is missing
             elif found in (None, "", 0) and not (found == 0 and rule[0].isdigit()) or rule == "req":
                 continue
             elif rule == "unique":
@@ -3546,9 +4538,9 @@ def validate_fields(type_, value, path, faults):
             elif found not in rule.split(","):
                 known = ", ".join(f'"{name}"' for name in rule.split(","))
                 faults.add(at, "Unsupported value", found, "supported values: " + known)
-        if found and field.type not in SCALARS and field.name != "metadata":
-            for where, item in [(f"{at}[{i}]", item) for i, item in enumerate(found)] if field.kind else [(at, found)]:
-                validate_fields(field.type, item, where, faults)
+        if found is not None and field.type not in SCALARS and field.name != "metadata":
+            for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
+                validate_fields(field.type, item, f"{at}[{i}]" if field.kind else at, faults)
 
 def check_path(path, is_absolute):
     """The path of a hostPath is absolute; that of a key is relative, to its volume."""
@@ -3558,6 +4550,86 @@ def check_path(path, is_absolute):
         yield ".path", "Invalid value", path, "must not contain '..'"
 
 BAD_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+
+PERCENT = ("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex "
+           "used for validation is '[0-9]+%')")
+
+def check_share(at, value, limit=100):
+    """A number of pods or a percentage of them, at most the limit."""
+    if type(value) is int and value < 0:
+        yield at, "Invalid value", value, "must be greater than or equal to 0"
+    elif isinstance(value, str) and not re.fullmatch(r"\d+%", value):
+        yield at, "Invalid value", value, PERCENT
+    elif isinstance(value, str) and int(value[:-1]) > limit:
+        yield at, "Invalid value", value, f"must not be greater than {limit}%"
+
+def is_none(value):
+    """Whether a share is 0 or 0%."""
+    return str(value).rstrip("%") == "0"
+
+def check_port(at, port):
+    """A port by number or by name."""
+    if type(port) is int and not 1 <= port <= 65535:
+        yield at, "Invalid value", port, "must be between 1 and 65535, inclusive"
+    elif isinstance(port, str):
+        for fault in name_faults("port", port):
+            yield at, "Invalid value", port, fault
+
+def check_labels(at, labels):
+    for key, value in (labels or {}).items():
+        for found, fault in [(key, fault) for fault in label_key_faults(key)] + [
+                (value, fault) for fault in name_faults("labelvalue", value)]:
+            yield at, "Invalid value", found, fault
+
+def check_only(at, value, *known):
+    if value not in known:
+        yield at, "Unsupported value", value, "supported values: " + ", ".join(f'"{word}"' for word in known)
+
+def check_workload(word, kind):
+    """The check of a workload's spec; word and kind: what its refusals call it."""
+    def check(spec):
+        selector, template = spec.get("selector"), spec.get("template") or {"metadata": {}, "spec": {}}
+        labels = template["metadata"].get("labels") or {}
+        if selector is None and kind != "DaemonSet":
+            yield ".selector", "Required value"
+        if selector == {}:
+            yield ".selector", "Invalid value", {}, f"empty selector is invalid for {word}"
+        elif selector is None or not selects(selector_of(selector), labels):
+            yield ".template.metadata.labels", "Invalid value", labels, "`selector` does not match template `labels`"
+        yield from check_only(".template.spec.restartPolicy", template["spec"].get("restartPolicy", "Always"), "Always")
+        if "activeDeadlineSeconds" in template["spec"]:
+            yield (".template.spec.activeDeadlineSeconds", "Forbidden", None,
+                   f"activeDeadlineSeconds in {kind} is not Supported")
+        if spec.get("progressDeadlineSeconds", 1 << 31) <= spec.get("minReadySeconds", 0):
+            yield (".progressDeadlineSeconds", "Invalid value", spec["progressDeadlineSeconds"],
+                   "must be greater than minReadySeconds")
+        if spec.get("podManagementPolicy", "Parallel") not in ("OrderedReady", "Parallel"):
+            yield (".podManagementPolicy", "Invalid value", spec["podManagementPolicy"],
+                   "must be 'OrderedReady' or 'Parallel'")
+    return check
+
+QUOTA_NAMES = set("cpu memory storage ephemeral-storage pods services replicationcontrollers resourcequotas secrets "
+                  "configmaps persistentvolumeclaims".split())
+MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
+
+def check_modes(spec):
+    for mode in spec.get("accessModes") or ():
+        yield from check_only(".accessModes", mode, *MODES)
+    if "ReadWriteOncePod" in (spec.get("accessModes") or ()) and len(set(spec["accessModes"])) > 1:
+        yield ".accessModes", "Forbidden", None, "may not use ReadWriteOncePod with other access modes"
+
+def check_host(at, host):
+    """The host of an Ingress: a name, of which the first label may be *."""
+    if is_address(host):
+        yield at, "Invalid value", host, "must be a DNS name, not an IP address"
+    elif "*" in host and not re.fullmatch(r"\*\." + NAME_RULES["subdomain"][0], host):
+        yield (at, "Invalid value", host, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS "
+               "subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an "
+               "alphanumeric character (e.g. '*.example.com', regex used for validation is "
+               rf"'\*\.{NAME_RULES['subdomain'][0]}')")
+    elif "*" not in host:
+        for fault in name_faults("subdomain", host):
+            yield at, "Invalid value", host, fault
 
 class Checks:
     """A function per message, called like it. What it yields goes to faults.add(), first the path below the message."""
@@ -3588,9 +4660,6 @@ class Checks:
             if name in limits and quantity_nanos(quantity) > quantity_nanos(limits[name]):
                 yield (".requests", "Invalid value", quantity,
                        f"must be less than or equal to {name} limit of {limits[name]}")
-    def Probe(probe):
-        if not any(handler in probe for handler in ("exec", "httpGet", "tcpSocket", "grpc")):
-            yield "", "Required value", None, "must specify a handler type"
     def PodSpec(spec):
         volumes = {volume.get("name") for volume in spec.get("volumes") or ()}
         for i, container in enumerate(spec.get("containers") or ()):
@@ -3606,29 +4675,6 @@ class Checks:
         if spec.get("dnsPolicy") == "None" and not dig(spec, "dnsConfig", "nameservers"):
             yield (".dnsConfig.nameservers", "Required value", None,
                    "must provide at least one DNS nameserver when `dnsPolicy` is None")
-    def DeploymentSpec(spec):
-        selector, labels = spec.get("selector"), spec["template"]["metadata"].get("labels") or {}
-        if selector is None:
-            yield ".selector", "Required value"
-        elif not selector:
-            yield ".selector", "Invalid value", {}, "empty selector is invalid for deployment"
-        if not selector or not selects(selector_of(selector), labels):
-            yield ".template.metadata.labels", "Invalid value", labels, "`selector` does not match template `labels`"
-        policy = spec["template"]["spec"].get("restartPolicy", "Always")
-        if policy != "Always":
-            yield ".template.spec.restartPolicy", "Unsupported value", policy, 'supported values: "Always"'
-    def DeploymentStrategy(strategy):
-        rolling, fields = strategy.get("rollingUpdate"), ("maxUnavailable", "maxSurge")
-        if strategy.get("type") == "Recreate" and rolling is not None:
-            yield ".rollingUpdate", "Forbidden", None, "may not be specified when strategy `type` is 'Recreate'"
-        for field in fields if rolling else ():
-            if not re.fullmatch(r"\d+%?", str(rolling.get(field))):
-                yield (f".rollingUpdate.{field}", "Invalid value", rolling.get(field), "a valid percent string must be "
-                       "a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is "
-                       "'[0-9]+%')")
-        if rolling and all(str(rolling.get(field)).rstrip("%") == "0" for field in fields):
-            yield (".rollingUpdate.maxUnavailable", "Invalid value", rolling["maxUnavailable"],
-                   "may not be 0 when `maxSurge` is 0")
     def ServiceSpec(spec):
         ports, ip = spec.get("ports") or (), spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
         if ip not in ("", "None") and not is_address(ip):
@@ -3664,49 +4710,788 @@ class Checks:
         if size > 1 << 20:
             yield "data" if is_secret else "[]", "Too long", None, "may not be more than 1048576 bytes"
 
-    ReplicaSetSpec, Secret = DeploymentSpec, ConfigMap
+    Secret = ConfigMap
+    LabelSelector = lambda selector: check_labels(".matchLabels", selector.get("matchLabels"))
+    def LabelSelectorRequirement(term):
+        op, values = term.get("operator"), term.get("values") or ()
+        if op not in OPERATORS:
+            yield ".operator", "Invalid value", op, "not a valid selector operator"
+        elif op in ("In", "NotIn") and not values:
+            yield ".values", "Required value", None, "must be specified when `operator` is 'In' or 'NotIn'"
+        elif op in ("Exists", "DoesNotExist") and values:
+            yield ".values", "Forbidden", None, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+        for i, value in enumerate(values):
+            for fault in name_faults("labelvalue", value):
+                yield f".values[{i}]", "Invalid value", value, fault
+    PodTemplateSpec = lambda template: check_labels(".labels", template["metadata"].get("labels"))
+    DeploymentSpec = ReplicaSetSpec = check_workload("deployment", "ReplicaSet")
+    StatefulSetSpec = check_workload("statefulset", "StatefulSet")
+    DaemonSetSpec = check_workload("daemonset", "DaemonSet")
+    def ReplicationControllerSpec(spec):
+        if spec.get("selector") and spec.get("template"):
+            yield from check_workload("", "ReplicationController")(spec)
+    def DeploymentStrategy(strategy):
+        rolling = strategy.get("rollingUpdate")
+        if strategy.get("type") not in ("Recreate", "RollingUpdate"):
+            yield ("", "Unsupported value", {"Type": strategy.get("type"), "RollingUpdate": rolling},
+                   'supported values: "Recreate", "RollingUpdate"')
+        elif strategy["type"] == "Recreate" and rolling is not None:
+            yield ".rollingUpdate", "Forbidden", None, "may not be specified when strategy `type` is 'Recreate'"
+    def RollingUpdateDeployment(rolling):
+        yield from check_share(".maxUnavailable", rolling["maxUnavailable"])
+        yield from check_share(".maxSurge", rolling["maxSurge"], 1 << 31)
+        if is_none(rolling["maxUnavailable"]) and is_none(rolling["maxSurge"]):
+            yield ".maxUnavailable", "Invalid value", rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"
+    def DaemonSetUpdateStrategy(strategy):
+        if strategy["type"] not in ("RollingUpdate", "OnDelete"):
+            yield ("", "Unsupported value", {"Type": strategy["type"], "RollingUpdate": strategy.get("rollingUpdate")},
+                   'supported values: "RollingUpdate", "OnDelete"')
+    def RollingUpdateDaemonSet(rolling):
+        away, more = rolling["maxUnavailable"], rolling["maxSurge"]
+        yield from check_share(".maxUnavailable", away)
+        yield from check_share(".maxSurge", more)
+        if is_none(away) and is_none(more):
+            yield ".maxUnavailable", "Required value", None, "cannot be 0 when maxSurge is 0"
+        elif re.match("0*[1-9]", str(away)) and re.match("0*[1-9]", str(more)):
+            yield ".maxSurge", "Invalid value", more, "may not be set when maxUnavailable is non-zero"
+    def StatefulSetUpdateStrategy(strategy):
+        rolling = strategy.get("rollingUpdate")
+        shown = rolling and {"Partition": rolling.get("partition"), "MaxUnavailable": rolling.get("maxUnavailable")}
+        if strategy["type"] not in ("RollingUpdate", "OnDelete"):
+            yield ("", "Invalid value", {"Type": strategy["type"], "RollingUpdate": shown},
+                   "must be 'RollingUpdate' or 'OnDelete'")
+        elif strategy["type"] == "OnDelete" and rolling is not None:
+            yield ".rollingUpdate", "Invalid value", shown, "only allowed for updateStrategy 'RollingUpdate'"
+    def JobSpec(spec):
+        mode, policy, pods = spec.get("completionMode"), spec.get("podFailurePolicy"), spec["template"]["spec"]
+        restart, completions = pods.get("restartPolicy"), spec.get("completions")
+        if restart == "Always":
+            yield ".template.spec.restartPolicy", "Required value", None, 'valid values: "OnFailure", "Never"'
+        elif policy and restart == "OnFailure":
+            yield (".template.spec.restartPolicy", "Invalid value", restart,
+                   'only "Never" is supported when podFailurePolicy is specified')
+        if policy and spec.get("podReplacementPolicy", "Failed") != "Failed":
+            yield from check_only(".podReplacementPolicy", spec["podReplacementPolicy"], "Failed")
+        if mode == "Indexed" and completions is None:
+            yield ".completions", "Required value", None, "when completion mode is Indexed"
+        if mode == "Indexed" and spec.get("parallelism", 0) > 100000:
+            yield (".parallelism", "Invalid value", spec["parallelism"],
+                   "must be less than or equal to 100000 when completion mode is Indexed")
+        if mode == "Indexed" and completions is not None and spec.get("maxFailedIndexes", 0) > completions:
+            yield (".maxFailedIndexes", "Invalid value", spec["maxFailedIndexes"],
+                   "must be less than or equal to completions")
+        for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
+            if mode != "Indexed" and field in spec:
+                yield "." + field, "Invalid value", spec[field], "requires indexed completion mode"
+        if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
+            yield ".backoffLimitPerIndex", "Required value", None, "when maxFailedIndexes is specified"
+    def Job(job):
+        selector, labels = job["spec"].get("selector"), job["spec"]["template"]["metadata"].get("labels") or {}
+        if selector is None:
+            yield "spec.selector", "Required value"
+        if selector is None or not selects(selector_of(selector), labels):
+            yield ("spec.template.metadata.labels", "Invalid value", labels,
+                   "`selector` does not match template `labels`")
+    def CronJob(obj):
+        if len(obj["metadata"].get("name", "")) > 52:
+            yield "metadata.name", "Invalid value", obj["metadata"]["name"], "must be no more than 52 characters"
+    def CronJobSpec(spec):
+        schedule, zone, job = spec.get("schedule") or "", spec.get("timeZone"), spec["jobTemplate"]["spec"]
+        if "TZ" in schedule:
+            yield (".schedule", "Invalid value", schedule,
+                   "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")
+        elif schedule and schedule[0] != "@" and len(schedule.split()) != 5:
+            parts = schedule.split()
+            yield (".schedule", "Invalid value", schedule,
+                   f"expected exactly 5 fields, found {len(parts)}: [{' '.join(parts)}]")
+        if zone == "":
+            yield ".timeZone", "Invalid value", zone, "timeZone must be nil or non-empty string"
+        elif zone == "Local":
+            yield (".timeZone", "Invalid value", zone,
+                   "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")
+        elif zone and (".." in zone or zone[0] == "/" or not os.path.isfile("/usr/share/zoneinfo/" + zone)):
+            yield ".timeZone", "Invalid value", zone, f"unknown time zone {zone}"
+        if job.get("selector") is not None:
+            yield ".jobTemplate.spec.selector", "Invalid value", job["selector"], "`selector` will be auto-generated"
+        if job.get("manualSelector"):
+            yield from check_only(".jobTemplate.spec.manualSelector", True, "nil", "false")
+    def PersistentVolumeClaimSpec(spec):
+        storage = spec["resources"].get("requests", {}).get("storage")
+        if not spec.get("accessModes"):
+            yield ".accessModes", "Required value", None, "at least 1 access mode is required"
+        yield from check_modes(spec)
+        if storage is None:
+            yield ".resources[storage]", "Required value"
+        elif quantity_nanos(storage) <= 0:
+            yield ".resources[storage]", "Invalid value", storage, "must be greater than zero"
+    def PersistentVolumeSpec(spec):
+        plain = set(message("PersistentVolumeSpec").by_name) - set(message("PersistentVolumeSource").by_name)
+        capacity, sources = spec.get("capacity") or {}, [field for field in spec if field not in plain]
+        yield from check_modes(spec)
+        if set(capacity) != {"storage"}:
+            yield from check_only(".capacity", capacity, "storage")
+        for name, quantity in capacity.items():
+            if quantity_nanos(quantity) <= 0:
+                yield f".capacity[{name}]", "Invalid value", quantity, "must be greater than zero"
+        if not sources:
+            yield "", "Required value", None, "must specify a volume type"
+        for source in sources[1:]:
+            yield "." + source, "Forbidden", None, "may not specify more than 1 volume type"
+        if "local" in spec and not dig(spec, "nodeAffinity", "required"):
+            yield ".nodeAffinity", "Required value", None, "Local volume requires node affinity"
+    def IngressSpec(spec):
+        if not spec.get("rules") and "defaultBackend" not in spec:
+            yield "", "Invalid value", [], "either `defaultBackend` or `rules` must be specified"
+        for i, rule in enumerate(spec.get("rules") or ()):
+            yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
+        for i, tls in enumerate(spec.get("tls") or ()):
+            for j, host in enumerate(tls.get("hosts") or ()):
+                yield from () if is_address(host) else check_host(f".tls[{i}].hosts[{j}]", host)
+    def HTTPIngressPath(rule):
+        path, exact = rule.get("path") or "", rule.get("pathType") in ("Exact", "Prefix")
+        if rule.get("pathType") is None:
+            yield ".pathType", "Required value", None, "pathType must be specified"
+            return
+        if (exact or path and rule["pathType"] == "ImplementationSpecific") and not path.startswith("/"):
+            yield ".path", "Invalid value", path, "must be an absolute path"
+        for part in ("//", "/./", "/../", "%2f", "%2F") if exact else ():
+            if part in path:
+                yield ".path", "Invalid value", path, f"must not contain '{part}'"
+        for end in ("/..", "/.") if exact else ():
+            if path.endswith(end):
+                yield ".path", "Invalid value", path, f"cannot end with '{end}'"
+        backend, service = rule["backend"], rule["backend"].get("service")
+        if service is None and "resource" not in backend:
+            yield ".backend", "Invalid value", "", "resource or service backend is required"
+    def IngressBackend(backend):
+        service = backend.get("service")
+        port = (service or {}).get("port") or {}
+        if service is not None and "resource" in backend:
+            yield "", "Invalid value", "", "cannot set both resource and service backends"
+        elif service is not None and len(port) != 1:
+            yield ("", "Invalid value", "", "cannot set both port name & port number") if port else (
+                "", "Required value", None, "port name or number is required")
+    def IngressClassSpec(spec):
+        if spec.get("controller") and not re.fullmatch(NAME_RULES["subdomain"][0] + "/.+", spec["controller"]):
+            yield (".controller", "Invalid value", spec["controller"],
+                   'must be a domain-prefixed path (such as "acme.io/foo")')
+    def NetworkPolicySpec(spec):
+        for i, word in enumerate(spec.get("policyTypes") or ()):
+            yield from check_only(f".policyTypes[{i}]", word, "Ingress", "Egress")
+    def EndpointSlice(obj):
+        kind, names = obj.get("addressType"), [port.get("name") for port in obj.get("ports") or ()]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                yield f"ports[{i}].name", "Duplicate value", name
+        for i, endpoint in enumerate(obj.get("endpoints") or ()):
+            at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
+            if not addresses:
+                yield at, "Required value", None, "must contain at least 1 address"
+            for j, address in enumerate(addresses if kind in ("IPv4", "IPv6") else ()):
+                if not is_address(address):
+                    yield f"{at}[{j}]", "Invalid value", address, BAD_ADDRESS
+                elif (kind == "IPv6") != (":" in address):
+                    yield at, "Invalid value", address, f"must be an {kind} address"
+    def PolicyRule(rule):
+        urls, resources = rule.get("nonResourceURLs"), ("apiGroups", "resources", "resourceNames")
+        if not rule.get("verbs"):
+            yield ".verbs", "Required value", None, "verbs must contain at least one value"
+        if urls and any(rule.get(field) for field in resources):
+            yield (".nonResourceURLs", "Invalid value", urls,
+                   "rules cannot apply to both regular resources and non-resource URLs")
+        for field, word in (("apiGroups", "api group"), ("resources", "resource")) if not urls else ():
+            if not rule.get(field):
+                yield "." + field, "Required value", None, f"resource rules must supply at least one {word}"
+    def AggregationRule(rule):
+        if not rule.get("clusterRoleSelectors"):
+            yield (".clusterRoleSelectors", "Required value", None,
+                   "at least one clusterRoleSelector required if aggregationRule is non-nil")
+    def Role(role):
+        for i, rule in enumerate(role.get("rules") or ()):
+            if rule.get("nonResourceURLs"):
+                yield (f"rules[{i}].nonResourceURLs", "Invalid value", rule["nonResourceURLs"],
+                       "namespaced rules cannot apply to non-resource URLs")
+    def RoleBinding(binding):
+        is_cluster, ref = binding["kind"] == "ClusterRoleBinding", binding["roleRef"]
+        yield from check_only("roleRef.kind", ref.get("kind"), *["Role"] * (not is_cluster), "ClusterRole")
+        for fault in name_faults("path", ref.get("name") or ""):
+            yield "roleRef.name", "Invalid value", ref["name"], fault
+        for i, subject in enumerate(binding.get("subjects") or ()):
+            at, is_account = f"subjects[{i}]", subject.get("kind") == "ServiceAccount"
+            if subject.get("kind") in ("ServiceAccount", "User", "Group"):
+                yield from check_only(at + ".apiGroup", subject.get("apiGroup", ""),
+                                      "" if is_account else "rbac.authorization.k8s.io")
+            for fault in name_faults("subdomain", subject["name"]) if is_account and subject.get("name") else ():
+                yield at + ".name", "Invalid value", subject["name"], fault
+            if is_account and is_cluster and not subject.get("namespace"):
+                yield at + ".namespace", "Required value"
+    def HorizontalPodAutoscalerSpec(spec):
+        most, least, ref = spec.get("maxReplicas") or 0, spec.get("minReplicas", 1), spec["scaleTargetRef"]
+        if most < 1:
+            yield ".maxReplicas", "Invalid value", most, "must be greater than 0"
+        if most < least:
+            yield ".maxReplicas", "Invalid value", most, "must be greater than or equal to `minReplicas`"
+        if "/" not in (ref.get("apiVersion") or ""):
+            yield (".scaleTargetRef.apiVersion", "Invalid value", ref.get("apiVersion", ""),
+                   "apiVersion must specify API group")
+    def PodDisruptionBudgetSpec(spec):
+        for field in ("minAvailable", "maxUnavailable"):
+            yield from check_share("." + field, spec.get(field))
+        if "minAvailable" in spec and "maxUnavailable" in spec:
+            shown = {field[0].upper() + field[1:]: spec.get(field) for field in (
+                "minAvailable", "selector", "maxUnavailable", "unhealthyPodEvictionPolicy")}
+            yield "", "Invalid value", shown, "minAvailable and maxUnavailable cannot be both set"
+    def LimitRangeSpec(spec):
+        types = [item.get("type") for item in spec["limits"] or ()]
+        for i, item in enumerate(spec["limits"] or ()):
+            at = f".limits[{i}]"
+            if item["type"] not in ("Pod", "Container", "PersistentVolumeClaim") and "/" not in item["type"]:
+                yield at + ".type", "Invalid value", item["type"], "must be a standard limit type or fully qualified"
+            if item["type"] in types[:i]:
+                yield at + ".type", "Duplicate value", item["type"]
+            for field in ("default", "defaultRequest") if item["type"] == "Pod" else ():
+                if item.get(field):
+                    yield f"{at}.{field}", "Forbidden", None, "may not be specified when `type` is 'Pod'"
+    def ResourceQuotaSpec(spec):
+        for name, quantity in (spec.get("hard") or {}).items():
+            if quantity_nanos(quantity) < 0:
+                yield f".hard[{name}]", "Invalid value", quantity, "must be greater than or equal to 0"
+            if "." not in name and "/" not in name and name not in QUOTA_NAMES:
+                yield f".hard[{name}]", "Invalid value", name, "must be a standard resource type or fully qualified"
+                yield f".hard[{name}]", "Invalid value", name, "must be a standard resource for quota"
+    def PriorityClass(obj):
+        if obj["metadata"].get("name", "").startswith("system-") and obj["metadata"]["name"] not in (
+                "system-node-critical", "system-cluster-critical"):
+            yield ("metadata.name", "Forbidden", None, "priority class names with 'system-' prefix are reserved for "
+                   f"system use only. error: {obj['metadata']['name']} is not a known system priority class")
+        elif obj["value"] > 10 ** 9 and not obj["metadata"].get("name", "").startswith("system-"):
+            yield "value", "Forbidden", None, "maximum allowed value of a user defined priority is 1000000000"
+    def SelfSubjectAccessReviewSpec(spec):
+        found = [spec[field] for field in ("resourceAttributes", "nonResourceAttributes") if field in spec]
+        if not found:
+            yield (".resourceAttributes", "Invalid value", None,
+                   "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+        elif len(found) > 1:
+            yield (".nonResourceAttributes", "Invalid value", found[1],
+                   "cannot be specified in combination with resourceAttributes")
+    def SubjectAccessReviewSpec(spec):
+        yield from Checks.SelfSubjectAccessReviewSpec(spec)
+        if not spec.get("user") and not spec.get("groups"):
+            yield ".user", "Invalid value", "", "at least one of user or group must be specified"
+    def RuntimeClass(obj):
+        if not obj.get("handler"):
+            yield "handler", "Invalid value", "", name_faults("label", "")[0]
+    def Binding(obj):
+        if obj["target"].get("kind", "Node") != "Node":
+            yield from check_only("target.kind", obj["target"]["kind"], "Node", "<empty>")
+        if not obj["target"].get("name"):
+            yield "target.name", "Required value"
+    def CustomResourceDefinition(crd):
+        spec, names = crd["spec"], crd["spec"]["names"]
+        versions = [version["name"] for version in spec["versions"] or ()]
+        if crd["metadata"].get("name") != f"{names.get('plural', '')}.{spec.get('group', '')}":
+            yield ("metadata.name", "Invalid value", crd["metadata"].get("name"),
+                   'must be spec.names.plural+"."+spec.group')
+        for field in ("plural", "singular", "kind", "listKind"):
+            if not names.get(field):
+                yield "spec.names." + field, "Required value"
+            elif field[-1] == "d" and name_faults("rfc1035", names[field].lower()):
+                yield ("spec.names." + field, "Invalid value", names[field], "may have mixed case, but should "
+                       "otherwise match: " + ",".join(name_faults("rfc1035", names[field].lower())))
+        for field in ("shortNames", "categories"):
+            for i, name in enumerate(names.get(field) or ()):
+                for fault in name_faults("rfc1035", name):
+                    yield f"spec.names.{field}[{i}]", "Invalid value", name, fault
+        if names.get("kind") and names["kind"] == names.get("listKind"):
+            yield "spec.names.listKind", "Invalid value", names["kind"], "kind and listKind may not be the same"
+        if spec.get("group") and "." not in spec["group"]:
+            yield "spec.group", "Invalid value", spec["group"], "should be a domain with at least one dot"
+        for i, version in enumerate(spec["versions"] or ()):
+            at = f"spec.versions[{i}]"
+            for fault in name_faults("rfc1035", version["name"]):
+                yield at + ".name", "Invalid value", version["name"], fault
+            if not dig(version, "schema", "openAPIV3Schema"):
+                yield at + ".schema.openAPIV3Schema", "Required value"
+        if sum(version["storage"] for version in spec["versions"] or ()) != 1:
+            yield "spec.versions", "Invalid value", versions, "must have exactly one version marked as storage version"
+        if len(set(versions)) < len(versions):
+            yield "spec.versions", "Invalid value", versions, "must contain unique version names"
+    def Probe(probe):
+        handlers = [field for field in ("exec", "httpGet", "tcpSocket", "grpc") if field in probe]
+        if not handlers:
+            yield "", "Required value", None, "must specify a handler type"
+        for handler in handlers[1:]:
+            yield "." + handler, "Forbidden", None, "may not specify more than 1 handler type"
+        for handler in ("httpGet", "tcpSocket"):
+            yield from check_port(f".{handler}.port", dig(probe, handler, "port"))
+    def Toleration(toleration):
+        key, op, value = toleration.get("key"), toleration.get("operator"), toleration.get("value", "")
+        if not key and op != "Exists":
+            yield (".operator", "Invalid value", op or "",
+                   'operator must be Exists when `key` is empty, which means "match all values and all keys"')
+        if "tolerationSeconds" in toleration and toleration.get("effect") != "NoExecute":
+            yield (".effect", "Invalid value", toleration.get("effect", ""),
+                   "effect must be 'NoExecute' when `tolerationSeconds` is set")
+        if op == "Exists" and value:
+            yield ".operator", "Invalid value", value, "value must be empty when `operator` is 'Exists'"
+        for fault in name_faults("labelvalue", value) if op in (None, "Equal") else ():
+            yield ".operator", "Invalid value", value, fault
+    def NodeSelectorRequirement(term):
+        op, values = term.get("operator"), term.get("values") or ()
+        if op not in ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"):
+            yield ".operator", "Invalid value", op, "not a valid selector operator"
+        elif op in ("In", "NotIn") and not values:
+            yield ".values", "Required value", None, "must be specified when `operator` is 'In' or 'NotIn'"
+        elif op in ("Gt", "Lt") and len(values) != 1:
+            yield ".values", "Required value", None, "must be specified single value when `operator` is 'Lt' or 'Gt'"
+        elif op in ("Exists", "DoesNotExist") and values:
+            yield ".values", "Forbidden", None, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+    def ClientIPConfig(config):
+        if not 0 < config.get("timeoutSeconds", 1) <= 86400:
+            yield (".timeoutSeconds", "Invalid value", config["timeoutSeconds"],
+                   "must be greater than 0 and less than 86400")
+    def EnvFromSource(source):
+        for field in ("configMapRef", "secretRef"):
+            if field in source and not source[field].get("name"):
+                yield f".{field}.name", "Required value"
+    ClusterRoleBinding = RoleBinding
 
 def fixed(pod_spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
     return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds"),
             "containers": [without(container, "image") for container in pod_spec["containers"]]}
 
+IMMUTABLE = {  # kind -> fields that an update may not change
+    "Deployment": "spec.selector", "ReplicaSet": "spec.selector", "DaemonSet": "spec.selector", "Secret": "type",
+    "Job": "spec.completionMode spec.selector spec.podFailurePolicy spec.backoffLimitPerIndex spec.managedBy",
+    "RuntimeClass": "handler", "IngressClass": "spec.controller", "EndpointSlice": "addressType",
+    "CustomResourceDefinition": "spec.scope", "ControllerRevision": "data",
+}
+FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not change
+    ("StatefulSet", "spec", "- replicas ordinals template updateStrategy revisionHistoryLimit minReadySeconds "
+     "persistentVolumeClaimRetentionPolicy", "updates to statefulset spec for fields other than 'replicas', 'ordinals', "
+     "'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' "
+     "are forbidden"),
+    ("PersistentVolumeClaim", "spec", "- resources volumeName storageClassName volumeAttributesClassName", "spec is "
+     "immutable after creation except resources.requests and volumeAttributesClassName for bound claims"),
+    ("PersistentVolume", "spec.persistentvolumesource", "- capacity accessModes claimRef mountOptions nodeAffinity "
+     "persistentVolumeReclaimPolicy storageClassName volumeAttributesClassName volumeMode",
+     "spec.persistentvolumesource is immutable after creation"),
+    *(("StorageClass", field, field, f"updates to {field} are forbidden.") for field in (
+        "parameters", "provisioner", "reclaimPolicy", "volumeBindingMode")),
+    ("PriorityClass", "value", "value", "may not be changed in an update."),
+]
+
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
+    for path in IMMUTABLE.get(kind.id, "").split():
+        if dig(old, *path.split(".")) != dig(new, *path.split(".")):
+            faults.add(path, "Invalid value", dig(new, *path.split(".")), "field is immutable")
+    for name, where, fields, why in FORBIDDEN:
+        if name == kind.id:
+            chosen = lambda obj: {key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
+                                  if (key in fields.split()) != (fields[0] == "-")}
+            if chosen(old) != chosen(new):
+                faults.add(where, "Forbidden", why=why)
+    if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
+        faults.add("roleRef", "Invalid value", new["roleRef"], "cannot change roleRef")
+    if kind.id == "Job" and before["template"] != after.get("template") and not before.get("suspend"):
+        faults.add("spec.template", "Invalid value", after.get("template"), "field is immutable")
     if kind.name == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
-    if kind.name in ("Deployment", "ReplicaSet") and before["selector"] != after.get("selector"):
-        faults.add("spec.selector", "Invalid value", after.get("selector"), "field is immutable")
     if kind.name == "Service" and "ExternalName" not in (before["type"], after["type"]):
         if before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"]):
             faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
         faults.add("data" if new.get("immutable") else "immutable", "Forbidden",
                    why="field is immutable when `immutable` is set")
-    if kind.name == "Secret" and old.get("type") != new.get("type"):
-        faults.add("type", "Invalid value", new.get("type"), "field is immutable")
     kept = old["metadata"].get("finalizers") or ()
     added = ", ".join(f'"{name}"' for name in new["metadata"].get("finalizers") or () if name not in kept)
     if is_deleting(old) and added:
         faults.add("metadata.finalizers", "Forbidden", why="no new finalizers can be added if the object is being "
                    f"deleted, found new finalizers []string{{{added}}}")
 
-Form = namedtuple("Form", "kind version include")       # kind: "" objects, "Table" or "PartialObjectMetadata"
+# -- custom resources: a CustomResourceDefinition's structural schema does for them what SCHEMA does for the others
+TYPES = {"object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
+         "number": (int, float)}
+FORMATS = {"date-time": lambda text: TIME.fullmatch(text), "byte": lambda text: re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", text),
+           "ipv4": lambda text: is_address(text) and "." in text, "ipv6": lambda text: is_address(text) and ":" in text,
+           "uuid": lambda text: re.fullmatch(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text),
+           "date": lambda text: TIME.fullmatch(text + "T00:00:00Z"), "email": lambda text: "@" in text[1:-1]}
+LOOSE, EMBEDDED = "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"
+
+def clean_custom(schema, value, findings, path=""):
+    """A custom resource, or a part of it, without the fields that its schema does not know."""
+    if isinstance(value, list):
+        one = schema.get("items") or {LOOSE: True}
+        return [clean_custom(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    out, known, more = {}, schema.get("properties", {}), schema.get("additionalProperties")
+    is_object = not path or schema.get(EMBEDDED)
+    for name, item in value.items():
+        where = f"{path}.{name}" if path else name
+        if is_object and name == "metadata" and isinstance(item, dict):
+            out[name] = clean_message(message("ObjectMeta"), item, findings, where)
+        elif is_object and name in ("kind", "apiVersion"):
+            out[name] = item
+        elif name in known:
+            if item is not None or known[name].get("nullable") or "default" not in known[name]:
+                out[name] = clean_custom(known[name], item, findings, where)
+        elif isinstance(more, dict):
+            out[name] = clean_custom(more, item, findings, where)
+        elif more or schema.get(LOOSE):
+            out[name] = clean_custom({LOOSE: True}, item, findings, where)
+        else:
+            findings.unknown.append(where)
+    if not path:
+        out.setdefault("metadata", {})
+    return out
+
+def default_custom(schema, value):
+    """Fill in a structural schema's defaults, in place."""
+    if isinstance(value, list):
+        for item in value:
+            default_custom(schema.get("items") or {}, item)
+    elif isinstance(value, dict):
+        known, more = schema.get("properties", {}), schema.get("additionalProperties")
+        for name, each in known.items():
+            if "default" in each and name not in value:
+                value[name] = json.loads(dumps(each["default"]))
+        for name, item in value.items():
+            default_custom(known.get(name) or (more if isinstance(more, dict) else {}), item)
+
+def validate_custom(schema, value, path, faults):
+    """Hold a custom resource, or a part of it, against its schema (k8s.io/kube-openapi, pkg/validation)."""
+    where, at = path.lstrip("."), path.lstrip(".") or "<nil>"
+    def invalid(found, why):
+        faults.add(at, "Invalid value", found, f"{where} in body {why}")
+    if value is None and (schema.get("nullable") or not schema.get("type")):
+        return
+    wanted = TYPES.get(schema.get("type"), (int, str) if schema.get("x-kubernetes-int-or-string") else None)
+    if wanted and (type(value) not in wanted and not (type(value) is float and wanted == (int,) and value == int(value))):
+        found = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}.get(
+            type(value), "null")
+        return invalid(found, f"must be of type {schema.get('type') or 'integer,string'}: \"{found}\"")
+    if "enum" in schema and value not in schema["enum"]:
+        faults.add(at, "Unsupported value", value, "supported values: " + ", ".join(
+            dumps(each).decode() for each in schema["enum"]))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high, step = (schema.get(key) for key in ("minimum", "maximum", "multipleOf"))
+        if low is not None and (value <= low if schema.get("exclusiveMinimum") else value < low):
+            invalid(value, f"should be greater than {'' if schema.get('exclusiveMinimum') else 'or equal to '}{low:g}")
+        if high is not None and (value >= high if schema.get("exclusiveMaximum") else value > high):
+            invalid(value, f"should be less than {'' if schema.get('exclusiveMaximum') else 'or equal to '}{high:g}")
+        if step and value % step:
+            invalid(value, f"should be a multiple of {step:g}")
+    elif isinstance(value, str):
+        if len(value) > schema.get("maxLength", len(value)):
+            faults.add(at, "Too long", why=f"may not be more than {schema['maxLength']} bytes")
+        if len(value) < schema.get("minLength", 0):
+            invalid(value, f"should be at least {schema['minLength']} chars long")
+        if "pattern" in schema and not pattern_of(schema["pattern"]).search(value):
+            invalid(value, f"should match '{schema['pattern']}'")
+        if not FORMATS.get(schema.get("format"), lambda text: True)(value):
+            invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
+    elif isinstance(value, list):
+        if len(value) > schema.get("maxItems", len(value)):
+            faults.add(at, "Too many", len(value), f"must have at most {schema['maxItems']} items")
+        if len(value) < schema.get("minItems", 0):
+            invalid(len(value), f"should have at least {schema['minItems']} items")
+        if schema.get("x-kubernetes-list-type") in ("map", "set"):
+            keys, seen = schema.get("x-kubernetes-list-map-keys"), []
+            for i, item in enumerate(value):
+                item = pick(item, keys) if keys and isinstance(item, dict) else item
+                if item in seen:
+                    faults.add(f"{at}[{i}]", "Duplicate value", item)
+                seen.append(item)
+        for i, item in enumerate(value):
+            validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
+    elif isinstance(value, dict):
+        for name in schema.get("required", ()):
+            if name not in value:
+                faults.add(f"{path}.{name}".lstrip("."), "Required value")
+        if len(value) > schema.get("maxProperties", len(value)):
+            faults.add(at, "Too many", len(value), f"must have at most {schema['maxProperties']} items")
+        if len(value) < schema.get("minProperties", 0):
+            invalid(len(value), f"should have at least {schema['minProperties']} properties")
+        known, more = schema.get("properties", {}), schema.get("additionalProperties")
+        for name, item in value.items():
+            if path or name not in ("metadata", "kind", "apiVersion"):
+                validate_custom(known.get(name) or (more if isinstance(more, dict) else {}), item, f"{path}.{name}", faults)
+    def valid(each):
+        tried = Faults()
+        validate_custom(each, value, path, tried)
+        return not tried
+    for each in schema.get("allOf", ()):
+        validate_custom(each, value, path, faults)
+    if "anyOf" in schema and not any(map(valid, schema["anyOf"])):
+        faults.add(at, "Invalid value", "", f'"{where}" must validate at least one schema (anyOf)')
+    if "oneOf" in schema and sum(map(valid, schema["oneOf"])) != 1:
+        found = "none" if not any(map(valid, schema["oneOf"])) else f"{sum(map(valid, schema['oneOf']))}"
+        faults.add(at, "Invalid value", "", f'"{where}" must validate one and only one schema (oneOf). Found {found} valid')
+    if "not" in schema and valid(schema["not"]):
+        faults.add(at, "Invalid value", "", f'"{where}" must not validate the schema (not)')
+
+def pattern_of(text, known={}):
+    """A pattern of a schema, compiled once; one that Python cannot read matches everything."""
+    if text not in known:
+        try:
+            known[text] = re.compile(re.sub(r"\[\[:(\w+):\]\]", r"[\\w]", text))
+        except re.error:
+            known[text] = re.compile("")
+    return known[text]
+
+def kinds_of(definition):
+    """The Kinds that a CustomResourceDefinition's served versions are, the one that objects rest in first; then by the
+    order of discovery (GA before beta before alpha, then the newest)."""
+    spec = definition["spec"]
+    names, marks = spec["names"], ("gen", "obj") + tuple(spec["names"].get("categories") or ())
+    def rank(version):
+        found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version["name"])
+        return (1, -{None: 3, "beta": 2, "alpha": 1}[found[2]], -int(found[1]), -int(found[3] or 0), "") if found else (
+            2, 0, 0, 0, version["name"])
+    return [Kind(names["kind"], spec["group"], version["name"], names["plural"], names.get("singular") or names["kind"].lower(),
+                 tuple(names.get("shortNames") or ()), spec["scope"] == "Namespaced", ALL,
+                 tuple(name for name in ("scale", "status") if name in (version.get("subresources") or ())), marks, "disk",
+                 definition["metadata"]["name"], dig(version, "schema", "openAPIV3Schema", default={LOOSE: True}), version)
+            for version in sorted(spec["versions"], key=rank)]
+
+def register(definition, is_served=True):
+    """Serve the custom resources of a definition as it is now, or no longer. The table is replaced, never changed: other
+    threads may be reading it."""
+    global KINDS
+    name = definition["metadata"]["name"]
+    old = [kind for kind in KINDS if kind.crd and kind.id == name]
+    new = kinds_of(definition) if is_served else []
+    KINDS = [kind for kind in KINDS if kind not in old] + [kind for kind in new if kind.crd.get("served")]
+    for kind in old:
+        RESOURCES.pop((kind.group, kind.version, kind.plural), None)
+    for kind in new:
+        if kind.crd.get("served"):
+            RESOURCES[kind.group, kind.version, kind.plural] = kind
+        if kind.crd.get("storage"):
+            KIND[name] = kind
+    if not new:
+        KIND.pop(name, None)
+
+# -- admission: what a cluster's default plugins add to new objects, or refuse (plugin/pkg/admission)
+TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+def containers_of(spec):
+    """The containers of a pod spec with the paths to them, the init containers first."""
+    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers")
+            for i, container in enumerate(spec.get(field) or ())]
+
+def admit_pod(store, pod):
+    """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
+    spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
+    classes = [c for c in store.list("PriorityClass") if c["metadata"]["name"] == spec.get("priorityClassName") or
+               not spec.get("priorityClassName") and c.get("globalDefault")]
+    if spec.get("priorityClassName") and not classes:
+        raise forbidden(kind, name, f"no PriorityClass with name {spec['priorityClassName']} was found")
+    for chosen in classes[:1]:
+        if spec["priority"] not in (0, chosen["value"]):
+            raise forbidden(kind, name, f"the integer value of priority ({spec['priority']}) must not be provided in pod "
+                            f"spec; priority admission controller computed {chosen['value']} from the given "
+                            "PriorityClass name")
+        spec.update(priority=chosen["value"], priorityClassName=chosen["metadata"]["name"],
+                    preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
+    runtime = spec.get("runtimeClassName")
+    if runtime:
+        found = store.get("RuntimeClass", "", runtime)
+        if not found:
+            raise forbidden(kind, name, f'pod rejected: RuntimeClass "{runtime}" not found')
+        overhead, where = dig(found, "overhead", "podFixed"), found.get("scheduling") or {}
+        spec.update(filled(overhead=overhead, nodeSelector={**where.get("nodeSelector", {}),
+                                                            **spec.get("nodeSelector", {})}))
+        spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
+    limit_ranges(store, kind, pod)
+    pod["status"]["qosClass"] = qos_class(spec) if spec.get("containers") else "BestEffort"
+    account = store.get("ServiceAccount", pod["metadata"]["namespace"], spec["serviceAccountName"])
+    if not account and spec["serviceAccountName"] != "default":     # that one comes a moment after its namespace
+        where = f"{pod['metadata']['namespace']}/{spec['serviceAccountName']}"
+        raise forbidden(kind, name, f"error looking up service account {where}: serviceaccount "
+                        f'"{spec["serviceAccountName"]}" not found')
+    if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
+        spec["imagePullSecrets"] = account["imagePullSecrets"]
+    wants = dig(spec, "automountServiceAccountToken", default=dig(account, "automountServiceAccountToken", default=True))
+    bare = [c for _, c in containers_of(spec) if TOKEN_FOLDER not in [m.get("mountPath") for m in c.get("volumeMounts", ())]]
+    if wants and bare:
+        volume = "kube-api-access-" + "".join(random.choices(SAFE_LETTERS, k=5))
+        for container in bare:
+            container.setdefault("volumeMounts", []).append(
+                {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER})
+        field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
+        spec.setdefault("volumes", []).append({"name": volume, "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}}]}})
+
+def limit_ranges(store, kind, obj):
+    """Fill in the defaults of the namespace's LimitRanges, then hold the object against them. Raises ApiError 403."""
+    notes, faults = [], []
+    for limit in [limit for each in store.list("LimitRange", obj["metadata"].get("namespace"))
+                  for limit in each["spec"].get("limits") or ()]:
+        if kind.id == "PersistentVolumeClaim" and limit["type"] == kind.id:
+            faults += limit_faults(limit, dig(obj, "spec", "resources", default={}))
+        if kind.id != "Pod" or limit["type"] not in ("Container", "Pod"):
+            continue
+        everyone = [container for _, container in containers_of(obj["spec"])]
+        for container in everyone if limit["type"] == "Container" else ():
+            resources = container.setdefault("resources", {})
+            for side, field, word in (("requests", "defaultRequest", "request"), ("limits", "default", "limit")):
+                new = {k: v for k, v in (limit.get(field) or {}).items() if k not in resources.get(side, {})}
+                if new:
+                    resources[side] = {**resources.get(side, {}), **new}
+                    notes.append(f"{', '.join(sorted(new))} {word} for container {container['name']}")
+            faults += limit_faults(limit, resources)
+        if limit["type"] == "Pod":
+            faults += limit_faults(limit, {side: total([dig(c, "resources", side, default={}) for c in
+                                                        obj["spec"].get("containers") or ()])
+                                           for side in ("requests", "limits")})
+    if notes:
+        obj["metadata"].setdefault("annotations", {})["kubernetes.io/limit-ranger"] = (
+            "LimitRanger plugin set: " + "; ".join(notes))
+    if faults:
+        raise forbidden(kind, obj["metadata"].get("name", ""), faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
+
+def total(maps):
+    """The sum of {resource: quantity} maps."""
+    out = {}
+    for name, quantity in [item for each in maps for item in each.items()]:
+        out[name] = out.get(name, 0) + quantity_nanos(quantity)
+    return {name: quantity_text(nanos) for name, nanos in out.items()}
+
+def limit_faults(limit, resources):
+    """What is wrong with {requests, limits} by one item of a LimitRange, a sentence each."""
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    for field, word, side, found, wrong in (("min", "minimum", "request", requests, lambda has, bound: has < bound),
+                                            ("max", "maximum", "limit", limits, lambda has, bound: has > bound)):
+        for name, bound in sorted((limit.get(field) or {}).items()):
+            text = f"{word} {name} usage per {limit['type']} is {bound}"
+            has = found.get(name, requests.get(name) if limit["type"] == "PersistentVolumeClaim" else None)
+            if has is None:
+                yield f"{text}.  No {side} is specified"
+            elif wrong(quantity_nanos(has), quantity_nanos(bound)):
+                yield f"{text}, but {'request' if has == requests.get(name) and has != found.get(name) else side} is {has}"
+    for name, bound in sorted((limit.get("maxLimitRequestRatio") or {}).items()):
+        ratio = quantity_nanos(limits.get(name, "0")) / (quantity_nanos(requests.get(name, "0")) or 1)
+        if ratio > quantity_nanos(bound) / 1e9:
+            yield (f"{name} max limit to request ratio per {limit['type']} is {bound}, but provided ratio is "
+                   f"{ratio:.6f}")
+
+def quota_usage(kind, obj):
+    """What an object counts for a ResourceQuota: {resource: units of 10^-9}."""
+    one, spec = 10 ** 9, obj.get("spec", {})
+    out = {"count/" + resource_name(kind): one, **({} if kind.group else {kind.plural: one})}
+    if kind.id == "Pod":
+        if has_ended(obj):
+            return {"count/pods": one}
+        for side in ("requests", "limits"):
+            for name, quantity in total([dig(c, "resources", side, default={}) for c in spec.get("containers") or ()]).items():
+                out[f"{side}.{name}"] = quantity_nanos(quantity)
+                if side == "requests" and name in ("cpu", "memory", "ephemeral-storage"):
+                    out[name] = quantity_nanos(quantity)
+    elif kind.id == "Service":
+        ports = len(spec.get("ports") or ()) if spec["type"] in ("NodePort", "LoadBalancer") else 0
+        out.update({"services.nodeports": ports * one, "services.loadbalancers": (spec["type"] == "LoadBalancer") * one})
+    elif kind.id == "PersistentVolumeClaim":
+        size = quantity_nanos(dig(spec, "resources", "requests", "storage", default="0"))
+        prefix = f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
+        out.update({"requests.storage": size, prefix + "requests.storage": size, prefix + kind.plural: one})
+    return out
+
+SCOPES = {  # what a scope of a quota selects among pods
+    "Terminating": lambda spec: spec.get("activeDeadlineSeconds") is not None,
+    "NotTerminating": lambda spec: spec.get("activeDeadlineSeconds") is None,
+    "BestEffort": lambda spec: qos_class(spec) == "BestEffort", "NotBestEffort": lambda spec: qos_class(spec) != "BestEffort",
+    "PriorityClass": lambda spec: bool(spec.get("priorityClassName")),
+    "CrossNamespacePodAffinity": lambda spec: b'"namespace' in dumps(spec.get("affinity") or {}),
+}
+
+def in_scopes(quota, kind, obj):
+    """Whether a ResourceQuota is about an object: scopes are about pods alone."""
+    spec, terms = obj.get("spec", {}), dig(quota, "spec", "scopeSelector", "matchExpressions", default=[])
+    terms = terms + [{"scopeName": scope, "operator": "Exists"} for scope in quota["spec"].get("scopes") or ()]
+    if terms and kind.id != "Pod":
+        return False
+    for term in terms:
+        if term["scopeName"] == "PriorityClass" and term["operator"] in ("In", "NotIn"):
+            found = spec.get("priorityClassName", "") in (term.get("values") or ())
+        else:
+            found = SCOPES.get(term["scopeName"], lambda spec: False)(spec)
+        if found != (term["operator"] in ("In", "Exists")):
+            return False
+    return True
+
+def quota_used(store, quota):
+    """{resource: units of 10^-9} that the namespace's objects use of a quota's hard limits."""
+    hard, namespace, used = quota["spec"].get("hard") or {}, quota["metadata"]["namespace"], {}
+    for kind in [kind for kind in KINDS if kind.namespaced and kind.kept != "-" and is_stored(kind)]:
+        names = {"count/" + resource_name(kind), kind.plural} | ({"requests", "limits", "cpu", "memory", "services"} if
+                                                               kind.id in ("Pod", "Service", "PersistentVolumeClaim") else set())
+        if any(name in names or name.partition(".")[0] in names or ".storageclass." in name or name == "ephemeral-storage"
+               for name in hard):
+            for obj in store.list(kind.id, namespace):
+                for name, amount in quota_usage(kind, obj).items() if in_scopes(quota, kind, obj) else ():
+                    used[name] = used.get(name, 0) + amount
+    return {name: used.get(name, 0) for name in hard}
+
+def check_quota(store, kind, obj, old=None):
+    """Refuse what would go beyond a ResourceQuota of the namespace (403). The caller's transaction holds."""
+    meta = obj["metadata"]
+    for quota in store.list("ResourceQuota", meta["namespace"]) if kind.namespaced else ():
+        hard, wanted = quota["spec"].get("hard") or {}, quota_usage(kind, obj)
+        if not in_scopes(quota, kind, obj) or kind.id == "ResourceQuota" and "resourcequotas" not in hard:
+            continue
+        if kind.id == "Pod":
+            missing = [(name, c["name"]) for name in hard for c in obj["spec"].get("containers") or ()
+                       for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
+                       if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
+                       resource not in dig(c, "resources", side, default={})]
+            if missing:
+                text = "; ".join(f"{name} for: {container}" for name, container in sorted(missing))
+                raise forbidden(kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {text}")
+        before = quota_usage(kind, old) if old else {}
+        more = {name: amount - before.get(name, 0) for name, amount in wanted.items()
+                if name in hard and amount > before.get(name, 0)}
+        used = quota_used(store, quota) if more else {}
+        over = sorted(name for name in more if used[name] + more[name] > quantity_nanos(hard[name]))
+        if over:
+            shown_ = lambda amounts: ",".join(f"{name}={quantity_text(amounts[name])}" for name in over)
+            limits = {name: quantity_nanos(hard[name]) for name in over}
+            raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, requested: {shown_(more)}, "
+                            f"used: {shown_(used)}, limited: {shown_(limits)}")
+
+Form = namedtuple("Form", "kind version include columns")   # kind: "" objects, "Table" or "PartialObjectMetadata"
 Answer = namedtuple("Answer", "code body content_type headers")
 
 class Request:
-    """One request as its handler read it. warnings: sentences for Warning headers, gathered on the way."""
-    def __init__(self, method, target, headers, body, user):
+    """One request as its handler read it. warnings: sentences for Warning headers, gathered on the way; given: the body
+    before it was cleaned."""
+    def __init__(self, method, target, headers, user):
         path, _, query = target.partition("?")
         self.method, self.path, self.headers, self.body, self.user = (
-            method, urllib.parse.unquote(path), headers, body, user)
+            method, urllib.parse.unquote(path), headers, b"", user)
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
         self.warnings, self.kind, self.namespace, self.name, self.subresource = [], None, "", None, ""
         self.content_type, self.dry_run = headers.get("Content-Type", ""), "dryRun" in self.query
+        self.method_name, self.given = "", None
+
+    def managers(self, old):
+        """The managers before an update: those it gives itself, none if it clears them, else the object's."""
+        given = dig(self.given, "metadata", "managedFields")
+        if isinstance(given, list) and given in ([], [{}]):
+            return {}
+        try:
+            return read_managers(given if isinstance(given, list) else dig(old, "metadata", "managedFields"))
+        except (TypeError, AttributeError):
+            raise bad_request("metadata.managedFields: want a list of entries as the server gives them")
 
     @property
     def form(self):
@@ -3726,9 +5511,8 @@ class Request:
 def no_number(text):
     return bad_request(f"strconv.ParseInt: parsing {dumps(text).decode()}: invalid syntax")
 
-def route(request):
-    """Set kind, namespace (None: all), name and subresource by the path. Raises ApiError 404."""
-    parts = [part for part in request.path.split("/") if part]
+def route(request, parts):
+    """Set kind, namespace (None: all), name and subresource by the parts of the path. Raises ApiError 404."""
     group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
     if rest and rest[0] == "watch":                             # deprecated, but Kubernetes still answers it
         request.query["watch"], rest = "1", rest[1:]
@@ -3748,26 +5532,37 @@ def negotiate(accept, query):
     """The Form by the Accept header; the first that we can give. Raises ApiError 406."""
     for choice in (accept or "*/*").split(","):
         media, *parameters = [part.strip() for part in choice.split(";")]
-        if media not in ("application/json", "application/*", "*/*"):
+        if media not in ("application/json", "application/*", "*/*", "application/yaml"):     # JSON is YAML
             continue
         given = dict(p.split("=", 1) for p in parameters if "=" in p)
         kind, version = given.get("as", "").replace("MetadataList", "Metadata"), given.get("v")
         if not kind:
-            return Form("", "", "")
+            return Form("", "", "", True)
         if (kind in ("Table", "PartialObjectMetadata") and given.get("g") == "meta.k8s.io" and
                 version in ("v1", "v1beta1")):
-            return Form(kind, "meta.k8s.io/" + version, query.get("includeObject", "Metadata"))
-    raise ApiError(406, "NotAcceptable", "406: Not Acceptable\n\nAvailable representations: application/json, "
-                   "application/yaml, application/vnd.kubernetes.protobuf", {})
+            return Form(kind, "meta.k8s.io/" + version, query.get("includeObject", "Metadata"), True)
+    raise not_acceptable()
+
+def not_acceptable():
+    return ApiError(406, "NotAcceptable", "406: Not Acceptable\n\nAvailable representations: application/json, "
+                    "application/yaml, application/vnd.kubernetes.protobuf", {})
 
 def answer(code, body, content_type="application/json", headers=()):
     return Answer(code, body if isinstance(body, bytes) else dumps(body) + b"\n", content_type, dict(headers))
 
 VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KINDS); with ?watch a GET is a watch
-    ("GET", False): ("list", "list"), ("POST", False): ("post", "create"),
-    ("DELETE", False): ("delete_all", "deletecollection"), ("GET", True): ("get", "get"),
-    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "update"), ("DELETE", True): ("delete", "delete"),
+    ("GET", False): ("list", "list"), ("HEAD", False): ("list", "list"), ("POST", False): ("post", "create"),
+    ("DELETE", False): ("delete_all", "deletecollection"), ("GET", True): ("get", "get"), ("HEAD", True): ("get", "get"),
+    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("DELETE", True): ("delete", "delete"),
+    ("POST", True): ("", "create"),
 }
+SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"])}
+SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (      # what subresources read and answer
+    ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"), ("binding", "v1 Binding"),
+    ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"))}
+SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+APPLY = "application/apply-patch+yaml"
+
 PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how it is applied)
     "application/json-patch+json": (list, "[]handlers.jsonPatchOp", lambda type_, *both: json_patch(*both)),
     "application/merge-patch+json": (dict, "map[string]interface {}", lambda type_, *both: merge_patch(*both)),
@@ -3777,31 +5572,48 @@ PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how i
 class Api:
     """The verbs. Every method may run in any thread."""
     def __init__(self, k2d):
-        self.k2d, self.settings, self.store = k2d, k2d.settings, k2d.store
+        self.k2d, self.settings, self.store, self.access = k2d, k2d.settings, k2d.store, k2d.access
+
+    def admit(self, request):
+        """Find out what a request is about and whether its user may; its body need not be read yet. Raises ApiError."""
+        parts = [part for part in request.path.split("/") if part]
+        group = "" if parts[:1] == ["api"] else parts[1] if parts[:1] == ["apis"] and len(parts) > 2 else None
+        of_group = {kind.version for kind in KINDS if kind.group == group}
+        if of_group and (len(parts) > (3 if group else 2) or parts[-1] not in of_group and len(parts) > 1):
+            route(request, parts)
+        if not request.kind:
+            return self.access.require(request, "get" if request.method == "HEAD" else request.method.lower())
+        method, verb = VERBS.get((request.method, request.name is not None), ("", ""))
+        if request.method == "GET" and not request.subresource and request.flag("watch"):
+            method = verb = "watch"
+        sub_verbs = SUB_VERBS.get(request.subresource, ["get", "patch", "update"])
+        request.method_name = method
+        if not request.subresource and request.kind.namespaced and request.namespace is None and (
+                verb in ("create", "deletecollection")):
+            verb = ""
+        if verb not in (sub_verbs if request.subresource else request.kind.verbs.split()) or (
+                verb == "create" and request.name and not request.subresource):
+            raise wrong_method()
+        self.access.require(request, verb)
 
     def handle(self, request):
         """The Answer to a request for resources; a watch or a log is a function that takes over the connection."""
-        route(request)
-        if request.subresource == "log" and request.method == "GET":
-            return self.log(request)
-        method, verb = VERBS.get((request.method, request.name is not None), ("", ""))
-        if request.method == "GET" and request.flag("watch") and not request.subresource:
-            method = verb = "watch"
-        if (verb not in request.kind.verbs.split() or request.subresource == "log" or
-                request.subresource and verb == "delete"):
-            raise wrong_method()
-        return getattr(self, method)(request)
+        if request.kind.id == "Endpoints":
+            request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        if request.subresource in ("log", "binding", "eviction", "token"):
+            return getattr(self, request.subresource)(request)
+        return self.review(request) if request.kind.kept == "-" else getattr(self, request.method_name)(request)
 
     def find(self, request):
         """The bytes of the object that a request names. Raises ApiError 404."""
-        row = self.store.row(request.kind.name, (request.namespace or "", request.name))
+        row = self.store.row(request.kind.id, (request.namespace or "", request.name))
         if not row:
             raise not_found(request.kind, request.name)
         return row.raw
 
     def get(self, request):
         raw, form = self.find(request), request.form
-        return answer(200, to_scale(json.loads(raw)) if request.subresource == "scale" else
+        return answer(200, to_scale(request.kind, json.loads(raw)) if request.subresource == "scale" else
                       shown(request.kind, raw, form))
 
     def selection(self, request):
@@ -3815,47 +5627,57 @@ class Api:
     def list(self, request):
         check_options("ListOptions", request.query)
         kind, wanted, form = request.kind, self.selection(request), request.form
-        limit, start = request.number("limit"), self.start(request)
-        version, rows = self.store.snapshot(kind.name, request.namespace)
-        since = parse_version(request.query.get("resourceVersion"))
-        if since > version:
+        limit, (start, at), since = request.number("limit"), self.start(request), request.query.get("resourceVersion")
+        since = parse_version(since)
+        if request.query.get("resourceVersionMatch") == "Exact":
+            at = since
+        version, rows = self.store.snapshot(kind.id, request.namespace, at=at)
+        if since > self.store.version:
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
             raise ApiError(504, "Timeout", f"Timeout: Too large resource version: {since}, current: {version}",
                            {"causes": [cause]}, retry_after=1)
-        if request.query.get("resourceVersionMatch") == "Exact" and since != version:
-            raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
         picked = [(key, row.raw) for key, row in rows if key > start and wanted.matches(key, row.raw, row.labels)]
         meta = {"resourceVersion": str(version)}
         if 0 < limit < len(picked):
-            token = dumps({"v": "meta.k8s.io/v1", "rv": version, "start": "/".join(picked[limit - 1][0])})
-            meta["continue"] = base64.urlsafe_b64encode(token).decode().rstrip("=")
+            meta["continue"] = continue_token(version, picked[limit - 1][0])
             if not wanted.selector and not wanted.fields:
                 meta["remainingItemCount"] = len(picked) - limit
             picked = picked[:limit]
         raws = [raw for _, raw in picked]
-        if form.kind:
+        if form.kind or not is_stored(kind):
             objects = [json.loads(raw) for raw in raws]
             body = to_table(kind, objects, form) if form.kind == "Table" else {
                 "kind": "PartialObjectMetadataList", "apiVersion": form.version,
-                "items": [partial_metadata(obj, form) for obj in objects]}
+                "items": [partial_metadata(obj, form) for obj in objects]} if form.kind else {
+                "kind": kind.name + "List", "apiVersion": group_version(kind),
+                "items": [to_served(kind, obj) for obj in objects]}
             return answer(200, {**body, "metadata": meta})
         head = {"kind": kind.name + "List", "apiVersion": group_version(kind), "metadata": meta}
         same = dumps({"kind": kind.name, "apiVersion": group_version(kind)})[:-1] + b","    # what the items leave out
         items = b",".join(b"{" + raw[len(same):] if raw.startswith(same) else raw for raw in raws)
         return answer(200, b'%s,"items":[%s]}\n' % (dumps(head)[:-1], items))
 
-    @staticmethod
-    def start(request):
-        """The key after which a continued list goes on."""
+    def start(self, request):
+        """(the key after which a continued list goes on, the version it shows; 0: the present). Raises ApiError 400, 410
+        with a token that goes on with the present."""
         token = request.query.get("continue")
         if not token:
-            return ("", "")
+            return ("", ""), 0
         try:
             found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-            namespace, name = found["start"].split("/")
-            return namespace, name
+            key, version, made = tuple(found["start"].split("/", 1)), int(found["rv"]), float(found.get("t", 0))
+            namespace, name = key
         except (ValueError, KeyError, TypeError, AttributeError):
             raise bad_request("invalid continue token: continue key is not valid: it was not made by this server")
+        if version < 0 or version >= self.store.floor and 0 <= time.time() - made < CONTINUE_S:
+            return (namespace, name), max(0, version)
+        error = ApiError(410, "Expired", "The provided continue parameter is too old to display a consistent list result."
+                         " You can start a new list without the continue parameter, or use the continue token in this "
+                         "response to retrieve the remainder of the results. Continuing with the provided token results "
+                         "in an inconsistent list - objects that were created, modified, or deleted between the time "
+                         "the first chunk was returned and now may show up in the list.")
+        error.status["metadata"] = {"continue": continue_token(-1, key)}
+        raise error
 
     def watch(self, request):
         check_options("ListOptions", request.query)
@@ -3866,13 +5688,13 @@ class Api:
         initial = request.query.get("sendInitialEvents") in ("true", "1")
         try:
             if initial or not since:
-                watch.version, rows = self.store.snapshot(request.kind.name, request.namespace, watch)
+                watch.version, rows = self.store.snapshot(request.kind.id, request.namespace, watch)
                 first = [watch.encode("ADDED", row.raw) for key, row in rows if watch.matches(key, row.raw, row.labels)]
                 if initial and watch.bookmarks:
                     first.append(watch.bookmark(watch.version, initial=True))
             else:
                 watch.version, changes = self.store.since(since, watch)
-                first = [watch.event(change, {}) for change in changes if change.kind is request.kind]
+                first = [watch.event(change, {}) for change in changes if change.kind.id == request.kind.id]
         except ApiError as error:                               # 410: on the stream, as Kubernetes tells it
             first, watch = [chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n"), b"0\r\n\r\n"], None
         except BaseException:
@@ -3880,42 +5702,50 @@ class Api:
             raise
         return lambda handler: handler.serve_watch(watch, list(filter(None, first)), seconds)
 
-    def read(self, request, type_):
-        """The body of a request as a clean object of message type_; warnings noted. Raises ApiError 400, 415, 422."""
+    def read(self, request, kind):
+        """The body of a request as a clean object of a kind; warnings noted. Raises ApiError 400, 415, 422."""
         duplicates = None if request.query.get("fieldValidation") == "Ignore" else []
-        body = parse_body(request.body, request.content_type, type_, duplicates)
-        return self.cleaned(request, body, type_, duplicates)
+        body = request.given = parse_body(request.body, request.content_type, kind, duplicates)
+        return self.cleaned(request, body, kind, duplicates)
 
     @staticmethod
-    def cleaned(request, body, type_, duplicates=None):
-        kind, validation = KIND.get(type_), request.query.get("fieldValidation") or "Warn"
-        findings = Findings([], [], [])
-        def misfit(why, name=type_, version=kind.version if kind else "v1"):
-            return bad_request(f'{name} in version "{version}" cannot be handled as a {type_}: {why}')
-        name, version = body.get("kind"), body.get("apiVersion")
-        if kind and name and name != kind.name:
-            raise misfit(f"converting ({kind.version}.{name}) to (core.{kind.name}): unknown conversion", name)
-        if kind and version and version != group_version(kind):
-            raise misfit(f'no kind "{kind.name}" is registered for version "{version}" in scheme '
-                         '"pkg/runtime/scheme.go:111"', version=version)
+    def cleaned(request, body, kind, duplicates=None, lost=None):
+        """A body as an object of a kind: with the fields that it knows, no others. lost: what unknown fields are called
+        in the warnings."""
+        validation, findings = request.query.get("fieldValidation") or "Warn", Findings([], [], [])
+        version, name, given = group_version(kind), body.get("kind"), body.get("apiVersion")
+        def misfit(why, name=kind.name, version=kind.version):
+            return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
+        if kind.name != "DeleteOptions":
+            if name not in (None, "", kind.name):
+                if kind.crd:
+                    raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})")
+                raise misfit(f"converting ({kind.version}.{name}) to ({kind.group.split('.')[0] or 'core'}.{kind.name}): "
+                             "unknown conversion", name)
+            if given not in (None, "", version):
+                raise misfit(f'no kind "{kind.name}" is registered for version "{given}" in scheme '
+                             '"pkg/runtime/scheme.go:111"', version=given)
         try:
-            obj = clean_message(message(type_), body, findings, "")
+            obj = (clean_custom(kind.schema, body, findings) if kind.crd else
+                   clean_message(message(kind.schema), body, findings, ""))
         except Mismatch as error:
             raise misfit(error)
         faults = [f'unknown field "{path}"' for path in findings.unknown]
         faults += [f'duplicate field "{path}"' for path in duplicates or ()]
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
+        if findings.unknown and request.method_name == "update" and request.content_type.startswith(APPLY):
+            where = f"{request.namespace or ''}/{request.name}; {version}, Kind={kind.name}"
+            raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not declared "
+                              "in schema")
         request.warnings += faults if validation == "Warn" else ()
         request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
-        if not kind:
-            return obj
         refused = Faults()
         for path in findings.refused:
             refused.add(path, "Forbidden", why="k2d cannot honour this field" + (
                 ", and the pod would run wrongly without it" if "containers" in path or "spec" in path else ""))
         refused.check(kind, dig(obj, "metadata", "name", default=""))
-        return {"kind": kind.name, "apiVersion": group_version(kind), **without(obj, "kind", "apiVersion")}
+        return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
 
     @staticmethod
     def reply(request, code, obj):
@@ -3923,17 +5753,15 @@ class Api:
 
     def post(self, request):
         check_options("CreateOptions", request.query)
-        if request.namespace is None:
-            raise wrong_method()
-        obj = self.read(request, request.kind.name)
+        obj = self.read(request, request.kind)
         if request.kind.namespaced and obj["metadata"].get("namespace") not in (None, "", request.namespace):
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         return self.reply(request, 201, self.create(request.kind, request.namespace, obj, request.dry_run, request))
 
-    def create(self, kind, namespace, obj, dry_run=False, request=None):
+    def create(self, kind, namespace, obj, dry_run=False, request=None, managers=None):
         """Admit and store a new object; returns it as stored. Controllers call this too. Raises ApiError."""
         if request is None:                                     # our own: into the same shape
-            obj = clean_message(message(kind.name), obj, Findings([], [], []), "")
+            obj = clean_message(message(kind.schema), obj, Findings([], [], []), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
                                          "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
@@ -3947,18 +5775,20 @@ class Api:
             if not meta.get("name") and meta.get("generateName"):
                 base = meta["generateName"][:58]
                 names = iter(lambda: base + "".join(random.choices(SAFE_LETTERS, k=5)), "")
-                meta["name"] = next(name for name in names if not self.store.row(kind.name, (namespace, name)))
+                meta["name"] = next(name for name in names if not self.store.row(kind.id, (namespace, name)))
             meta.update(uid=new_uid(), creationTimestamp=now())
-            if kind.name in GENERATION:
+            if "gen" in kind.marks:
                 meta["generation"] = 1
             if "status" in kind.subresources:
-                status = message(kind.name).by_name["status"].type
-                obj["status"] = clean_message(message(status), {}, Findings([], [], []), "")
-            self.prepare(kind, obj, None)
-            if self.store.row(kind.name, (meta.get("namespace", ""), meta["name"])):
+                obj.pop("status", None)
+                if not kind.crd:
+                    obj["status"] = empty_object(kind)["status"]
+            obj = self.prepare(kind, obj, None, request, managers)
+            if self.store.row(kind.id, (meta.get("namespace", ""), meta["name"])):
                 raise already_exists(kind, meta["name"])
+            check_quota(self.store, kind, obj)
             if not dry_run:
-                self.store.put(kind, obj)
+                self.store.put(KIND[kind.id], obj)
         return obj
 
     def check_namespace(self, kind, namespace, name):
@@ -3971,30 +5801,64 @@ class Api:
                 [{"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated",
                   "field": "metadata.namespace"}])
 
-    def prepare(self, kind, obj, old):
-        """Defaults, allocation and validation of an object about to be stored. Raises ApiError 403, 422."""
+    def prepare(self, kind, obj, old, request=None, managers=None):
+        """Defaults, admission, validation and allocation of an object about to be stored; old as stored, or None. Returns
+        it as it is stored. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
-        fill_defaults(kind.name, obj)
-        getattr(Defaults, kind.name, lambda obj: None)(obj)
+        if kind.crd:
+            default_custom(kind.schema, obj)
+        else:
+            fill_defaults(kind.schema, obj)
+        obj = to_stored(kind, obj)
+        home = KIND[kind.id]
+        getattr(Defaults, home.id, lambda obj: None)(obj)
         if old and status is not None:
-            obj["status"] = status                              # defaults are for new objects
-        validate_meta(kind, meta, faults)
-        if not is_foreign(obj):
-            validate_fields(kind.name, obj, "", faults)
-            path = ("spec",) if kind.name == "Pod" else ("spec", "template", "spec")
+            obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
+        if managers is None and request:
+            before = to_served(kind, old) if old else empty_object(kind)
+            manager = manager_of(request, "Update")
+            managers = updated_managers(place_of(kind.schema), before, to_served(kind, obj), request.managers(old),
+                                        manager, "status" in kind.subresources)
+        if managers is not None:
+            meta["managedFields"] = write_managers(managers)
+        if not old:
+            self.admit_new(home, obj)
+        validate_meta(home, meta, faults)
+        if home.crd:
+            validate_custom(kind.schema, obj, "", faults)
+        elif not is_foreign(obj):
+            validate_fields(home.schema, obj, "", faults)
+            path = ("spec",) if home.id == "Pod" else ("spec", "template", "spec")
             if not faults and len(dig(obj, *path, "containers", default=())) > 1:
                 faults.add(".".join(path) + ".containers", "Forbidden",
                            why="a pod of several containers is not supported yet; use one a pod")
         if old and not faults:
-            validate_update(kind, old, obj, faults)
+            validate_update(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
-        if kind.name == "Pod" and not old:
-            namespace, account = meta["namespace"], obj["spec"]["serviceAccountName"]
-            if account != "default" and not self.store.row("ServiceAccount", (namespace, account)):
-                raise forbidden(kind, meta["name"], f"error looking up service account {namespace}/{account}: "
-                                f'serviceaccount "{account}" not found')
-        if kind.name == "Service":
+        if home.group == "rbac.authorization.k8s.io" and request:
+            self.access.check_escalation(request.user, home, obj)
+        if home.id == "Service":
             self.allocate(obj, old)
+        return obj
+
+    def admit_new(self, kind, obj):
+        """What admission adds to a new object, or refuses (the plugins that a cluster has by default)."""
+        meta = obj["metadata"]
+        if kind.id == "Pod" and not is_foreign(obj):
+            admit_pod(self.store, obj)
+        elif kind.id == "PersistentVolumeClaim":
+            meta.setdefault("finalizers", []).append("kubernetes.io/pvc-protection")
+            limit_ranges(self.store, kind, obj)
+        elif kind.id == "Node":
+            taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+            obj["spec"]["taints"] = [taint] + [t for t in obj["spec"].get("taints") or () if t["key"] != taint["key"]]
+        elif kind.id == "PersistentVolume":
+            obj["status"]["lastPhaseTransitionTime"] = now()
+            meta.setdefault("finalizers", []).append("kubernetes.io/pv-protection")
+        elif kind.id == "CustomResourceDefinition":
+            meta.setdefault("finalizers", []).append(CRD_FINALIZER)
+        elif kind.id == "Secret" and obj.get("type") == "kubernetes.io/service-account-token":
+            self.access.fill_token(obj)
 
     def allocate(self, service, old):
         """Give a Service its cluster address and node ports, or check those it asks for. Raises ApiError 422."""
@@ -4041,47 +5905,91 @@ class Api:
         faults.check(KIND["Service"], service["metadata"]["name"])
 
     def update(self, request):
-        """PUT and PATCH, of an object or of its subresource."""
-        kind, url, is_patch = request.kind, request.name, request.method == "PATCH"
-        type_ = "Scale" if request.subresource == "scale" else kind.name
-        patch = self.read_patch(request) if is_patch else None      # first: 415 tells kubectl that there is no apply
-        check_options("PatchOptions" if is_patch else "UpdateOptions", request.query)
-        def check_name(meta):
-            if meta.get("name") != url and (is_patch or meta.get("name") is not None):
-                raise bad_request(f"the name of the object ({meta.get('name')}) does not match the name on the URL "
-                                  f"({url})")
+        """PUT and PATCH, of an object or of its subresource; an apply makes the object where it is missing."""
+        kind, is_patch, is_apply = request.kind, request.method == "PATCH", request.content_type.startswith(APPLY)
+        is_scale, given = request.subresource == "scale", None
+        shape = SUB_KINDS["scale"] if is_scale else kind
+        patch = self.read_patch(request) if is_patch else None      # first: 415 tells kubectl to patch in another way
+        check_options("PatchOptions" if is_patch else "UpdateOptions", request.query, is_apply)
         if not is_patch:
-            given = self.read(request, type_)
-            check_name(given["metadata"])
-            if given["metadata"].get("namespace") not in (None, "", request.namespace):
-                raise bad_request("the namespace of the object does not match the namespace on the URL")
+            given = self.read(request, shape)
+            self.check_identity(request, given["metadata"], False)
         with self.store.transaction():
+            row = self.store.row(kind.id, (request.namespace or "", request.name))
+            if not row and is_apply and not request.subresource:
+                return self.create_applied(request, patch)
             old = json.loads(self.find(request))
-            if is_patch:
+            before, managers = to_scale(kind, old) if is_scale else to_served(kind, old), None
+            if is_apply:
+                manager = manager_of(request, "Apply")
+                config = self.cleaned(request, without(patch, "status") if not request.subresource else patch, shape)
+                config = sparse(patch, config)
+                self.check_identity(request, config["metadata"], True)
+                place, has_status = place_of(shape.schema), "status" in kind.subresources
+                given, managers = apply_patch(place, without(before, "managedFields"), config, read_managers(
+                    old["metadata"].get("managedFields")), manager, request.flag("force") and "force" in request.query,
+                    has_status)
+                given = self.cleaned(request, given, shape)
+                if given == self.cleaned(request, before, shape):   # nothing new: the time of the last apply stays
+                    times = read_managers(old["metadata"].get("managedFields"))
+                    managers = {m: times[m] if times.get(m, (None,))[0] == entry[0] else entry
+                                for m, entry in managers.items()}
+            elif is_patch:
                 try:
-                    merged = patch(type_, to_scale(old) if type_ == "Scale" else old)
+                    merged = patch(shape.schema, before)
                 except (TypeError, AttributeError, KeyError, ValueError, RecursionError):     # a directive of odd form
                     raise unprocessable()
                 if not isinstance(merged, dict):
                     raise unprocessable()
-                given = self.cleaned(request, merged, type_)
-                check_name(given["metadata"])
-            uid, before = given["metadata"].get("uid"), old["metadata"]
-            if given["metadata"].get("resourceVersion", "") not in ("", before["resourceVersion"]):
-                raise conflict(kind, url)
-            if uid not in (None, before["uid"]):
-                raise conflict(kind, url, f"Precondition failed: UID in precondition: {uid}, UID in object meta: "
-                               f"{before['uid']}")
-            new = self.changed(kind, old, given, request.subresource)
+                request.given = merged
+                given = self.cleaned(request, merged, shape)
+                self.check_identity(request, given["metadata"], True)
+            uid, present = given["metadata"].get("uid"), old["metadata"]
+            if given["metadata"].get("resourceVersion", "") not in ("", present["resourceVersion"]):
+                raise conflict(kind, request.name)
+            if uid not in (None, "", present["uid"]):
+                raise conflict(kind, request.name, f"Precondition failed: UID in precondition: {uid}, UID in object "
+                               f"meta: {present['uid']}")
+            new = self.changed(kind, old, given, request.subresource, request, managers)
             if not request.dry_run:
-                new = self.settle(kind, new, keep=is_foreign(old))
-        return answer(200, to_scale(new)) if type_ == "Scale" else self.reply(request, 200, new)
+                new = self.settle(KIND[kind.id], new, keep=is_foreign(old))
+        return answer(200, to_scale(kind, new)) if is_scale else self.reply(request, 200, new)
+
+    def create_applied(self, request, config):
+        """The object that an apply makes."""
+        kind, obj = request.kind, sparse(config, self.cleaned(request, without(config, "status"), request.kind))
+        self.check_identity(request, obj["metadata"], True)
+        if config.get("metadata", {}).get("uid"):
+            raise conflict(kind, request.name, f"uid mismatch: the provided object specified uid {obj['metadata']['uid']}"
+                           ", and no existing object was found")
+        place, has_status = place_of(kind.schema), "status" in kind.subresources
+        _, managers = apply_patch(place, empty_object(kind), obj, {}, manager_of(request, "Apply"), True, has_status)
+        obj = self.cleaned(request, obj, kind)
+        made = self.create(kind, request.namespace, obj, request.dry_run, request, managers)
+        return self.reply(request, 201, made)
+
+    @staticmethod
+    def check_identity(request, meta, is_patch):
+        """Refuse a body whose name or namespace are not those of the URL."""
+        name, namespace = meta.get("name"), meta.get("namespace")
+        if name != request.name and (is_patch or name not in (None, "")):
+            raise bad_request(f"the name of the object ({name or ''}) does not match the name on the URL "
+                              f"({request.name})")
+        if namespace not in (None, "", request.namespace):
+            raise bad_request("the namespace of the object does not match the namespace on the URL" if not is_patch else
+                              "the namespace of the provided object does not match the namespace sent on the request")
 
     @staticmethod
     def read_patch(request):
-        """A function (message type, object) -> patched object, by the Content-Type. Raises ApiError 400, 415."""
+        """The Content-Type's function (message name, object) -> patched object; the configuration itself of an apply.
+        Raises ApiError 400, 415."""
         media = request.content_type.partition(";")[0].strip()
-        if media not in PATCHES:
+        if media == APPLY:
+            config = parse_config(request.body)
+            if dig(config, "metadata", "managedFields"):
+                raise bad_request("metadata.managedFields must be nil")
+            return config
+        if media not in PATCHES or media.startswith("application/strategic") and request.kind.crd:
             raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         wanted, go_name, apply = PATCHES[media]
         try:
@@ -4092,33 +6000,50 @@ class Api:
         if not isinstance(patch, wanted):
             raise bad_request("error decoding patch: json: cannot unmarshal "
                               f"{JSON_TYPE.get(type(patch), 'null')} into Go value of type {go_name}")
-        return lambda type_, obj: apply(type_, obj, patch)
+        return lambda schema, obj: apply(schema, obj, patch)
 
-    def changed(self, kind, old, given, subresource):
+    def changed(self, kind, old, given, subresource, request=None, managers=None):
         """The object that results from old when a client gives this: what a client may not write stays."""
-        if subresource == "status":
-            for each in dig(given, "status", "conditions", default=()) if kind.name == "Pod" else ():
-                each.setdefault("lastTransitionTime", None)
-            ours = pick(old.get("status", {}), ("podIP", "podIPs") if kind.name == "Pod" else ())
-            return {**old, "status": {**given.get("status", {}), **ours}}
-        if subresource == "finalize":
-            return {**old, "spec": given.get("spec", {})}
+        given, before = json.loads(dumps(given)), old["metadata"]
         if subresource == "scale":
-            replicas, given = dig(given, "spec", "replicas", default=0), json.loads(dumps(old))
-            given["spec"]["replicas"] = replicas
-        meta = {**given["metadata"], **{field: old["metadata"].get(field) for field in SERVER_FIELDS}}
+            replicas, given = dig(given, "spec", "replicas", default=0), to_served(kind, json.loads(dumps(old)))
+            put_at(given, scale_paths(kind)[0], replicas)
+        meta = {**given["metadata"], **{field: before.get(field) for field in SERVER_FIELDS}}
         meta = {field: value for field, value in meta.items() if value is not None}
-        if kind.name == "Pod":                                  # whose container it is does not change either
+        if kind.id == "Pod":                                    # whose container it is does not change either
             notes = without(meta.get("annotations") or {}, FOREIGN)
-            meta["annotations"] = {**notes, **pick(old["metadata"].get("annotations") or {}, (FOREIGN,))}
+            meta["annotations"] = {**notes, **pick(before.get("annotations") or {}, (FOREIGN,))}
+        served = to_served(kind, old)
+        if subresource in ("status", "finalize"):
+            for each in dig(given, "status", "conditions", default=()) if kind.id == "Pod" else ():
+                each.setdefault("lastTransitionTime", None)
+            ours = pick(old.get("status", {}), ("podIP", "podIPs") if kind.id == "Pod" and old["status"].get("podIP") else ())
+            part = "status" if subresource == "status" else "spec"
+            meta["ownerReferences"] = before.get("ownerReferences")
+            new = {**served, part: {**given.get(part, {}), **ours}, "metadata": before if kind.crd else meta}
+            if kind.crd and "status" not in given:
+                new.pop("status", None)
+            if kind.crd:
+                new["metadata"] = dict(before)
+                faults = Faults()
+                validate_custom(kind.schema, new, "", faults)
+                faults.check(kind, before["name"])
+            if request:
+                managers = updated_managers(place_of(kind.schema), served, new, request.managers(old), manager_of(
+                    request, "Update"), True) if managers is None else managers
+                new["metadata"]["managedFields"] = write_managers(managers)
+            validate_fields("ObjectMeta", new["metadata"], "metadata", Faults())
+            return to_stored(kind, new)
         new = {**given, "metadata": meta}
         if "status" in kind.subresources:
-            new["status"] = old.get("status", {})
-        if kind.name == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
+            new.pop("status", None)
+            if "status" in served:
+                new["status"] = served["status"]
+        if kind.id == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
-        self.prepare(kind, new, old)
-        if kind.name in GENERATION and without(new, "metadata", "status") != without(old, "metadata", "status"):
-            meta["generation"] = old["metadata"].get("generation", 1) + 1
+        new = self.prepare(kind, new, old, request, managers)
+        if "gen" in kind.marks and without(new, "metadata", "status") != without(old, "metadata", "status"):
+            meta["generation"] = before.get("generation", 1) + 1
         return new
 
     def settle(self, kind, obj, keep=False):
@@ -4135,14 +6060,14 @@ class Api:
         kind, options = request.kind, self.delete_options(request)
         with self.store.transaction():
             obj = json.loads(self.find(request))
-            left = self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
-        if left or kind.name in RETURNS_OBJECT:
+            left = self.delete_object(KIND[kind.id], obj, options, request.dry_run or bool(options.get("dryRun")))
+        if left or "obj" in kind.marks:
             return self.reply(request, 200, left or obj)
         return answer(200, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
                             "details": dict(about(kind, request.name), uid=obj["metadata"]["uid"])})
 
     def delete_options(self, request):
-        options = self.read(request, "DeleteOptions") if request.body.strip() else {}
+        options = self.read(request, SUB_KINDS["delete"]) if request.body.strip() else {}
         options.update(pick(request.query, ("propagationPolicy", "gracePeriodSeconds")))
         try:
             if "gracePeriodSeconds" in options:
@@ -4151,6 +6076,9 @@ class Api:
             raise bad_request(f"gracePeriodSeconds: {options['gracePeriodSeconds']}: want a number of seconds")
         asked = options.get("dryRun") or []
         check_options("DeleteOptions", {**options, "dryRun": next((each for each in asked if each != "All"), "All")})
+        orphan = options.get("orphanDependents", request.query.get("orphanDependents"))
+        if orphan is not None:                                  # deprecated, but still asked for
+            options.setdefault("propagationPolicy", "Orphan" if orphan in (True, "true") else "Background")
         return options
 
     def delete_object(self, kind, obj, options, dry_run=False):
@@ -4183,7 +6111,7 @@ class Api:
         before = meta.get("deletionTimestamp")
         if not before or until < before:
             meta.update(deletionTimestamp=until, **({} if grace is None else {"deletionGracePeriodSeconds": grace}))
-            if not before and kind.name in GENERATION:
+            if not before and "gen" in kind.marks:
                 meta["generation"] = meta.get("generation", 1) + 1
         if finalizers:
             meta["finalizers"] = finalizers
@@ -4208,12 +6136,91 @@ class Api:
         if request.namespace is None:
             raise wrong_method()
         with self.store.transaction():
-            found = [obj for obj in self.store.list(kind.name, request.namespace, wanted.selector)
+            found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
                      if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj)]
             for obj in found:
                 self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
         return answer(200, {"kind": kind.name + "List", "apiVersion": group_version(kind),
                             "metadata": {"resourceVersion": str(self.store.version)}, "items": found})
+
+    # -- subresources that are no part of the object, and reviews, which are never stored
+    def binding(self, request):
+        """A scheduler's decision: there is one node."""
+        given = self.read(request, SUB_KINDS["binding"])
+        with self.store.transaction():
+            pod, node = json.loads(self.find(request)), dig(given, "target", "name", default="")
+            if pod["spec"].get("nodeName"):
+                raise conflict(request.kind._replace(plural="pods/binding"), request.name,
+                               f"pod {request.name} is already assigned to node {dumps(pod['spec']['nodeName']).decode()}")
+            if not request.dry_run:
+                pod["spec"]["nodeName"] = node
+                old = dig(pod, "status", "conditions", default=[])
+                pod["status"]["conditions"] = [condition(old, "PodScheduled", "True", lastProbeTime=None)]
+                self.store.put(KIND["Pod"], pod)
+        return answer(201, SUCCESS)
+
+    def eviction(self, request):
+        """Delete a pod unless a PodDisruptionBudget forbids it (429)."""
+        given = self.read(request, SUB_KINDS["eviction"])
+        options, dry_run = given.get("deleteOptions") or {}, request.dry_run
+        with self.store.transaction():
+            pod = json.loads(self.find(request))
+            for budget in self.store.list("PodDisruptionBudget", request.namespace):
+                chosen = budget["spec"].get("selector")
+                if chosen is None or not selects(selector_of(chosen), pod["metadata"].get("labels")) or has_ended(pod):
+                    continue
+                status, name = budget["status"], budget["metadata"]["name"]
+                if not status.get("disruptionsAllowed") and is_condition(pod, "Ready"):
+                    text = (f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has "
+                            f"{status.get('currentHealthy', 0)} currently")
+                    raise ApiError(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption "
+                                   "budget.", {"causes": [{"reason": "DisruptionBudget", "message": text}]})
+                if not dry_run and status.get("disruptionsAllowed"):
+                    status["disruptionsAllowed"] -= 1
+                    self.store.put(KIND["PodDisruptionBudget"], budget)
+            self.delete_object(request.kind, pod, options, dry_run or bool(options.get("dryRun")))
+        return answer(201, SUCCESS)
+
+    def token(self, request):
+        """TokenRequest: a token for a service account."""
+        given = self.read(request, SUB_KINDS["token"])
+        fill_defaults("TokenRequest", given)
+        account, spec, faults = json.loads(self.find(request)), given["spec"], Faults()
+        seconds = spec.get("expirationSeconds") or 3600
+        if seconds < 600 or seconds > 1 << 32:
+            faults.add("spec.expirationSeconds", "Invalid value", seconds, "may not specify a duration less than 10 "
+                       "minutes" if seconds < 600 else "may not specify a duration larger than 2^32 seconds")
+        faults.check(SUB_KINDS["token"], "")
+        bound = spec.get("boundObjectRef")
+        if bound:
+            found = self.store.get(bound.get("kind", ""), request.namespace, bound.get("name", "")) if (
+                bound.get("kind") in ("Pod", "Secret")) else None
+            if not found:
+                raise not_found(KIND.get(bound.get("kind"), KIND["Pod"]), bound.get("name", ""))
+            if bound.get("uid") not in (None, "", found["metadata"]["uid"]):
+                raise conflict(KIND[bound["kind"]], bound["name"], f"the UID in the bound object reference "
+                               f"({bound['uid']}) does not match the UID in record. The object might have been deleted "
+                               "and then recreated")
+            bound = {"kind": bound["kind"], "name": bound["name"], "uid": found["metadata"]["uid"]}
+        audiences = spec.get("audiences") or [self.access.issuer]
+        token = self.access.make_token(account, seconds, audiences, bound)
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+        meta = {**given["metadata"], "name": request.name, "namespace": request.namespace, "creationTimestamp": now()}
+        return answer(201, {**given, "metadata": meta, "spec": {**spec, "audiences": audiences},
+                            "status": {"token": token, "expirationTimestamp": until}})
+
+    def review(self, request):
+        """Who somebody is, and what they may: the answer stands in the status."""
+        check_options("CreateOptions", request.query)
+        if request.form.kind:                                   # no metadata, no table
+            raise not_acceptable()
+        given = self.read(request, request.kind)
+        if request.kind.name == "Binding":
+            request.name = given["metadata"].get("name", "")
+            request.kind = KIND["Pod"]
+            return self.binding(request)
+        status = self.access.review(request, given)
+        return answer(201, {**given, "status": status})
 
     def log(self, request):
         pod = json.loads(self.find(request))
@@ -4274,11 +6281,19 @@ class Api:
 
     # -- what is not about resources
     def discovery(self, request):
-        """The Answer to /api, /apis and below, plain or aggregated; None if the path is none of these."""
+        """The Answer to /, /api, /apis and below, plain or aggregated; None if the path is none of these."""
         root, *below = [part for part in request.path.split("/") if part] or [""]
+        served = {}                                             # group -> its versions, the preferred first
+        for kind in KINDS:
+            if kind.version not in served.setdefault(kind.group, []):
+                served[kind.group].append(kind.version)
+        core = served.pop("")
+        if not root:
+            every = [f"/apis/{group}" + end for group, versions in served.items() for end in ("", *("/" + v for v in versions))]
+            return answer(200, {"paths": ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), "/healthz", "/livez",
+                                          "/livez/ping", "/openapi/v2", "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
         if root not in ("api", "apis"):
             return None
-        served = list(dict.fromkeys((k.group, k.version) for k in KINDS if bool(k.group) == (root == "apis")))
         if not below:
             found = re.search(r"g=apidiscovery\.k8s\.io;v=(v2|v2beta1);as=APIGroupDiscoveryList",
                               request.headers.get("Accept", ""))
@@ -4286,19 +6301,21 @@ class Api:
                 return tagged(request, {
                     "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
                     "items": [{"metadata": {"name": group} if group else {}, "versions": [
-                        {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}]}
-                        for group, version in served]}, "application/json;" + found[0])
+                        {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}
+                        for version in versions]}
+                        for group, versions in (served.items() if root == "apis" else (("", core),))]},
+                    "application/json;" + found[0])
             if root == "api":
-                return answer(200, {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [
+                return answer(200, {"kind": "APIVersions", "versions": core, "serverAddressByClientCIDRs": [
                     {"clientCIDR": "0.0.0.0/0", "serverAddress": f"{self.settings.host_ip}:{self.settings.port}"}]})
-            groups = [api_group(*gv) for gv in served]
+            groups = [api_group(*each) for each in served.items()]
             return answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-        for group, version in served:
-            if below == [group]:
-                return answer(200, {"kind": "APIGroup", "apiVersion": "v1", **api_group(group, version)})
-            if below == [group, version] or below == [version] and not group:
-                return answer(200, {"kind": "APIResourceList", **({"apiVersion": "v1"} if group else {}),
-                                    "groupVersion": "/".join(below), "resources": resource_lists(group, version)[0]})
+        group, versions = (below[0], served.get(below[0])) if root == "apis" else ("", core)
+        if versions and below == [group]:
+            return answer(200, {"kind": "APIGroup", "apiVersion": "v1", **api_group(group, versions)})
+        if versions and below[-1] in versions and len(below) == (2 if group else 1):
+            return answer(200, {"kind": "APIResourceList", **({"apiVersion": "v1"} if group else {}),
+                                "groupVersion": "/".join(below), "resources": resource_lists(group, below[-1])[0]})
 
     @staticmethod
     def version():
@@ -4320,50 +6337,130 @@ def exact_seconds(text):
     fraction = re.search(r"\.(\d+)", text or "")
     return f"{int(seconds_of(text) or 0):010d}.{(fraction[1] if fraction else '')[:9]:0<9}"
 
-def to_scale(obj):
-    """The autoscaling/v1 Scale of a Deployment or ReplicaSet."""
-    replicas, selector = obj["spec"].get("replicas", 1), selector_text(obj["spec"].get("selector"))
+def scale_paths(kind):
+    """(of spec.replicas, status.replicas, the selector) of a kind with a scale subresource, as paths."""
+    given = dig(kind.crd, "subresources", "scale", default={})
+    return [given.get(field, default).lstrip(".").split(".") if given or not kind.crd else None for field, default in (
+        ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
+        ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
+
+def put_at(value, path, item):
+    """Set value[path[0]][path[1]]..."""
+    for step in path[:-1]:
+        value = value.setdefault(step, {})
+    value[path[-1]] = item
+
+def to_scale(kind, obj):
+    """The autoscaling/v1 Scale of an object."""
+    replicas, ready, selector = (dig(obj, *path) for path in scale_paths(kind))
+    selector = selector_text(selector) if isinstance(selector, dict) else selector
     return {"kind": "Scale", "apiVersion": "autoscaling/v1",
             "metadata": pick(obj["metadata"], ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")),
-            "spec": {"replicas": replicas} if replicas else {},
-            "status": {"replicas": dig(obj, "status", "replicas", default=0), "selector": selector}}
+            "spec": {"replicas": replicas} if replicas else {}, "status": {"replicas": ready or 0, **filled(selector=selector)}}
+
+def empty_object(kind):
+    """What Go's zero value of a kind is as JSON: what an update is compared with where nothing was before."""
+    head = {"kind": kind.name, "apiVersion": group_version(kind)}
+    return {**head, "metadata": {}} if kind.crd else {**head, **clean_message(message(kind.schema), {}, Findings(
+        [], [], []), "")}
+
+def sparse(given, cleaned):
+    """A cleaned configuration without what clean() added to it: apply owns only what its client wrote."""
+    if isinstance(given, dict) and isinstance(cleaned, dict):
+        return {name: sparse(given[name], value) for name, value in cleaned.items() if given.get(name) is not None}
+    if isinstance(given, list) and isinstance(cleaned, list):
+        return [sparse(*pair) for pair in zip(given, cleaned)]
+    return cleaned
+
+def manager_of(request, operation):
+    """Who a request's changes belong to: its fieldManager, else the first word of its User-Agent."""
+    agent = request.headers.get("User-Agent", "").partition("/")[0]
+    return Manager(request.query.get("fieldManager") or agent[:128] or "unknown", operation,
+                   group_version(request.kind), request.subresource)
+
+def continue_token(version, key):
+    """Where a list goes on: at a version (-1: whatever is present) after a key. It holds for CONTINUE_S seconds."""
+    token = dumps({"v": "meta.k8s.io/v1", "rv": version, "start": "/".join(key), "t": int(time.time())})
+    return base64.urlsafe_b64encode(token).decode().rstrip("=")
+
+RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecatedSource", "count": "deprecatedCount",
+           "firstTimestamp": "deprecatedFirstTimestamp", "lastTimestamp": "deprecatedLastTimestamp",
+           "reportingComponent": "reportingController"}         # core Event -> events.k8s.io
+
+def is_stored(kind):
+    """Whether objects rest in this version of their kind."""
+    return KIND.get(kind.id, kind).version == kind.version and KIND.get(kind.id, kind).group == kind.group
+
+def to_served(kind, obj):
+    """An object at rest as this version of its kind shows it."""
+    if is_stored(kind):
+        return obj
+    if kind.id == "Event":
+        obj = {RENAMED.get(name, name): value for name, value in obj.items()}
+    elif kind.id == "HorizontalPodAutoscaler":
+        cpu = lambda metrics, word: next((dig(m, "resource", word, "averageUtilization") for m in metrics or () if dig(
+            m, "resource", "name") == "cpu"), None)
+        spec, status = obj["spec"], obj.get("status", {})
+        obj = {**obj, "spec": {**pick(spec, ("scaleTargetRef", "minReplicas", "maxReplicas")), **filled(
+                   targetCPUUtilizationPercentage=cpu(spec.get("metrics"), "target"))},
+               "status": {"currentReplicas": 0, **without(status, "currentMetrics", "conditions"), **filled(
+                   currentCPUUtilizationPercentage=cpu(status.get("currentMetrics"), "current"))}}
+    return {**obj, "apiVersion": group_version(kind)}
+
+def to_stored(kind, obj):
+    """The other way."""
+    home = KIND[kind.id]
+    if is_stored(kind):
+        return obj
+    if kind.id == "Event":
+        back = {new: old for old, new in RENAMED.items()}
+        obj = clean_message(message("Event"), {back.get(name, name): value for name, value in obj.items()},
+                            Findings([], [], []), "")
+    elif kind.id == "HorizontalPodAutoscaler":
+        percent = obj["spec"].get("targetCPUUtilizationPercentage")
+        target = {"type": "Utilization", "averageUtilization": percent}
+        metrics = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}] if percent else None
+        obj = {**obj, "spec": {**without(obj["spec"], "targetCPUUtilizationPercentage"), **filled(metrics=metrics)},
+               "status": without(obj.get("status", {}), "currentCPUUtilizationPercentage")}
+    return {**obj, "apiVersion": group_version(home)}
 
 def shown(kind, raw, form):
-    """An object at rest in the form its reader asked for."""
-    if not form.kind:
+    """An object at rest in the form and version its reader asked for."""
+    if not form.kind and is_stored(kind):
         return raw
     obj = json.loads(raw)
-    return dumps(to_table(kind, [obj], form) if form.kind == "Table" else partial_metadata(obj, form))
+    if form.kind:
+        return dumps(to_table(kind, [obj], form) if form.kind == "Table" else partial_metadata(obj, form))
+    return dumps(to_served(kind, obj))
 
 def partial_metadata(obj, form):
     return {"kind": "PartialObjectMetadata", "apiVersion": form.version, "metadata": obj["metadata"]}
 
 # -- discovery
-def api_group(group, version):
-    only = {"groupVersion": f"{group}/{version}", "version": version}
-    return {"name": group, "versions": [only], "preferredVersion": only}
-
-SUB_VERBS = {"log": ["get"], "finalize": ["update"]}    # the others: get patch update
+def api_group(group, versions):
+    each = [{"groupVersion": f"{group}/{version}", "version": version} for version in versions]
+    return {"name": group, "versions": each, "preferredVersion": each[0]}
 
 def resource_lists(group, version):
     """The resources of a group version as (plain discovery, aggregated discovery) tells them."""
-    plain, aggregated, nothing = [], [], {"group": "", "version": ""}
+    plain, aggregated = [], []
     for kind in sorted((k for k in KINDS if (k.group, k.version) == (group, version)), key=lambda k: k.plural):
-        words = {"shortNames": list(kind.short), "categories": list(kind.categories)}
-        common = {"verbs": kind.verbs.split(), **{key: names for key, names in words.items() if names}}
+        categories = [mark for mark in kind.marks if mark not in ("gen", "obj")]
+        common = {"verbs": kind.verbs.split(), **filled(shortNames=list(kind.short), categories=categories)}
+        own = {"group": group, "version": version} if kind.crd else {"group": "", "version": ""}
         plain.append({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
                       "kind": kind.name, **common})
-        aggregated.append({"resource": kind.plural, "responseKind": {**nothing, "kind": kind.name},
+        aggregated.append({"resource": kind.plural, "responseKind": {**own, "kind": kind.name},
                            "scope": "Namespaced" if kind.namespaced else "Cluster", "singularResource": kind.singular,
                            **common})
         for name in sorted(kind.subresources):
-            scale = {"group": "autoscaling", "version": "v1", "kind": "Scale"}
-            answers = scale if name == "scale" else {"kind": kind.name}
-            verbs = SUB_VERBS.get(name, ["get", "patch", "update"])
+            other, verbs = SUB_KINDS.get(name), SUB_VERBS.get(name, ["get", "patch", "update"])
+            answers = filled(group=other.group, version=other.group and other.version, kind=other.name) if other else {
+                "kind": kind.name}
             plain.append({"name": f"{kind.plural}/{name}", "singularName": "", "namespaced": kind.namespaced, **answers,
                           "verbs": verbs})
             aggregated[-1].setdefault("subresources", []).append(
-                {"subresource": name, "responseKind": {**nothing, **answers}, "verbs": verbs})
+                {"subresource": name, "responseKind": {**own, **answers}, "verbs": verbs})
     return plain, aggregated
 
 def tagged(request, body, content_type="application/json"):
@@ -4392,157 +6489,366 @@ def duration(seconds):
 def age(timestamp):
     then = seconds_of(timestamp)
     return "<unknown>" if then is None else duration(time.time() - then)
-def created(obj):
-    return age(obj["metadata"]["creationTimestamp"])
-def cut(items, none="<none>"):
-    """At most three of these, and how many more there are."""
-    return ",".join(items[:3]) + (f" + {len(items) - 3} more..." if len(items) > 3 else "") or none
+def cut(items, none="<none>", most=3, comma=","):
+    """The first of these, and how many more there are."""
+    return comma.join(items[:most]) + (f" + {len(items) - most} more..." if len(items) > most else "") or none
+def ended_text(end):
+    return end.get("reason") or (f"Signal:{end['signal']}" if end.get("signal") else f"ExitCode:{end['exitCode']}")
 
 def pod_cells(pod):
-    """Ready, Status, Restarts ... of a pod (printPod)."""
-    status, spec = pod.get("status", {}), pod["spec"]
-    statuses, reason = status.get("containerStatuses") or [], status.get("reason") or status.get("phase", "Unknown")
-    ended = [seconds_of(dig(s, "lastState", "terminated", "finishedAt")) for s in statuses]
-    restarts, last, running = sum(s["restartCount"] for s in statuses), max(filter(None, ended), default=None), False
-    for s in reversed(statuses):
-        waiting, end = dig(s, "state", "waiting", "reason"), dig(s, "state", "terminated")
-        if waiting or end:
-            reason = waiting or end.get("reason") or (
-                f"Signal:{end['signal']}" if end.get("signal") else f"ExitCode:{end['exitCode']}")
-        elif s["ready"] and "running" in s["state"]:
-            running = True
-    if reason == "Completed" and running:
-        reason = "Running" if is_condition(pod, "Ready") else "NotReady"
+    """Ready, Status, Restarts, Readiness Gates (printPod)."""
+    status, spec, seen, initializing = pod.get("status") or {}, pod["spec"], [], False
+    inits, gates = spec.get("initContainers") or (), spec.get("readinessGates") or ()
+    sidecars = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}
+    is_gated, ready = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated", 0
+    reason = "SchedulingGated" if is_gated else status.get("reason") or status.get("phase", "")
+    for i, s in enumerate(status.get("initContainerStatuses") or ()):
+        seen.append(s)
+        end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason", default="PodInitializing")
+        step = f"{i}/{len(inits)}" if waiting == "PodInitializing" else waiting
+        if end and not end["exitCode"]:
+            continue
+        if s["name"] in sidecars and s.get("started"):
+            ready += s["ready"]
+            continue
+        reason, initializing = "Init:" + (ended_text(end) if end else step), True
+        break
+    if not initializing or is_condition(pod, "Initialized"):
+        statuses, error, is_running = status.get("containerStatuses") or [], "", False
+        seen = [s for s in seen if s["name"] in sidecars] + statuses
+        for s in reversed(statuses):
+            end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason")
+            if waiting or end:
+                reason = waiting or ended_text(end)
+                error = reason if not waiting and end["exitCode"] else error
+            elif s["ready"] and dig(s, "state", "running") is not None:
+                is_running, ready = True, ready + 1
+        if reason == "Completed":
+            is_ready = is_running and is_condition(pod, "Ready")
+            reason = "Running" if is_ready else error or ("NotReady" if is_running else reason)
     if is_deleting(pod):
-        reason = "Terminating"
-    return [f"{sum(s['ready'] for s in statuses)}/{len(spec['containers'])}", reason,
-            f"{restarts} ({duration(time.time() - last)} ago)" if restarts and last else str(restarts), created(pod),
-            *(value or "<none>" for value in (status.get("podIP"), spec.get("nodeName"),
-                                              status.get("nominatedNodeName"))), "<none>"]
+        reason = "Unknown" if status.get("reason") == "NodeLost" else reason if has_ended(pod) else "Terminating"
+    restarts = sum(s["restartCount"] for s in seen)
+    last = max((seconds_of(dig(s, "lastState", "terminated", "finishedAt")) or 0 for s in seen), default=0)
+    return [f"{ready}/{len(spec['containers']) + len(sidecars)}", reason,
+            f"{restarts} ({duration(time.time() - last)} ago)" if restarts and last else str(restarts),
+            f"{sum(is_condition(pod, g['conditionType']) for g in gates)}/{len(gates)}" if gates else "<none>"]
 
 def node_cells(node):
-    status, role = node.get("status", {}), "node-role.kubernetes.io/"
-    conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
-    addresses = {a["type"]: a["address"] for a in reversed(status.get("addresses") or ())}
-    ready = {"True": "Ready", "False": "NotReady"}.get(conditions.get("Ready"), "Unknown")
-    roles = sorted(key[len(role):] for key in node["metadata"].get("labels") or {} if key.startswith(role))
-    info = status.get("nodeInfo") or {}
-    return [ready + (",SchedulingDisabled" if node["spec"].get("unschedulable") else ""), ",".join(roles) or "<none>",
-            created(node), info.get("kubeletVersion", ""),
-            *(addresses.get(type_, "<none>") for type_ in ("InternalIP", "ExternalIP")),
-            *(info.get(key) or "<unknown>" for key in ("osImage", "kernelVersion", "containerRuntimeVersion"))]
+    labels, role, ready = node["metadata"].get("labels") or {}, "node-role.kubernetes.io/", get_condition(node, "Ready")
+    roles = {key[len(role):] for key in labels if key.startswith(role)} | {labels.get("kubernetes.io/role", "")} - {""}
+    return [("Unknown" if not ready else "Ready" if ready["status"] == "True" else "NotReady") +
+            (",SchedulingDisabled" if node["spec"].get("unschedulable") else ""), ",".join(sorted(roles)) or "<none>"]
+
+def ingress_ips(obj):
+    """The addresses in the status of a Service or an Ingress."""
+    found = dig(obj, "status", "loadBalancer", "ingress", default=())
+    return sorted({one.get("ip") or one.get("hostname") for one in found} - {None})
 
 def service_cells(service):
-    spec, ingress = service["spec"], dig(service, "status", "loadBalancer", "ingress", default=())
+    spec, type_ = service["spec"], service["spec"]["type"]
+    ips = ingress_ips(service) * (type_ == "LoadBalancer") + (spec.get("externalIPs") or [])
     ports = [f"{p['port']}{':%d' % p['nodePort'] if p.get('nodePort') else ''}/{p['protocol']}"
              for p in spec.get("ports") or ()]
-    external = {"ExternalName": spec.get("externalName"), "LoadBalancer": ",".join(
-        i.get("ip") or i.get("hostname", "") for i in ingress) or "<pending>"}.get(spec["type"])
-    return [spec["type"], spec.get("clusterIP") or "<none>", external or "<none>", ",".join(ports) or "<none>",
-            created(service), selector_text(spec.get("selector"))]
+    return [spec.get("externalName", "") if type_ == "ExternalName" else ",".join(ips) or (
+        "<pending>" if type_ == "LoadBalancer" else "<none>"), ",".join(ports) or "<none>"]
+
+def ingress_cells(ingress):
+    hosts = [rule.get("host") for rule in ingress["spec"].get("rules") or ()]
+    named = [i for i, host in enumerate(hosts) if host][:3]     # a rule without host counts among those that are more
+    more = f" + {len(hosts) - 3} more..." if len(named) == 3 and named[2] < len(hosts) - 1 else ""
+    return [(",".join(hosts[i] for i in named) or "*") + more, ",".join(ingress_ips(ingress)),
+            "80, 443" if ingress["spec"].get("tls") else "80"]
 
 def endpoints_cells(obj):
-    return [cut([f"{address['ip']}:{port['port']}" if port else address["ip"] for subset in obj.get("subsets") or ()
-                 for port in subset.get("ports") or [None] for address in subset.get("addresses") or ()]), created(obj)]
+    subsets, host = obj.get("subsets") or (), lambda ip: f"[{ip}]" if ":" in ip else ip
+    return [cut([f"{host(one['ip'])}:{port['port']}" if port else one["ip"] for subset in subsets for port in
+                 subset.get("ports") or [None] for one in subset.get("addresses") or ()], "<none>" * (not subsets))]
 def slice_cells(obj):
-    ports = [str(port.get("port", "*")) for port in obj.get("ports") or ()]
-    ips = [ip for endpoint in obj.get("endpoints") or () for ip in endpoint.get("addresses") or ()]
-    return [obj["addressType"], cut(ports, "<unset>"), cut(ips, "<unset>"), created(obj)]
+    return [cut([str(port.get("port", port.get("name", "*"))) for port in obj.get("ports") or ()], "<unset>"),
+            cut([ip for one in obj.get("endpoints") or () for ip in one.get("addresses") or ()], "<unset>")]
 
 def event_cells(event):
-    seen, first = (event.get(field) or event.get("eventTime") for field in ("lastTimestamp", "firstTimestamp"))
-    target, source = event.get("involvedObject", {}), event.get("source") or {}
-    sender = filter(None, (source.get("component") or event.get("reportingComponent"), source.get("host")))
-    return [age(seen), event.get("type", ""), event.get("reason", ""),
-            f"{target.get('kind', '').lower()}/{target.get('name', '')}", target.get("fieldPath", ""),
-            ", ".join(sender), (event.get("message") or "").strip(), age(first), event.get("count") or 1,
-            event["metadata"]["name"]]
+    target, source, series = (event.get(field) or {} for field in ("involvedObject", "source", "series"))
+    first, name = age(event.get("firstTimestamp") or event.get("eventTime")), target.get("name")
+    last = series.get("lastObservedTime") if series else event.get("lastTimestamp")
+    host = source.get("host") or event.get("reportingInstance")
+    return [age(last) if last or series else first, target.get("kind", "").lower() + (f"/{name}" if name else ""),
+            (source.get("component") or event.get("reportingComponent") or "") + (f", {host}" if host else ""),
+            (event.get("message") or "").strip(), first, series.get("count", 0) if series else event.get("count") or 1]
 
-def workload_cells(obj):
-    """The cells that Deployments and ReplicaSets have in common: Age Containers* Images* Selector*."""
-    containers = obj["spec"]["template"]["spec"]["containers"]
-    return [created(obj), *(",".join(c[field] for c in containers) for field in ("name", "image")),
-            selector_text(obj["spec"]["selector"])]
+ACCESS_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
 
-def count(obj, field):
-    return dig(obj, "status", field, default=0)
+def volume_cells(obj):
+    """Capacity, Access Modes, Status, Claim, StorageClass of a PersistentVolume, or what a claim has of these."""
+    spec, claim, annotations = obj["spec"], obj["spec"].get("claimRef"), obj["metadata"].get("annotations") or {}
+    has = spec if "capacity" in spec else obj.get("status") or {} if spec.get("volumeName") else {}
+    return [dig(has, "capacity", "storage", default="0" if spec.get("volumeName") else ""),
+            ",".join(short for mode, short in ACCESS_MODES.items() if mode in (has.get("accessModes") or ())),
+            "Terminating" if is_deleting(obj) else dig(obj, "status", "phase", default=""),
+            f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "",
+            annotations.get("volume.beta.kubernetes.io/storage-class", spec.get("storageClassName") or "")]
+def claim_cells(obj):
+    capacity, modes, status, _, class_ = volume_cells(obj)
+    return [status, capacity, modes, class_, dig(obj, "spec", "volumeAttributesClassName", default="<unset>")]
 
-COLUMNS = {  # kind -> (columns after Name: * only with -o wide, # an integer; cells after the name)
-    "Namespace": ("Status Age", lambda o: [dig(o, "status", "phase", default=""), created(o)]),
-    "Node": ("Status Roles Age Version Internal-IP* External-IP* OS-Image* Kernel-Version* Container-Runtime*",
-             node_cells),
-    "Pod": ("Ready Status Restarts Age IP* Node* Nominated_Node* Readiness_Gates*", pod_cells),
-    "ConfigMap": ("Data Age", lambda o: [len(o.get("data") or ()) + len(o.get("binaryData") or ()), created(o)]),
-    "Secret": ("Type Data Age", lambda o: [o.get("type", ""), len(o.get("data") or ()), created(o)]),
-    "Service": ("Type Cluster-IP External-IP Port(s) Age Selector*", service_cells),
-    "Endpoints": ("Endpoints Age", endpoints_cells),
-    "EndpointSlice": ("AddressType Ports Endpoints Age", slice_cells),
-    "ServiceAccount": ("Age", lambda o: [created(o)]),
-    "ReplicaSet": ("Desired# Current# Ready# Age Containers* Images* Selector*", lambda o: [
-        o["spec"].get("replicas", 1), count(o, "replicas"), count(o, "readyReplicas"), *workload_cells(o)]),
-    "Deployment": ("Ready Up-to-date Available Age Containers* Images* Selector*", lambda o: [
-        f"{count(o, 'readyReplicas')}/{o['spec'].get('replicas', 1)}", count(o, "updatedReplicas"),
-        count(o, "availableReplicas"), *workload_cells(o)]),
-    "Event": ("Last_Seen Type Reason Object Subobject* Source* Message First_Seen* Count* Name*", event_cells),
+def quota_cells(quota):
+    hard, used = (dig(quota, "status", field, default={}) for field in ("hard", "used"))
+    return [", ".join(f"{name}: {used.get(name, '0')}/{hard[name]}" for name in sorted(hard)
+                      if name.startswith("limits.") == limits) for limits in (False, True)]
+def revision_cells(obj):
+    owner = next((o for o in obj["metadata"].get("ownerReferences") or () if o.get("controller")), None)
+    group = owner and owner["apiVersion"].rpartition("/")[0]
+    return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
+
+JOB_STATES = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
+
+def job_cells(job):
+    spec, status = job["spec"], job.get("status") or {}
+    began, until = (seconds_of(status.get(field)) for field in ("startTime", "completionTime"))
+    one = f"1 of {spec['parallelism']}" if spec.get("parallelism", 0) > 1 else 1
+    return [next((state for state in JOB_STATES if is_condition(job, state) or
+                  state == "Terminating" and is_deleting(job)), "Running"),
+            f"{status.get('succeeded', 0)}/{dig(spec, 'completions', default=one)}",
+            "" if began is None else duration((time.time() if until is None else until) - began)]
+
+def metric_text(spec, status):
+    """A metric of a HorizontalPodAutoscaler as NAME: CURRENT/TARGET (formatHPAMetrics)."""
+    source = spec["type"][:1].lower() + spec["type"][1:]
+    target, current = (dig(side, source, part, default={}) for side, part in ((spec, "target"), (status, "current")))
+    is_average, of_resource = "averageValue" in target, "esource" in source
+    field = "averageValue" if is_average else "averageUtilization" if of_resource else "value"
+    unit, tail = "%" * (field == "averageUtilization"), " (avg)" * (is_average and source in ("external", "object"))
+    unknown = "<nil>" if source in status and not unit and not tail else "<unknown>"
+    current, target = (f"{side[field]}{unit}" if field in side else none
+                       for side, none in ((current, unknown), (target, "<auto>")))
+    return (f"{spec[source]['name']}: " if of_resource else "") + f"{current}/{target}{tail}"
+def autoscaler_cells(obj):
+    found, metrics = dig(obj, "status", "currentMetrics", default=[]), obj["spec"].get("metrics") or ()
+    return ["{kind}/{name}".format(**obj["spec"]["scaleTargetRef"]), cut([
+        metric_text(one, (found[i:] or [{}])[0]) for i, one in enumerate(metrics)], most=2, comma=", ")]
+
+def class_cells(obj):
+    of = obj["spec"].get("parameters")
+    return [of["kind"] + (f".{of['apiGroup']}" if "apiGroup" in of else "") + "/" + of["name"] if of else "<none>"]
+def storage_class_cells(obj):
+    marks = obj["metadata"].get("annotations") or {}
+    marks = [marks.get(f"storageclass.{beta}kubernetes.io/is-default-class") for beta in ("", "beta.")]
+    return [obj["metadata"]["name"] + (" (default)" if "true" in marks else "")]
+def binding_cells(obj):
+    return ["{kind}/{name}".format(**obj["roleRef"]), *(", ".join(
+        f"{one.get('namespace', '')}/" * (kind == "ServiceAccount") + one["name"] for one in obj.get("subjects") or ()
+        if one["kind"] == kind) for kind in ("User", "Group", "ServiceAccount"))]
+def ready_cells(obj):
+    return [f"{dig(obj, 'status', 'readyReplicas', default=0)}/{obj['spec'].get('replicas', 0)}"]
+
+# Kinds: their columns after Name. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; * shows it only with -o wide;
+# the other mark see MARKS; a path is one of additionalPrinterColumns without its first point. Those without a path, but
+# Age, are what the kind's function in CELLS gives, in this order.
+TEMPLATE = "Containers*,=spec.template.spec.containers[*].name Images*,=spec.template.spec.containers[*].image"
+WORKLOAD = f"Age {TEMPLATE} Selector*~=spec.selector"
+COLUMNS = f"""
+Namespace: Status=status.phase Age
+ServiceAccount: Age
+Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
+  Internal-IP*=status.addresses[?(@.type=="InternalIP")].address|<none>
+  External-IP*=status.addresses[?(@.type=="ExternalIP")].address|<none>
+  OS-Image*=status.nodeInfo.osImage|<unknown> Kernel-Version*=status.nodeInfo.kernelVersion|<unknown>
+  Container-Runtime*=status.nodeInfo.containerRuntimeVersion|<unknown>
+Pod: Ready Status Restarts Age IP*=status.podIP|<none> Node*=spec.nodeName|<none>
+  Nominated_Node*=status.nominatedNodeName|<none> Readiness_Gates*
+Service: Type=spec.type Cluster-IP=spec.clusterIP|<none> External-IP Port(s) Age Selector*~=spec.selector
+Endpoints: Endpoints Age
+EndpointSlice: AddressType=addressType Ports Endpoints Age
+ConfigMap: Data Age
+Secret: Type=type Data Age
+Event: Last_Seen Type=type Reason=reason Object Subobject*=involvedObject.fieldPath Source* Message First_Seen* Count*
+  Name*=metadata.name
+PersistentVolume: Capacity Access_Modes Reclaim_Policy=spec.persistentVolumeReclaimPolicy Status Claim StorageClass
+  VolumeAttributesClass=spec.volumeAttributesClassName|<unset> Reason=status.reason Age
+  VolumeMode*=spec.volumeMode|<unset>
+PersistentVolumeClaim: Status Volume=spec.volumeName Capacity Access_Modes StorageClass VolumeAttributesClass Age
+  VolumeMode*=spec.volumeMode|<unset>
+PodTemplate: Containers,=template.spec.containers[*].name Images,=template.spec.containers[*].image
+  Pod_Labels~=template.metadata.labels
+LimitRange,Role,ClusterRole,CustomResourceDefinition: Created_At@=metadata.creationTimestamp
+ResourceQuota: Request Limit Age
+ReplicationController,ReplicaSet: Desired#=spec.replicas Current#=status.replicas Ready#=status.readyReplicas {WORKLOAD}
+Deployment: Ready Up-to-date=status.updatedReplicas|0 Available=status.availableReplicas|0 {WORKLOAD}
+StatefulSet: Ready Age {TEMPLATE}
+DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberScheduled Ready#=status.numberReady
+  Up-to-date#=status.updatedNumberScheduled Available#=status.numberAvailable
+  Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
+ControllerRevision: Controller Revision=revision|0 Age
+Job: Status Completions Duration {WORKLOAD}
+CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
+  Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
+HorizontalPodAutoscaler: Reference Targets MinPods$=spec.minReplicas|<unset> MaxPods=spec.maxReplicas|0
+  Replicas=status.currentReplicas|0 Age
+Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
+IngressClass: Controller=spec.controller Parameters Age
+NetworkPolicy: Pod-Selector~=spec.podSelector Age
+PodDisruptionBudget: Min_Available$=spec.minAvailable|N/A Max_Unavailable$=spec.maxUnavailable|N/A
+  Allowed_Disruptions#=status.disruptionsAllowed Age
+RoleBinding,ClusterRoleBinding: Role Age Users* Groups* ServiceAccounts*
+StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
+  VolumeBindingMode=volumeBindingMode|Immediate AllowVolumeExpansion=allowVolumeExpansion|false Age
+PriorityClass: Value#=value Global-Default?=globalDefault Age PreemptionPolicy=preemptionPolicy
+RuntimeClass: Handler=handler Age
+Lease: Holder=spec.holderIdentity Age
+"""
+COLUMNS = {kind: words for kinds, words in (line.split(": ", 1) for line in COLUMNS.replace("\n  ", " ").strip().split(
+    "\n")) for kind in kinds.split(",")}
+CELLS = {
+    "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
+    "Secret": lambda obj: [len(obj.get("data") or ())], "ControllerRevision": revision_cells, "Job": job_cells,
+    "CronJob": lambda obj: [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status", "active", default=()))],
+    "Pod": pod_cells, "Node": node_cells, "Service": service_cells, "Endpoints": endpoints_cells, "Event": event_cells,
+    "EndpointSlice": slice_cells, "PersistentVolume": volume_cells, "PersistentVolumeClaim": claim_cells,
+    "Deployment": ready_cells, "StatefulSet": ready_cells, "HorizontalPodAutoscaler": autoscaler_cells,
+    "Ingress": ingress_cells, "IngressClass": class_cells, "StorageClass": storage_class_cells,
+    "ResourceQuota": quota_cells, "RoleBinding": binding_cells, "ClusterRoleBinding": binding_cells,
 }
+# [?(@left op right)], [index], .name
+STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
+
+def json_steps(path):
+    """A path such as .a[0]['b'][?(@.c=="d")].e[*] as the groups of STEP; None if we cannot read it."""
+    path = re.sub(r"\[(['\"])(.*?)\1\]", r".\2", path)
+    return None if STEP.sub("", path) else [(*groups, re.sub(r"\\(.)", r"\1", name))
+                                            for *groups, name in STEP.findall(path)]
+
+def jsonpath(steps, value):
+    """The values at a path. Raises LookupError, TypeError or ValueError."""
+    found = [value]
+    for left, op, right, index, name in steps:
+        if "*" in (name, index):
+            found = [item for each in found if each for item in (each.values() if isinstance(each, dict) else each)]
+        elif name:
+            found = [each[name] for each in found if isinstance(each, dict) and name in each]
+        elif index:
+            found = [each[int(index)] for each in found if isinstance(each, list)]
+        else:
+            wanted = json.loads(right.replace("'", '"')) if op else None
+            found = [item for each in found for item in each for it in jsonpath(json_steps(left), item)[:1]
+                     if not op or (it == wanted) == (op == "==")]
+    return found
+
+def first(found):
+    return [value for value in found if value not in (None, "")][0]
+def custom_cell(type_, found):
+    """What a custom kind's column shows; None if that is not of its type (tableconvertor)."""
+    value = found[0]
+    if type_ == "string" and not isinstance(value, str):
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return "<no value>" if value is None else re.sub("[<>&]", lambda odd: f"\\u{ord(odd[0]):04x}", text)
+    if type_ == "date" and isinstance(value, str):
+        return age(value) if not value or TIME.fullmatch(value) else "<invalid>"
+    types = {"string": (str,), "boolean": (bool,), "integer": (int, float), "number": (int, float)}.get(type_, ())
+    return (int(value) if type_ == "integer" else value) if type(value) in types else None
+
+MARKS = {  # mark of a column -> (its type, its default, what it shows of the values found)
+    "": ("string", "", first), "#": ("integer", 0, first), "?": ("boolean", False, first), "@": ("date", "", first),
+    "$": ("string", "", lambda found: str(first(found))), "^": ("string", "<unknown>", lambda found: age(first(found))),
+    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first(found))),
+}
+COLUMN = re.compile(r"([^*#?@$^,~=|]+)(\*?)([#?@$^,~]?)=?([^|]*)\|?(.*)")
+Column = namedtuple("Column", "name type format priority steps default show")
+
+def columns_of(kind):
+    """(the Columns of a kind, the function to the cells without a path)."""
+    words, function, columns = "", None, []
+    if kind.crd is None:
+        words, function = COLUMNS[kind.name].replace("Age", "Age^=metadata.creationTimestamp"), CELLS.get(kind.name)
+    for word in (words if re.search(r"\bName\b", words) else "Name=metadata.name " + words).split():
+        title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
+        type_, zero, show = MARKS[mark]
+        default = WORDS.get(default, int(default) if default.isdigit() else default or zero)
+        columns.append(Column(title.replace("_", " "), type_, "name" * (title == "Name"), len(wide),
+                              json_steps("." + path) if path else (), default, show))
+    ages = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
+    for c in () if kind.crd is None else kind.crd.get("additionalPrinterColumns") or [ages]:
+        columns.append(Column(c["name"], c["type"], c.get("format", ""), c.get("priority", 0), json_steps(
+            c["jsonPath"]), None, lambda found, type_=c["type"]: custom_cell(type_, found)))
+    return columns, function or (lambda obj: ())
+
+def row_cells(columns, obj, others):
+    """The cells of an object; others are those of the columns without a path."""
+    for column in columns:
+        try:
+            yield next(others) if column.steps == () else column.show(jsonpath(column.steps, obj))
+        except (LookupError, TypeError, ValueError):            # nothing there
+            yield column.default
 
 def to_table(kind, objects, form):
     """A meta.k8s.io Table of objects of one kind."""
-    titles, cells = COLUMNS[kind.name]
-    named = kind.name != "Event"                                # the name of an Event is its last cell
-    return {"kind": "Table", "apiVersion": form.version,
-            "metadata": {"resourceVersion": objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1
-                         else ""},
-            "columnDefinitions": [{"name": title.strip("*#").replace("_", " "), "type": "integer" if "#" in title
-                                   else "string", "format": "name" if title.strip("*") == "Name" else "",
-                                   "description": "", "priority": int("*" in title)}
-                                  for title in ["Name"] * named + titles.split()],
-            "rows": [{"cells": [obj["metadata"]["name"]] * named + cells(obj),
-                      "object": {"Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))}
-                     for obj in objects]}
+    columns, function = columns_of(kind)
+    version = objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1 else ""
+    return {"kind": "Table", "apiVersion": form.version, "metadata": {"resourceVersion": version},
+            "columnDefinitions": [{**dict(zip(Column._fields, column[:4])), "description": ""} for column in columns
+                                  ] if form.columns else None,
+            "rows": [{"cells": list(row_cells(columns, obj, iter(function(obj)))), "object": {
+                "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))} for obj in objects]}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {
     "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
     "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
     "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
-    "Quantity": {"type": "string"},
-    "IntOrString": {"type": "string", "format": "int-or-string"}}
+    "Quantity": {"type": "string"}, "Double": {"type": "number", "format": "double"},
+    "IntOrString": {"type": "string", "format": "int-or-string"},
+    "ExtraValue": {"type": "array", "items": {"type": "string"}}}
 
 def openapi_field(field, root):
     """The schema of one field; root is where definitions stand."""
-    base = OPENAPI_SCALARS.get(field.type) or {"$ref": root + "io.k8s." + field.type}
+    base = OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
     if field.kind == "{}":
-        return {"type": "object", "additionalProperties": base}
-    strategies = ["merge"] * bool(field.merges) + ["retainKeys"] * field.retain
+        return {"type": "object", "additionalProperties": base, **({"x-kubernetes-map-type": "atomic"} if field.atomic else {})}
+    strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
     out = dict(base) if not strategies else {"allOf": [base]}
     if field.kind:
-        out = {"type": "array", "items": base,
-               "x-kubernetes-list-type": "map" if field.keys else "set" if field.merges else "atomic"}
-    if field.kind and field.keys:
-        out["x-kubernetes-list-map-keys"] = list(field.keys)
+        out = {"type": "array", "items": base, "x-kubernetes-list-type":
+               ("map" if field.keys else "set") if field.applies else "atomic"}
+        if field.keys and field.applies:
+            out["x-kubernetes-list-map-keys"] = list(field.keys)
+    choices = next((rule for rule in field.rules if rule[0].isupper()), "")
+    if choices and not field.kind:
+        out["enum"] = sorted(choices.split(","))
     if field.merges and field.keys:
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
-    out, todo, by_name = {}, [kind.name for kind in kinds] + ["DeleteOptions"], {kind.name: kind for kind in kinds}
+    out, todo = {}, ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
+    named = {kind.schema: kind for kind in kinds if not kind.crd}
+    for kind in [kind for kind in kinds if kind.crd]:
+        texts = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
+        own = {**texts, **kind.schema.get("properties", {}), "metadata": {"$ref": root + "io.k8s.ObjectMeta"}}
+        out[definition_name(kind)] = {"type": "object", **without(kind.schema, "x-kubernetes-validations"), **(
+            {"properties": own} if kind.schema.get("properties") or not kind.schema.get(LOOSE) else {}),
+            "x-kubernetes-group-version-kind": [gvk(kind)]}
     while todo:
         name = todo.pop()
         if "io.k8s." + name in out:
             continue
         fields = message(name).by_name.values()
         schema = {"type": "object", "properties": {field.name: openapi_field(field, root) for field in fields}}
-        if name in by_name:
+        required = sorted(field.name for field in fields if field.always and not field.pointer or "req" in field.rules)
+        if required:
+            schema["required"] = required
+        if name in named:
             schema["properties"].update(apiVersion={"type": "string"}, kind={"type": "string"})
-            schema["x-kubernetes-group-version-kind"] = [gvk(by_name[name])]
+            schema["x-kubernetes-group-version-kind"] = [gvk(named[name])]
         out["io.k8s." + name] = schema
         todo += [field.type for field in fields if field.type not in SCALARS]
     return out
 
 def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
+def definition_name(kind):
+    """The name of a kind's schema: that of the message, or GROUP.VERSION.KIND with the group's labels in reverse."""
+    return ".".join([*reversed(kind.group.split(".")), kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
 
 OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of the query
     (False, "get", "list", ""), (False, "post", "post", "dryRun fieldManager fieldValidation"),
@@ -4558,10 +6864,10 @@ def openapi_paths(kinds, scalar):
     for kind in kinds:
         path = (f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" +
                 ("namespaces/{namespace}/" if kind.namespaced else "") + kind.plural)
-        for is_one, method, action, parameters in OPENAPI_VERBS:
+        for is_one, method, action, parameters in OPENAPI_VERBS[:7 if kind.verbs == ALL else 2]:
             out.setdefault(path + "/{name}" if is_one else path, {})[method] = {
-                "operationId": action + kind.name, "x-kubernetes-action": action,
-                "x-kubernetes-group-version-kind": gvk(kind),
+                "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
+                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
                 "parameters": [{"name": name, "in": "query", **scalar} for name in parameters.split()],
                 "responses": {"200": {"description": "OK"}}}
     return out
@@ -4572,9 +6878,12 @@ def openapi(request, parts):
     for kind in KINDS:
         by_path.setdefault(("apis/" if kind.group else "api/") + group_version(kind), []).append(kind)
     if parts == ["v3"]:
-        stamp = hashlib.sha256((SCHEMA + VERSION + repr(KINDS)).encode()).hexdigest().upper()
-        urls = {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={stamp}"} for path in by_path}
-        return answer(200, {"paths": urls})
+        urls = {}
+        for path, kinds in by_path.items():
+            own = [kind.schema if kind.crd else kind for kind in kinds]
+            stamp = hashlib.sha512(dumps([SCHEMA, VERSION, own])).hexdigest().upper()
+            urls[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={stamp}"}
+        return tagged(request, {"paths": urls}, "text/plain; charset=utf-8")
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
         return tagged(request, {"openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
@@ -4643,10 +6952,11 @@ HEAD_END = re.compile(rb"\r?\n\r?\n")
 
 class Connection:
     """One client's TLS connection. It has one owner at a time: the hub, or the thread of its present request."""
-    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask")
+    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask", "timed")
 
     def __init__(self, sock):
-        self.sock, self.state, self.buffer, self.deadline, self.watch, self.mask = sock, "handshake", b"", None, None, 0
+        self.sock, self.state, self.buffer, self.deadline, self.watch = sock, "handshake", b"", None, None
+        self.mask, self.timed = 0, False
 
 class Hub:
     """The one thread that waits: connections between requests, watches, timers, DNS, the engine's events. Without a
@@ -4726,8 +7036,19 @@ class Hub:
 
     def expect(self, connection, seconds):
         """Close the connection unless it gets on before the deadline."""
-        deadline = connection.deadline = time.monotonic() + seconds
-        self.after(seconds, lambda: connection.deadline == deadline and self.close(connection))
+        connection.deadline = time.monotonic() + seconds
+        if not connection.timed:
+            connection.timed = True
+            self.after(seconds, self.on_deadline, connection)
+
+    def on_deadline(self, connection):
+        """One timer a connection, however many requests: where the deadline has moved on, wait again."""
+        connection.timed = False
+        left = connection.deadline and connection.deadline - time.monotonic()
+        if left and left > 0:
+            self.expect(connection, left)
+        elif left is not None:
+            self.close(connection)
 
     def want(self, connection, mask):
         """Wait for the socket to become readable or writable, or with 0 for nothing."""
@@ -4813,7 +7134,7 @@ class Hub:
         for change in changes:
             memo = {}
             for watch in watches:
-                if watch.kind is change.kind and change.version > watch.version:
+                if watch.kind.id == change.kind.id and change.version > watch.version:
                     data = watch.event(change, memo)
                     if data:
                         watch.out.append(data)
@@ -4934,8 +7255,10 @@ class Handler:
             if not isinstance(found, Answer):
                 found(self)
             else:
-                body = found.body if self.method != "HEAD" and found.code != 304 else b""
-                self.write_head(found.code, {"Content-Type": found.content_type, **found.headers,
+                kind, body = found.content_type, found.body if self.method != "HEAD" and found.code != 304 else b""
+                if kind == "application/json" and self.headers.get("Accept", "").startswith("application/yaml"):
+                    kind = "application/yaml"
+                self.write_head(found.code, {"Content-Type": kind, **found.headers,
                                              "Content-Length": str(len(found.body))}, body)
             return self.keep
         except OSError:                                         # the client went away
@@ -4953,13 +7276,16 @@ class Handler:
         has_body = self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding")
         self.keep = self.wish and not has_body                  # a stranger's body is not read
         if path in ("/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/ping") and self.method in ("GET", "HEAD"):
-            return answer(200, b"ok", "text/plain; charset=utf-8")
+            check = path.strip("/").partition("/")[0]
+            text = f"[+]ping ok\n[+]store ok\n{check} check passed\n" if "verbose" in target else "ok"
+            return answer(200, text.encode(), "text/plain; charset=utf-8")
         if path == "/version" and self.method in ("GET", "HEAD"):
             return self.k2d.api.version()
-        user = self.k2d.access.user(self.headers.get("Authorization"))
         try:
-            self.request = Request(self.method, target, self.headers, self.read_body(), user)
-            return self.dispatch(self.request)
+            request = self.request = Request(self.method, target, self.headers, self.k2d.access.user(self.headers))
+            self.k2d.api.admit(request)
+            request.body = self.read_body()
+            return self.dispatch(request)
         except (ApiError, OSError):
             raise
         except Exception:                                       # a fault of ours: the log says where
@@ -4970,11 +7296,11 @@ class Handler:
     def dispatch(self, request):
         parts = [part for part in request.path.split("/") if part]
         if request.method in ("GET", "HEAD"):
-            found = self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:])
+            found = not request.kind and (
+                self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:]))
             if found:
                 return found
-        group = "" if parts[:1] == ["api"] else parts[1] if parts[:1] == ["apis"] and len(parts) > 2 else None
-        if len(parts) < 2 or not any(k.group == group for k in KINDS):
+        if not request.kind:
             return answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
         return self.k2d.api.handle(request)
 
@@ -5084,7 +7410,7 @@ class K2d:
         self.settings, self.engine_info = settings, {}
         os.makedirs(settings.data_path, 0o700, exist_ok=True)
         self.store = Store(settings.path("k2d.db"))
-        self.access = Access(settings)
+        self.access = Access(settings, self.store)
         self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
@@ -5136,6 +7462,22 @@ class K2d:
                     "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
                     "spec": {"type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
                              "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]}})
+            for name, rules in ROLES.items():
+                if not self.store.row("ClusterRole", ("", name)):
+                    self.api.create(KIND["ClusterRole"], "", {"metadata": {"name": name, "labels": BOOTSTRAP}, "rules": rules})
+            for name, groups in GRANTED.items():
+                if not self.store.row("ClusterRoleBinding", ("", name)):
+                    self.api.create(KIND["ClusterRoleBinding"], "", {
+                        "metadata": {"name": name, "labels": BOOTSTRAP},
+                        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+                        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}
+                                     for group in groups]})
+            for name, value in (("system-cluster-critical", 2 * 10 ** 9), ("system-node-critical", 2 * 10 ** 9 + 1000)):
+                if not self.store.row("PriorityClass", ("", name)):
+                    self.api.create(KIND["PriorityClass"], "", {"metadata": {"name": name}, "value": value})
+            for crd in self.store.list("CustomResourceDefinition"):
+                if is_condition(crd, "Established"):
+                    register(crd)
             ip, port = self.settings.host_ip, {"name": "https", "port": self.settings.port, "protocol": "TCP"}
             for kind, labels, body in (
                     ("Endpoints", {COMPUTED[0]: "k2d"}, {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]}),
