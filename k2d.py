@@ -1832,8 +1832,14 @@ class EngineError(Exception):
 
 class EngineGone(EngineError):
     """The engine could not be reached, or hung up."""
-    def __init__(self, error):
-        super().__init__(0, f"the container engine does not answer: {error}")
+
+@contextmanager
+def reaching_engine():
+    """Around what talks to the engine: a socket that fails, or an answer that is none, is EngineGone."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise EngineGone(0, f"the container engine does not answer: {error}")
 
 class Engine:
     """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks its caller."""
@@ -1844,52 +1850,42 @@ class Engine:
         self.address = rest if scheme == "unix" else (rest.rpartition(":")[0], int(rest.rpartition(":")[2].strip("/")))
         self.prefix = ""                                    # "/v1.41" once the engine has said what it speaks
 
-    def connect(self, timeout):
-        sock = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET)
-        try:
-            sock.settimeout(timeout)
-            sock.connect(self.address)
-            return sock
-        except OSError:
-            sock.close()
-            raise
-
     def negotiate(self):
         """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40) are refused."""
-        _, head = self.request("GET", "/_ping", timeout=10)
-        found = re.search(rb"(?im)^api-version:\s*(\d+\.\d+)", head)
-        spoken = found[1].decode() if found else "1.40"
-        version = min((tuple(map(int, text.split("."))) for text in (spoken, "1.52")))
+        self.prefix = ""                                    # an engine that comes back may be an older one
+        sock, head, _ = self.stream("GET", "/_ping", timeout=10)
+        sock.close()
+        found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
+        version = min((int(found[1]), int(found[2])) if found else (1, 40), (1, 52))
         if version < (1, 40):
-            raise EngineError(400, f"the engine speaks API {spoken}; k2d needs 1.40, Docker 19.03 or Podman 4.3")
+            raise EngineError(400, "the engine speaks {}.{}, k2d needs 1.40: Docker 19.03, Podman 4.3".format(*version))
         self.prefix = "/v{}.{}".format(*version)
 
+    @reaching_engine()
     def stream(self, method, path, body=None, timeout=None):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
         and ends with the connection. Raises EngineError, EngineGone."""
         data = b"" if body is None else dumps(body)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json",
                  f"Content-Length: {len(data)}"]
+        sock, got = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET), b""
         try:
-            sock = self.connect(timeout)
-            try:
-                sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
-                got = b""
-                while b"\r\n\r\n" not in got:
-                    more = sock.recv(65536)
-                    if not more:
-                        raise OSError("hung up before it answered")
-                    got += more
-                head, _, rest = got.partition(b"\r\n\r\n")
-                status = int(head.split(None, 2)[1])
-                if status >= 400:
-                    raise EngineError(status, self.words(rest + drain(sock)))
-                return sock, head, rest
-            except BaseException:
-                sock.close()
-                raise
-        except (OSError, ValueError) as error:
-            raise EngineGone(error)
+            sock.settimeout(timeout)
+            sock.connect(self.address)
+            sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+            while b"\r\n\r\n" not in got:
+                more = sock.recv(65536)
+                if not more:
+                    raise OSError("hung up before it answered")
+                got += more
+            head, _, rest = got.partition(b"\r\n\r\n")
+            status = int(head.split(None, 2)[1])
+            if status >= 400:
+                raise EngineError(status, self.words(rest + drain(sock)))
+            return sock, head, rest
+        except BaseException:
+            sock.close()
+            raise
 
     @staticmethod
     def words(data):
@@ -1899,39 +1895,35 @@ class Engine:
         except (ValueError, KeyError, TypeError):
             return data.decode("utf-8", "replace").strip()
 
-    def request(self, method, path, body=None, timeout=60):
-        """(decoded body or None, head) of a call that answers at once. Raises EngineError, EngineGone."""
-        sock, head, rest = self.stream(method, path, body, timeout=timeout)
+    @reaching_engine()
+    def call(self, method, path, body=None, expect=()):
+        """The decoded body of a call that answers at once; None if it has none, or a status that the caller expects.
+        Raises EngineError, EngineGone."""
+        try:
+            sock, _, rest = self.stream(method, path, body, timeout=60)
+        except EngineError as error:
+            if error.status not in expect:
+                raise
+            return None
         with sock:
-            try:
-                data = rest + drain(sock)
-                return (json.loads(data) if data[:1] in (b"{", b"[") else None), head
-            except (OSError, ValueError) as error:
-                raise EngineGone(error)
+            data = rest + drain(sock)
+        return json.loads(data) if data[:1] in (b"{", b"[") else None
 
-    def get(self, path, **options):
-        return self.request("GET", path, **options)[0]
-
-    def post(self, path, body=None, **options):
-        return self.request("POST", path, body, **options)[0]
-
+    @reaching_engine()
     def pull(self, image):
         """Pull an image, blocking until it is there. Raises EngineError with the registry's words."""
         query = urllib.parse.urlencode(dict(zip(("fromImage", "tag"), split_image(image))))
         sock, _, text = self.stream("POST", "/images/create?" + query, timeout=600)
         with sock:
-            try:
-                while True:                                 # one JSON object a line; an error comes with status 200
-                    *lines, text = text.split(b"\n")
-                    for line in filter(bytes.strip, lines):
-                        if json.loads(line).get("error"):
-                            raise EngineError(500, json.loads(line)["error"])
-                    got = sock.recv(65536)
-                    if not got:
-                        return
-                    text += got
-            except (OSError, ValueError) as error:
-                raise EngineGone(error)
+            while True:                                     # one JSON object a line; an error comes with status 200
+                *lines, text = text.split(b"\n")
+                for line in filter(bytes.strip, lines):
+                    if json.loads(line).get("error"):
+                        raise EngineError(500, json.loads(line)["error"])
+                got = sock.recv(65536)
+                if not got:
+                    return
+                text += got
 
 def drain(sock):
     return b"".join(iter(lambda: sock.recv(65536), b""))
@@ -1966,7 +1958,9 @@ RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop
            "OnFailure": "on-failure", "Never": "no"}
 FROM_API = {"configMap", "secret", "projected"}         # volumes that show what the API holds
 PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
-DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName")
+DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
+            "status.podIP", "status.podIPs")
+SOURCES = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secretRef": "Secret", "secretKeyRef": "Secret"}
 
 class ConfigError(Exception):
     """A container that cannot be created as its pod stands: (reason of its waiting state, message)."""
@@ -1981,16 +1975,17 @@ def expand(text, env):
     return re.sub(r"\$(\$|\(([^()]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
 
 def pod_field(pod, path, host_ip):
-    """What a fieldRef names, as text; None if the downward API does not know it."""
+    """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
     found = re.fullmatch(r"metadata\.(labels|annotations)(\['(.+)'\])?", path)
     if found:
         entries = dig(pod, "metadata", found[1], default={})
         every = "\n".join(f"{key}={dumps(value).decode()}" for key, value in sorted(entries.items()))
         return entries.get(found[3], "") if found[2] else every
-    if path in DOWNWARD:
-        return dig(pod, *path.split("."), default="")
-    ip = dig(pod, "status", "podIP", default="")
-    return {"status.hostIP": host_ip, "status.hostIPs": host_ip, "status.podIP": ip, "status.podIPs": ip}.get(path)
+    if path in ("status.hostIP", "status.hostIPs"):
+        return host_ip
+    if path not in DOWNWARD:
+        raise ConfigError(f"unsupported fieldPath: {path}")
+    return dig(pod, *path.replace("podIPs", "podIP").split("."), default="")      # there is but one
 
 def environment(pod, container, lookup, host_ip, cluster):
     """The container's environment as {"NAME": "value"}, references resolved, in the order Kubernetes sets them.
@@ -1999,10 +1994,10 @@ def environment(pod, container, lookup, host_ip, cluster):
     cluster: what every pod is told. Raises ConfigError where something that is not optional is missing."""
     env = dict(cluster)
 
-    def find(kind, reference):
+    def find(field, reference):
         """All the data that a reference names, or the value of its key."""
-        name, key, required = reference.get("name", ""), reference.get("key"), not reference.get("optional")
-        data = lookup(kind, name)
+        kind, name, key = SOURCES[field], reference.get("name", ""), reference.get("key")
+        data, required = lookup(kind, name), not reference.get("optional")
         if data is None and required:
             raise ConfigError(f'{kind.lower()} "{name}" not found')
         text = {name: value.decode("utf-8", "replace") for name, value in (data or {}).items()}
@@ -2011,22 +2006,12 @@ def environment(pod, container, lookup, host_ip, cluster):
         return text.get(key) if key else text
 
     for source in container.get("envFrom") or ():
-        for field, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
-            if field in source:
-                found = find(kind, source[field])
-                env.update((source.get("prefix", "") + key, value) for key, value in found.items())
+        for field in filter(SOURCES.get, source):
+            env.update((source.get("prefix", "") + key, value) for key, value in find(field, source[field]).items())
     for entry in container.get("env") or ():
-        source = entry.get("valueFrom")
-        if not source:
-            value = expand(entry.get("value", ""), env)
-        elif "fieldRef" in source:
-            value = pod_field(pod, source["fieldRef"].get("fieldPath", ""), host_ip)
-            if value is None:
-                raise ConfigError(f"unsupported fieldPath: {source['fieldRef'].get('fieldPath')}")
-        elif "configMapKeyRef" in source:
-            value = find("ConfigMap", source["configMapKeyRef"])
-        else:
-            value = find("Secret", source["secretKeyRef"])
+        value = None if entry.get("valueFrom") else expand(entry.get("value", ""), env)
+        for field, source in (entry.get("valueFrom") or {}).items():        # one, by validation
+            value = pod_field(pod, source["fieldPath"], host_ip) if field == "fieldRef" else find(field, source)
         if value is not None:
             env[entry["name"]] = value
     return env
@@ -2050,11 +2035,10 @@ def security_options(pod, container):
     user = str(dig(both, "runAsUser", default=""))
     if both.get("runAsGroup") is not None:
         user = f"{user or 0}:{both['runAsGroup']}"
-    groups = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")]
+    groups, caps = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")], both.get("capabilities") or {}
     return user, {
         "Privileged": bool(both.get("privileged")), "ReadonlyRootfs": bool(both.get("readOnlyRootFilesystem")),
-        "CapAdd": dig(both, "capabilities", "add", default=[]),
-        "CapDrop": dig(both, "capabilities", "drop", default=[]),
+        "CapAdd": caps.get("add") or [], "CapDrop": caps.get("drop") or [],
         "GroupAdd": [str(group) for group in groups if group is not None],
         "SecurityOpt": ["no-new-privileges"] * (both.get("allowPrivilegeEscalation") is False) +
                        ["seccomp=unconfined"] * (dig(both, "seccompProfile", "type") == "Unconfined"),
@@ -2073,8 +2057,7 @@ def to_docker_container(pod, container, env, sources, settings):
     sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file."""
     meta, spec, limits = pod["metadata"], pod["spec"], dig(container, "resources", "limits", default={})
     cpu_nanos = quantity_nanos(dig(container, "resources", "requests", "cpu", default="0"))
-    user, security = security_options(pod, container)
-    host_network = spec.get("hostNetwork")
+    host_network, (user, security) = spec.get("hostNetwork"), security_options(pod, container)
     network = "host" if host_network else settings.network
     projected = {volume["name"] for volume in spec.get("volumes") or () if FROM_API & volume.keys()}
     mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
@@ -2113,23 +2096,21 @@ def engine_time(text):
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 class Found:
-    """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
-    __slots__ = ("id", "name", "image", "image_id", "uid", "container", "state", "exit_code", "error", "oom",
-                 "restarts", "counted", "started_at", "finished_at", "run_began", "prior_began", "tty", "ip",
-                 "last")
+    """One container as its last inspect showed it: what we need of the engine's several kilobytes.
 
-    def __init__(self, info, before=None):
-        state, config, labels = info["State"], info["Config"], dig(info, "Config", "Labels", default={})
-        self.id, self.name, self.tty = info["Id"], info["Name"].lstrip("/"), bool(config.get("Tty"))
-        self.image, self.image_id = config["Image"], info["Image"]
-        self.uid, self.container = labels.get(POD_UID), labels.get(CONTAINER_NAME)
-        self.state = state.get("Status", "exited")
-        self.exit_code, self.error = state.get("ExitCode", 0), state.get("Error", "")
-        self.oom = bool(state.get("OOMKilled"))
+    before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since."""
+    __slots__ = ("id image_id container state exit_code error oom restarts counted started_at finished_at run_began "
+                 "prior_began tty ip last").split()
+
+    def __init__(self, info, before=None, exit_=None):
+        state, config = info["State"], info["Config"]
+        self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
+        self.container = dig(config, "Labels", CONTAINER_NAME)
+        self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
+        self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
-        networks = dig(info, "NetworkSettings", "Networks", default={})
-        addresses = [n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks.values()]
-        self.ip = addresses[0] if addresses else ""
+        networks = dig(info, "NetworkSettings", "Networks", default={}).values()
+        self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
@@ -2143,6 +2124,14 @@ class Found:
             self.restarts = before.restarts + max(self.counted - before.counted, by_hand)
             if before.state == "exited" and new_run:
                 self.last = before.terminated()
+        if exit_ and before and before.running and (
+                self.state == "restarting" or self.running and self.started_at != before.started_at):
+            ended = exit_[1] and time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(exit_[1] / 1e9)) + "Z"
+            self.last = before.terminated(exit_[0], ended or self.finished_at)
+        elif self.running and self.restarts and not self.last:     # it ended while we were away: the kubelet's words
+            self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
+                         "message": "The container could not be located when the pod was terminated",
+                         "finishedAt": engine_time(self.finished_at)}
 
     @property
     def running(self):
@@ -2170,14 +2159,12 @@ def container_status(pod, container, found, problem):
             meta, last = pod["metadata"], last or found.terminated()
             problem = problem or ("CrashLoopBackOff", "back-off restarting failed container="
                                   f"{container['name']} pod={meta['name']}_{meta['namespace']}({meta['uid']})")
-        if last:
-            status["lastState"] = {"terminated": last}
+        status["lastState"] = filled(terminated=last)
         if found.running:
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
             status.update(ready=found.state == "running", started=True)
-        elif found.state in ("exited", "dead", "removing") and engine_time(found.started_at):
-            status["state"] = {"terminated": found.terminated()}
-        elif found.error and pod["spec"]["restartPolicy"] == "Never":
+        elif (found.state in ("exited", "dead", "removing") and engine_time(found.started_at) or
+              found.error and pod["spec"]["restartPolicy"] == "Never"):
             status["state"] = {"terminated": found.terminated()}
     if not status["state"]:
         reason, text = problem or ("ContainerCreating", "")
@@ -2191,8 +2178,7 @@ def pod_phase(policy, statuses):
         return "Pending"
     if any("running" in state for state, _ in states) or policy == "Always":
         return "Running"
-    codes = [dig(state, "terminated", "exitCode") for state, _ in states]
-    if all(code == 0 for code in codes):
+    if all(dig(state, "terminated", "exitCode") == 0 for state, _ in states):
         return "Succeeded"
     return "Failed" if policy == "Never" else "Running"
 
@@ -2254,13 +2240,12 @@ def from_docker_container(info, name, node):
         bound = (dig(host, "PortBindings", port) or [{}])[0].get("HostPort")
         ports.append({"containerPort": int(number), "protocol": (protocol or "tcp").upper(),
                       **filled(hostPort=int(bound or 0))})
-    binds = [(f"mount-{i}", mount) for i, mount in
-             enumerate(mount for mount in info.get("Mounts") or () if mount.get("Source"))]
+    mounts = [mount for mount in info.get("Mounts") or () if mount.get("Source")]
     container = filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"), args=config.get("Cmd"),
                        workingDir=config.get("WorkingDir"), ports=ports,
                        env=[dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()],
-                       volumeMounts=[{"name": volume, "mountPath": mount["Destination"],
-                                      **filled(readOnly=not mount.get("RW"))} for volume, mount in binds],
+                       volumeMounts=[{"name": f"mount-{i}", "mountPath": mount["Destination"],
+                                      **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)],
                        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
     container["resources"] = {"limits": {"memory": str(host["Memory"])}} if host.get("Memory") else {}
     policy = dig(host, "RestartPolicy", "Name", default="no")
@@ -2269,13 +2254,11 @@ def from_docker_container(info, name, node):
         "metadata": {"name": name, "namespace": "default", "generation": 1, **filled(labels=labels),
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
-                     "annotations": {FOREIGN: info["Name"].lstrip("/"),
-                                     **{k: v for k, v in named.items() if k not in labels}}},
-        "spec": {"volumes": [{"name": volume, "hostPath": {"path": mount["Source"], "type": ""}}
-                             for volume, mount in binds],
+                     "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
+        "spec": {"volumes": [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
+                             for i, mount in enumerate(mounts)],
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
-                 "restartPolicy": {"always": "Always", "unless-stopped": "Always",
-                                   "on-failure": "OnFailure"}.get(policy, "Never"),
+                 "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
                  "securityContext": {}, "schedulerName": "docker"},
         "status": {}}
@@ -2484,11 +2467,11 @@ def jumps(settings, has_docker_user):
             ("filter", "DOCKER-USER" if has_docker_user else "FORWARD", f"-j {p}-FWD"),
             *(("filter", chain, f"-j {p}-REJ") for chain in ("INPUT", "OUTPUT", "FORWARD"))]
 
-def iptables(*args, stdin=b""):
-    """Run iptables, iptables-save or iptables-restore; raises OSError with its words."""
-    code, output = run(args[0], *(["-w"] if args[0] != "iptables-save" else []), *args[1:], stdin=stdin)
+def run_checked(*command, stdin=b""):
+    """What a program of the host printed; OSError with its words if it fails."""
+    code, output = run(*command, stdin=stdin)
     if code:
-        raise OSError(f"{' '.join(args)}: {output.decode('utf-8', 'replace').strip()}")
+        raise OSError(f"{' '.join(command)}: {output.decode('utf-8', 'replace').strip()}")
     return output.decode()
 
 def read_text(path):
@@ -2505,56 +2488,45 @@ class Network:
     def __init__(self, settings, engine, store):
         self.settings, self.engine, self.store = settings, engine, store
         self.applied, self.problem, self.dns_port = None, "", 0
-        self.lock = threading.Lock()                # held while addresses are chosen; never across I/O
-        self.last_ip = 0
+        self.lock, self.last_ip = threading.Lock(), 0       # lock: held while addresses are chosen; never across I/O
 
     def bridge_netfilter(self):
-        try:
-            return read_text("/proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "1"
-        except OSError:
-            return False
+        return first_line("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1"
 
     def check_overlap(self):
         """Refuse to start over a route of the host: its machines would become unreachable."""
         s = self.settings
         for line in read_text("/proc/net/route").splitlines()[1:]:
             interface, destination, *_, mask = line.split()[:8]
-            if interface in (s.network, "lo") or mask == "00000000":
-                continue
             bits = bin(int(mask, 16)).count("1")
             network = ipaddress.IPv4Network((struct.pack("<I", int(destination, 16)), bits), strict=False)
             for flag, ours in (("pod-cidr", s.pod_cidr), ("service-cidr", s.service_cidr)):
-                if ours.overlaps(network):
+                if interface not in (s.network, "lo") and bits and ours.overlaps(network):
                     raise SystemExit(f"k2d: --{flag} {ours} overlaps with the route to {network} on {interface}; "
                                      "choose another range, such as 172.30.0.0/16")
 
     def ensure(self):
         """Make the engine's network, the routes and the jumps where they are missing. Raises EngineError."""
         s = self.settings
-        try:
-            found = dig(self.engine.get("/networks/" + s.network), "IPAM", "Config", default=[])
-            subnets = [config.get("Subnet") for config in found]
-            if str(s.pod_cidr) not in subnets:
-                raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
-                                 "choose that by --pod-cidr, another --network, or remove it")
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            self.engine.post("/networks/create", {
+        found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
+        subnets = [config.get("Subnet") for config in dig(found, "IPAM", "Config", default=())]
+        if not found:
+            self.engine.call("POST", "/networks/create", {
                 "Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
                 "IPAM": {"Config": [{"Subnet": str(s.pod_cidr), "IPRange": s.engine_range, "Gateway": s.gateway}]},
                 "Options": {"com.docker.network.bridge.name": s.network}})
+        elif str(s.pod_cidr) not in subnets:
+            raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
+                              "choose that by --pod-cidr, another --network, or remove it")
         try:
             write_text(f"/proc/sys/net/ipv4/conf/{s.network}/route_localnet", "1")
-            code, output = run("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
-            if code:
-                raise OSError(f"ip route: {output.decode().strip()}")
-            if f":{s.network.upper()}-SVC" not in iptables("iptables-save"):
-                iptables("iptables-restore", "--noflush", stdin=nat_rules(s, [], [], True).encode())
+            run_checked("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
+            if f":{s.network.upper()}-SVC" not in run_checked("iptables-save"):
+                run_checked("iptables-restore", "-w", "--noflush", stdin=nat_rules(s, [], [], True).encode())
             self.applied = None                               # the controllers apply theirs after us, changed or not
             for table, chain, arguments in jumps(s, run("iptables", "-w", "-n", "-L", "DOCKER-USER")[0] == 0):
                 if run("iptables", "-w", "-t", table, "-C", chain, *arguments.split())[0]:
-                    iptables("iptables", "-t", table, "-I", chain, *arguments.split())
+                    run_checked("iptables", "-w", "-t", table, "-I", chain, *arguments.split())
             self.problem = ""
         except OSError as error:
             log(f"Services have no addresses, names give pod addresses: {error}")
@@ -2574,22 +2546,19 @@ class Network:
             if is_foreign(pod) or pod["spec"].get("hostNetwork"):
                 continue                                      # the engine published those itself
             ip = dig(pod, "status", "phase") == "Running" and dig(pod, "status", "podIP")
-            for port in [port for c in pod["spec"]["containers"] for port in c.get("ports") or ()]:
-                if ip and port.get("hostPort"):
-                    host_ports.append(HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(),
-                                               port["hostPort"], (ip, port["containerPort"])))
+            host_ports += [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
+                                    (ip, port["containerPort"])) for container in pod["spec"]["containers"]
+                           for port in container.get("ports") or () if ip and port.get("hostPort")]
         text = nat_rules(s, services, sorted(host_ports), self.bridge_netfilter())
         if text != self.applied:
-            iptables("iptables-restore", "--noflush", stdin=text.encode())
+            run_checked("iptables-restore", "-w", "--noflush", stdin=text.encode())
             self.applied = text
 
     def set_hairpin(self):
         """Where br_netfilter is on, a pod that reaches itself by its own Service must get its frame back by the port it
         came from. Any thread."""
         ports = f"/sys/class/net/{self.settings.network}/brif"
-        if not self.bridge_netfilter() or not os.path.isdir(ports):
-            return
-        for port in os.listdir(ports):
+        for port in os.listdir(ports) if self.bridge_netfilter() and os.path.isdir(ports) else ():
             try:
                 if read_text(f"{ports}/{port}/hairpin_mode")[:1] != "1":
                     write_text(f"{ports}/{port}/hairpin_mode", "1")
@@ -2619,23 +2588,18 @@ class Network:
             for line in run("iptables-save", "-t", table)[1].decode().split("\n"):
                 if line.startswith("-A") and re.search(rf"-j {p}-({'|'.join(names)})$", line):
                     run("iptables", "-w", "-t", table, "-D", *line.split()[1:])
-            for name in names:
-                for action in ("-F", "-X"):
-                    run("iptables", "-w", "-t", table, action, f"{p}-{name}")
+            for action, name in [(action, name) for name in names for action in ("-F", "-X")]:
+                run("iptables", "-w", "-t", table, action, f"{p}-{name}")
         run("ip", "route", "del", str(self.settings.service_cidr), "dev", "lo")
         try:
-            self.engine.request("DELETE", "/networks/" + self.settings.network)
+            self.engine.call("DELETE", "/networks/" + self.settings.network, expect=(404,))
         except EngineError as error:
-            if error.status != 404:
-                log(str(error))
+            log(str(error))
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none."""
-    for path in ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"):
-        try:
-            found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
-        except OSError:
-            continue
+    for path in filter(os.path.exists, ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")):
+        found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
         outside = [address for address in found if not address.startswith("127.")]
         if outside or found and path.startswith("/run"):
             return [((outside or found)[0], 53)]
@@ -2674,36 +2638,26 @@ NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 def dns_name(name):
     return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) + b"\0"
 
-def read_question(data):
-    """(id, flags, name, type, end of the question) of a DNS query. Raises ValueError."""
-    if len(data) < 17:
-        raise ValueError("too short")
-    id_, flags, questions = struct.unpack_from("!HHH", data)
-    labels, at = [], 12
-    while data[at]:
-        size = data[at]
-        if size > 63 or at + size + 1 >= len(data):
-            raise ValueError("bad label")
-        labels.append(data[at + 1:at + 1 + size].decode("ascii"))
-        at += size + 1
-    if questions != 1 or flags & 0x8000 or at + 5 > len(data):
-        raise ValueError("not one question")
-    return id_, flags, ".".join(labels).lower(), struct.unpack_from("!H", data, at + 1)[0], at + 5
-
 def answer_dns(data, resolve):
     """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type, rdata)])."""
+    labels, at = [], 12
     try:
-        id_, flags, name, type_, end = read_question(data)
-    except (ValueError, IndexError):
+        id_, flags, questions, _, _, additional = struct.unpack_from("!6H", data)
+        while data[at]:
+            labels.append(data[at + 1:at + 1 + data[at]].decode("ascii"))
+            at += 1 + data[at]
+        type_, _ = struct.unpack_from("!2H", data, at + 1)
+    except (struct.error, ValueError, IndexError):            # it ends too soon
         return None
-    code, records = resolve(name, type_)
-    limit, answers, count = 1232 if struct.unpack_from("!H", data, 10)[0] else 512, b"", 0    # additional record: EDNS
+    if questions != 1 or flags & 0x8000 or any(len(label) > 63 for label in labels):
+        return None
+    code, records = resolve(".".join(labels).lower(), type_)
+    question, limit, answers, count = data[12:at + 5], 1232 if additional else 512, b"", 0      # additional: EDNS
     for owner, kind, rdata in random.sample(records, len(records)):
         more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
-        if end + len(answers) + len(more) <= limit:           # of very many, a different choice each time
+        if 12 + len(question) + len(answers) + len(more) <= limit:      # of very many, a different choice each time
             answers, count = answers + more, count + 1
-    head = struct.pack("!HHHHHH", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0)
-    return head + data[12:end] + answers
+    return struct.pack("!6H", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0) + question + answers
 
 class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
@@ -2713,13 +2667,10 @@ class Names:
 
     def services(self):
         """[(name, namespace, address)] of all Services with an address."""
-        at, found = self.known
-        if at != self.changed:
-            at = self.changed               # read before the store is: a change meanwhile makes us look again
-            found = [(s["metadata"]["name"], s["metadata"]["namespace"], cluster_ip(s))
-                     for s in self.store.list("Service") if cluster_ip(s)]
-            self.known = at, found
-        return found
+        if self.known[0] != self.changed:       # read before the store is: a change meanwhile makes us look again
+            self.known = self.changed, [(s["metadata"]["name"], s["metadata"]["namespace"], cluster_ip(s))
+                                        for s in self.store.list("Service") if cluster_ip(s)]
+        return self.known[1]
 
     def write_hosts(self, pod):
         path = pod_folder(self.settings, pod["metadata"]["uid"], "etc-hosts")
@@ -2738,9 +2689,7 @@ class Names:
         records = self.records(parts, name) if len(parts) > 2 else None
         if records is not None:
             return NO_ERROR, [r for r in records if r[1] in (type_, DNS_TYPES["CNAME"]) or type_ == DNS_TYPES["ANY"]]
-        if not ours:
-            return REFUSED, []
-        return NO_ERROR if parts in (["svc"], ["svc", "svc"]) or name == CLUSTER_DOMAIN else NAME_ERROR, []
+        return REFUSED if not ours else NO_ERROR if parts in ([""], ["svc"], ["svc", "svc"]) else NAME_ERROR, []
 
     def records(self, parts, name):
         """The records of PARTS under the cluster's domain, None if there is no such name."""
@@ -2752,32 +2701,23 @@ class Names:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return None if front else [(name, DNS_TYPES["CNAME"], dns_name(spec["externalName"]))]
-        subsets = (self.store.get("Endpoints", namespace, service_name) or {}).get("subsets") or []
-        headless, places = spec.get("clusterIP") == "None", ["addresses"]
-        if spec.get("publishNotReadyAddresses"):
-            places.append("notReadyAddresses")
+        subsets = dig(self.store.get("Endpoints", namespace, service_name), "subsets", default=())
+        headless, base = spec.get("clusterIP") == "None", f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
+        places = ["addresses"] + ["notReadyAddresses"] * bool(spec.get("publishNotReadyAddresses"))
         hosts = [(a.get("hostname") or a["ip"].replace(".", "-"), a["ip"], subset)
                  for subset in subsets for place in places for a in subset.get(place) or ()]
-        base = f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
         if not front:
             return [address(name, ip) for _, ip, _ in hosts] if headless else [address(name, spec["clusterIP"])]
         if len(front) == 1:
             return [address(name, ip) for host, ip, _ in hosts if host == front[0]] or None
-        if len(front) != 2 or not all(label.startswith("_") for label in front):
-            return None
-        wanted = front[0][1:], front[1][1:].upper()           # _http._tcp
         targets = [(f"{host}.{base}", subset) for host, _, subset in hosts] if headless else [(base, spec)]
         return [(name, DNS_TYPES["SRV"], struct.pack("!HHH", 0, 100, port["port"]) + dns_name(target))
                 for target, having in targets for port in having.get("ports") or ()
-                if (port.get("name"), port.get("protocol", "TCP")) == wanted] or None
+                if front == [f"_{port.get('name')}", f"_{port.get('protocol', 'TCP').lower()}"]] or None
 
     def reverse(self, name):
-        ip = ".".join(reversed(name[:-len(".in-addr.arpa")].split(".")))
-        s = self.settings
-        try:
-            ours = any(ipaddress.IPv4Address(ip) in network for network in (s.pod_cidr, s.service_cidr))
-        except ValueError:                                    # no whole address
-            ours = False
+        ip, ranges = ".".join(name.split(".")[-3::-1]), (self.settings.pod_cidr, self.settings.service_cidr)
+        ours = is_address(ip) and any(ipaddress.ip_address(ip) in network for network in ranges)
         owners = [f"{service}.{namespace}.svc.{CLUSTER_DOMAIN}"
                   for service, namespace, address in self.services() if address == ip]
         code = NO_ERROR if owners else NAME_ERROR if ours else REFUSED
@@ -2792,21 +2732,23 @@ class WorkQueue:
     def __init__(self, name, work, threads, hub):
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
         self.lock = threading.Lock()               # guards what follows; never held while working
-        self.waiting, self.again, self.busy, self.failures, self.alive, self.closed = {}, set(), set(), {}, 0, False
-        self.due = {}
+        self.waiting, self.busy, self.due, self.failures, self.alive, self.closed = {}, set(), {}, {}, 0, False
 
     def add(self, key):
         with self.lock:
-            if key in self.busy:
-                self.again.add(key)
-            elif not self.closed:
-                self.waiting[key] = None
-                if self.alive < min(self.threads, len(self.waiting) + len(self.busy)):
-                    try:
-                        threading.Thread(target=self.loop, name=self.name, daemon=True).start()
-                        self.alive += 1
-                    except RuntimeError:            # no thread to be had now
-                        self.hub.after(1, self.add, key)
+            self.waiting[key] = None
+        self.allow(0)
+
+    def allow(self, more):
+        """Let so many more threads work at a time; start one if there is something to do for it."""
+        with self.lock:
+            self.threads += more
+            if self.alive < min(self.threads, len(self.waiting) + len(self.busy)) and not self.closed:
+                try:
+                    threading.Thread(target=self.loop, name=self.name, daemon=True).start()
+                    self.alive += 1
+                except RuntimeError:                # no thread to be had now
+                    self.hub.after(1, self.allow, 0)
 
     def add_after(self, seconds, key):
         """Add a key later, unless it comes up sooner anyway."""
@@ -2818,20 +2760,17 @@ class WorkQueue:
         self.hub.after(max(0, seconds), self.add_due, key, due)
 
     def add_due(self, key, due):
-        with self.lock:
-            ours = self.due.get(key) == due
-            if ours:
-                del self.due[key]
-        if ours:
+        if self.due.get(key) == due:                # else a sooner one has come in between
+            self.due.pop(key, None)
             self.add(key)
 
     def loop(self):
         while True:
             with self.lock:
-                if not self.waiting or self.closed:
+                key = next((key for key in self.waiting if key not in self.busy), None)     # in the order they came
+                if key is None or self.closed:
                     self.alive -= 1
                     return
-                key = next(iter(self.waiting))      # in the order they came
                 del self.waiting[key]
                 self.busy.add(key)
             problem = ""
@@ -2842,18 +2781,13 @@ class WorkQueue:
             except Exception:                       # one object's failure must not stop the others; it is tried again
                 import traceback
                 problem = traceback.format_exc()
-            with self.lock:
-                again = key in self.again
-                self.busy.discard(key)
-                self.again.discard(key)
-                failures = self.failures.pop(key, 0) + 1
-                if problem:
-                    self.failures[key] = failures
+            failures = self.failures.pop(key, 0) + 1
             if problem:
+                self.failures[key] = failures
                 log(f"{' '.join(map(str, key))}: {problem}")
                 self.add_after(min(0.5 * 2 ** min(failures, 8), 60), key)
-            if again:
-                self.add(key)
+            with self.lock:
+                self.busy.discard(key)
 
     def close(self):
         """Take no more work and wait, not long, for what is under way."""
@@ -2866,6 +2800,7 @@ BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for s
 TOKEN_S = 365 * 86400                       # how long a pod's token is good, as the API server extends it
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
+ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 
 def is_deleting(obj):
     return bool(obj["metadata"].get("deletionTimestamp"))
@@ -2877,8 +2812,7 @@ class Pods:
     has looked at yet, ("!gone", uid) a pod that was deleted by force and whose containers may still be there."""
     def __init__(self, k2d):
         self.k2d, self.settings, self.engine, self.store = k2d, k2d.settings, k2d.engine, k2d.store
-        self.event = k2d.event
-        self.queue = WorkQueue("pods", self.reconcile, 4, k2d.hub)
+        self.event, self.queue = k2d.event, WorkQueue("pods", self.reconcile, 4, k2d.hub)
         self.lock = threading.Lock()            # guards the dicts below; never held across I/O
         self.found = {}                         # uid -> {container: Found}
         self.keys = {}                          # uid -> pod key, of every stored pod
@@ -2890,8 +2824,7 @@ class Pods:
         self.pulls = {}                         # uid -> "on its way", "pulled", or the ConfigError it ended with
         self.stopping = set()                   # ids that were told to stop
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
-        self.digested = False                   # whether every container of the first list has been looked at
-        self.undigested = set()
+        self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
 
     # -- what the engine tells
     def on_event(self, line):
@@ -2916,7 +2849,7 @@ class Pods:
 
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
-        listed = {info["Id"]: info for info in self.engine.get("/containers/json?all=1")}
+        listed = {info["Id"]: info for info in self.engine.call("GET", "/containers/json?all=1")}
         with self.lock:
             self.found = {uid: {name: f for name, f in containers.items() if f.id in listed}
                           for uid, containers in self.found.items()}
@@ -2928,9 +2861,9 @@ class Pods:
                     self.keys[pod["metadata"]["uid"]] = key_of(pod)
             self.foreign = {id_: key for id_, key in self.foreign.items() if id_ in listed}
             self.known = True
-            self.undigested = {*self.keys.values(), *self.stale}
-            keys = {*self.undigested, *(("!gone", uid) for uid in self.store.buried.copy())}
-        for key in sorted(keys):
+            self.undigested = {*self.keys.values(), *self.stale, *(("!gone", uid) for uid in self.store.buried.copy())}
+            keys = sorted(self.undigested)
+        for key in keys:
             self.queue.add(key)
         self.digest_done(None)
 
@@ -2939,17 +2872,8 @@ class Pods:
         return {pod["metadata"]["uid"].replace("-", ""): pod
                 for pod in self.store.list("Pod", "default", holding=FOREIGN.encode())}
 
-    def call(self, method, path, body=None, expect=(404,)):
-        """One call to the engine; None where it answers with a code we expect. Raises EngineError."""
-        try:
-            return self.engine.request(method, path, body)[0]
-        except EngineError as error:
-            if error.status not in expect:
-                raise
-            return None
-
     def inspect(self, id_):
-        return self.call("GET", f"/containers/{id_}/json")
+        return self.engine.call("GET", f"/containers/{id_}/json", expect=(404,))
 
     def refresh(self, key):
         """Inspect what events named for this key; returns whether a container of ours vanished, not removed by us."""
@@ -2959,10 +2883,10 @@ class Pods:
             for id_ in sorted(ids):
                 vanished |= self.refresh_one(id_)
                 ids.discard(id_)
-        finally:
+        finally:                                           # the engine went away in the middle: still to be done
             with self.lock:
-                if ids:                                    # the engine went away in the middle: still to be done
-                    self.stale.setdefault(key, set()).update(ids)
+                for id_ in ids:
+                    self.look_at(key, id_)
         return vanished
 
     def refresh_one(self, id_):
@@ -2981,7 +2905,7 @@ class Pods:
                 return vanished
             before = self.found.get(uid, {}).get(labels.get(CONTAINER_NAME))
         if uid in self.keys:
-            self.note(uid, digest(info, before, exit_))
+            self.note(uid, Found(info, before, exit_))
         elif id_ not in self.removing:
             self.adopt(info, exit_)
         return False
@@ -3016,8 +2940,8 @@ class Pods:
                 notes = {**old["metadata"].get("annotations", {}), FOREIGN: real_name}
                 pod.update(metadata={**old["metadata"], "annotations": notes}, status=old.get("status", {}))
             uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
-            latest = digest(info, self.found.get(uid, {}).get(container), exit_)
-            latest.container, latest.uid = container, uid
+            latest = Found(info, self.found.get(uid, {}).get(container), exit_)
+            latest.container = container
             with self.lock:
                 self.foreign[id_] = self.keys[uid] = "default", name
                 self.found[uid] = {container: latest}
@@ -3028,7 +2952,8 @@ class Pods:
         if not self.known:
             return
         if key[0] == "!gone":
-            return self.remove_leftovers(key[1])
+            self.remove_leftovers(key[1])
+            return self.digest_done(key)
         vanished = self.refresh(key)
         pod = self.store.get("Pod", *key) if key[0] else None
         if pod and key in self.undigested:
@@ -3056,9 +2981,10 @@ class Pods:
         with self.lock:
             self.undigested.discard(key)
             first = not self.undigested and not self.digested
-            self.digested = not self.undigested or self.digested
+            self.digested |= first
         if first:
-            self.k2d.on_digested()
+            self.k2d.controllers.start()
+            self.k2d.ready.set()
 
     def publish(self, key, uid):
         """Write the status that follows from what was found and what went wrong."""
@@ -3079,8 +3005,9 @@ class Pods:
             if here and here.state != "created":
                 self.update_sources(pod)            # it runs, or the engine restarts it, or somebody stopped it
                 continue
-            if self.not_before.get(uid, 0) > time.monotonic():
-                self.queue.add_after(self.not_before[uid] - time.monotonic() + 0.05, key_of(pod))
+            wait = self.not_before.get(uid, 0) - time.monotonic()
+            if wait > 0:
+                self.queue.add_after(wait + 0.05, key_of(pod))
                 if reason == "ErrImagePull":
                     pause = f'Back-off pulling image "{container["image"]}"'
                     self.problems[uid] = "ImagePullBackOff", f"{pause}: {text}"
@@ -3115,11 +3042,10 @@ class Pods:
         self.problems[uid] = reason, "" if reason == "ContainerCreating" else text
         if reason == "ContainerCreating":
             self.event(pod, "Warning", "FailedMount", text)
-        elif reason in IMAGE_EVENTS:
-            self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
-            self.event(pod, "Warning", "Failed", f"Error: {reason}", container["name"])
-        elif reason != "ErrImagePull":
-            self.event(pod, "Warning", "Failed", f"Error: {text}", container["name"])
+        else:
+            if reason in IMAGE_EVENTS:
+                self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
+            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}", container["name"])
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
             return                                              # the missing object's arrival wakes us
         tries = self.tries[uid] = self.tries.get(uid, 0) + 1
@@ -3164,12 +3090,14 @@ class Pods:
         uid, pulled = pod["metadata"]["uid"], self.pulls.get(pod["metadata"]["uid"])
         if isinstance(pulled, ConfigError):
             raise self.pulls.pop(uid)
-        if pulled == "on its way" or policy == "Always" and not pulled:
+        if pulled == "on its way":
+            return None
+        if policy == "Always" and not pulled:
             return self.start_pull(pod, image, tell)
         try:
             self.check_user(pod, container)
             path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
-            id_ = self.engine.post(path, body)["Id"]
+            id_ = self.engine.call("POST", path, body)["Id"]
         except EngineGone:
             raise
         except EngineError as error:
@@ -3190,7 +3118,7 @@ class Pods:
         return id_
 
     def image(self, name):
-        return self.engine.get(f"/images/{urllib.parse.quote(name)}/json") or {}
+        return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json")
 
     def check_user(self, pod, container):
         """runAsNonRoot without runAsUser asks the image who it runs as. Raises ConfigError, EngineError."""
@@ -3202,10 +3130,8 @@ class Pods:
 
     def start_pull(self, pod, image, tell):
         """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the pod by the queue."""
-        uid = pod["metadata"]["uid"]
-        if self.pulls.get(uid) != "on its way":
-            self.pulls[uid] = "on its way"
-            threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
+        self.pulls[pod["metadata"]["uid"]] = "on its way"
+        threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
 
     def pull(self, pod, image, tell):
         uid, began, result = pod["metadata"]["uid"], time.monotonic(), "pulled"
@@ -3217,7 +3143,6 @@ class Pods:
                  f"Image size: {size} bytes.")
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
-            tell("Warning", "Failed", "Error: ErrImagePull")
             result = ConfigError(str(error), "ErrImagePull")
         if self.pod_of(uid):                                    # else it was deleted meanwhile
             self.pulls[uid] = result
@@ -3238,7 +3163,7 @@ class Pods:
 
     def start(self, pod, container, id_):
         try:
-            self.engine.post(f"/containers/{id_}/start")
+            self.engine.call("POST", f"/containers/{id_}/start")
             self.event(pod, "Normal", "Started", "Container started", container["name"])
         except EngineGone:
             raise
@@ -3248,7 +3173,7 @@ class Pods:
                 return self.queue.add(key_of(pod))
             info = self.inspect(id_)
             if info:
-                self.note(pod["metadata"]["uid"], digest(info, None, None))
+                self.note(pod["metadata"]["uid"], Found(info))
             raise ConfigError(str(error), "RunContainerError")
 
     def move(self, pod, id_):
@@ -3264,7 +3189,7 @@ class Pods:
     def remove_container(self, id_):
         with self.lock:
             self.removing.add(id_)
-        self.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=(404, 409))      # 409: it is being removed already
+        self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=ENDED)
 
     def is_overdue(self, pod, found):
         """Whether a pod has run for its activeDeadlineSeconds; then it is stopped, and fails."""
@@ -3296,29 +3221,22 @@ class Pods:
         """Ask the containers of a pod to stop, or kill them when no seconds are left; returns those that still run."""
         running = [f for f in found.values() if f.running]
         for f in running:
-            try:
-                if f.id in self.stopping and left <= 0:
-                    self.signal(f, "KILL")
-                    continue
-                if f.id not in self.stopping:
-                    self.stopping.add(f.id)
-                    self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
-                    # Podman 4.3 has no such call and answers 404.
-                    self.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}})
-                    self.signal(f, None)
-                self.queue.add_after(left, key_of(pod))
-            except EngineError as error:
-                if error.status not in (404, 409):            # gone or stopped meanwhile: its event tells
-                    raise
+            if f.id not in self.stopping:
+                self.stopping.add(f.id)
+                self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
+                # Podman 4.3 has no such call and answers 404.
+                self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
+                self.signal(f, dig(self.inspect(f.id), "Config", "StopSignal") or "SIGTERM")
+            elif left <= 0:
+                self.signal(f, "KILL")
+                continue
+            self.queue.add_after(left, key_of(pod))
         return running
 
     def signal(self, found, name):
-        """Send a signal by name, or the container's own stop signal."""
-        if name is None:
-            name = dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM"
         if found.state == "paused":
-            self.engine.post(f"/containers/{found.id}/unpause")
-        self.engine.post(f"/containers/{found.id}/kill?signal={name}")
+            self.engine.call("POST", f"/containers/{found.id}/unpause", expect=ENDED)
+        self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}", expect=ENDED)
 
     def forget(self, pod):
         """Remove a pod whose containers are gone; one with finalizers stays until they are taken off."""
@@ -3338,7 +3256,7 @@ class Pods:
     def remove_leftovers(self, uid):
         """The containers and files of a pod that is no longer stored."""
         filters = urllib.parse.quote(json.dumps({"label": [f"{POD_UID}={uid}"]}))
-        for info in self.engine.get("/containers/json?all=1&filters=" + filters):
+        for info in self.engine.call("GET", "/containers/json?all=1&filters=" + filters):
             self.remove_container(info["Id"])
         self.remove_files(uid)
         with self.lock:
@@ -3365,28 +3283,11 @@ class Pods:
     def load(self):
         """Know the stored pods, and what a force-deleted one left behind, before the engine is listed."""
         self.keys = {uid: ("!gone", uid) for uid in self.store.buried}
-        uids = set(self.store.buried)
-        for pod in self.store.list("Pod"):
-            uids.add(pod["metadata"]["uid"])
-            if not is_foreign(pod):
-                self.keys[pod["metadata"]["uid"]] = key_of(pod)
+        self.keys.update((pod["metadata"]["uid"], key_of(pod)) for pod in self.store.list("Pod") if not is_foreign(pod))
         folder = self.settings.path("pods")
         for uid in os.listdir(folder) if os.path.isdir(folder) else ():
-            if uid not in uids:
+            if uid not in self.keys:
                 self.remove_files(uid)
-
-def digest(info, before, exit_):
-    """A Found with what an event told besides: exit_ is (exit code, nanoseconds) of the run that ended, or None."""
-    found = Found(info, before)
-    if exit_ and before and before.running and (
-            found.state == "restarting" or found.running and found.started_at != before.started_at):
-        ended = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(exit_[1] / 1e9)) + "Z" if exit_[1] else found.finished_at
-        found.last = before.terminated(exit_[0], ended)
-    elif found.running and found.restarts and not found.last:    # it ended while we were away: the kubelet's words
-        found.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
-                      "message": "The container could not be located when the pod was terminated",
-                      "finishedAt": engine_time(found.finished_at)}
-    return found
 
 # == 14. Controllers =========================================================================
 # One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
@@ -7065,31 +6966,27 @@ class Hub:
     timer due it sleeps until something happens. after() and call() are for any thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        self.timers, self.calls, self.lock, self.order = [], deque(), threading.Lock(), 0
+        self.timers, self.order, self.lock = [], 0, threading.Lock()        # lock: guards these two
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
-        self.selector.register(self.ears, selectors.EVENT_READ, self.on_wake)
-        self.connections, self.parked, self.busy, self.queued = set(), {}, 0, deque()
-        self.running, self.handle, self.context, self.bookmarks_due = True, None, None, False
+        self.selector.register(self.ears, selectors.EVENT_READ, lambda ears, mask: ears.recv(4096))
+        self.requests = WorkQueue("request", self.serve, REQUEST_THREADS, self)
+        self.connections, self.parked, self.running, self.bookmarks_due = set(), {}, True, False
 
     # -- for any thread
     def call(self, function, *args):
-        """Have the hub call function(*args) soon."""
-        self.calls.append((function, args))
-        try:
-            self.mouth.send(b".")
-        except (BlockingIOError, OSError):
-            return                                              # full of wake-ups, or closing: either way it will look
+        """Have the hub call function(*args) soon, after what it was told to call before."""
+        self.after(0, function, *args)
 
     def after(self, seconds, function, *args):
         """Have the hub call function(*args) in so many seconds."""
         with self.lock:
             self.order += 1
-            first = not self.timers or time.monotonic() + seconds < self.timers[0][0]
-            heapq.heappush(self.timers, (time.monotonic() + seconds, self.order, function, args))
-        if first and threading.current_thread().name != "hub":
-            self.call(lambda: None)
+            timer = time.monotonic() + seconds, self.order, function, args
+            heapq.heappush(self.timers, timer)
+            if self.timers[0] is timer and threading.current_thread().name != "hub":
+                self.mouth.send(b".")
 
     def run(self):
         while self.running:
@@ -7098,67 +6995,47 @@ class Hub:
                 wait = min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers else None
             for key, mask in self.selector.select(wait):
                 self.guard(key.data, key.fileobj, mask)
-            for _ in range(len(self.calls)):
-                function, args = self.calls.popleft()
-                self.guard(function, *args)
-            while True:
-                with self.lock:
-                    if not self.timers or self.timers[0][0] > time.monotonic():
-                        break
-                    _, _, function, args = heapq.heappop(self.timers)
+            due, begun = [], time.monotonic()
+            with self.lock:
+                while self.timers and self.timers[0][0] <= begun:
+                    due.append(heapq.heappop(self.timers))
+            for _, _, function, args in due:
                 self.guard(function, *args)
 
     @staticmethod
     def guard(function, *args):
-        """A fault in one connection or timer is logged and costs the others nothing."""
+        """What the function returns; a fault in one connection or timer is logged and costs the others nothing."""
         try:
-            function(*args)
+            return function(*args)
         except Exception:
             import traceback
-            log("hub: " + traceback.format_exc())
-
-    def on_wake(self, sock, mask):
-        try:
-            while sock.recv(4096):
-                continue
-        except BlockingIOError:
-            return
+            log(f"{threading.current_thread().name}: {traceback.format_exc()}")
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
         """Serve https on all addresses; handle(connection) runs in a request thread. Raises OSError."""
-        self.context, self.handle = context, handle
-        try:
-            listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-        except OSError as error:                                # no IPv6 in this kernel
-            if error.errno == 98:
-                raise
-            listener = socket.create_server(("", port), backlog=128)
+        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()      # False without IPv6
+        listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128,
+                                        dualstack_ipv6=dual)
         listener.setblocking(False)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)          # the connections inherit all three
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
         self.selector.register(listener, selectors.EVENT_READ, self.on_accept)
 
     def on_accept(self, listener, mask):
         for _ in range(16):
             try:
                 raw, _ = listener.accept()
-            except OSError:
-                return
-            try:
                 raw.setblocking(False)
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
                 connection = Connection(self.context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False))
-            except OSError:
-                raw.close()
-                continue
+            except OSError:                                     # nobody more now, or one who has gone already
+                return
             self.connections.add(connection)
+            self.expect(connection, HEAD_SECONDS)
             if len(self.connections) > CONNECTIONS:
                 self.close(next(iter(self.parked), connection))     # the one idle for longest
-                if connection.state == "closed":
-                    continue
-            self.expect(connection, HEAD_SECONDS)
-            self.on_readable(connection)
+            self.on_ready(connection)
 
     def expect(self, connection, seconds):
         """Close the connection unless it gets on before the deadline."""
@@ -7177,18 +7054,15 @@ class Hub:
             self.close(connection)
 
     def want(self, connection, mask):
-        """Wait for the socket to become readable and/or writable."""
-        data = lambda sock, ready: self.on_ready(connection, ready)
-        if not connection.mask:
-            self.selector.register(connection.sock, mask, data)
-        elif connection.mask != mask:
-            self.selector.modify(connection.sock, mask, data)
+        """Wait for the socket to become readable or writable, or with 0 for nothing."""
+        if connection.mask and connection.mask != mask:
+            self.selector.unregister(connection.sock)
+        if mask and connection.mask != mask:
+            self.selector.register(connection.sock, mask, lambda sock, ready: self.on_ready(connection))
         connection.mask = mask
 
     def forget(self, connection):
-        if connection.mask:
-            self.selector.unregister(connection.sock)
-            connection.mask = 0
+        self.want(connection, 0)
         self.parked.pop(connection, None)
         connection.deadline = None
 
@@ -7202,32 +7076,13 @@ class Hub:
             connection.watch.connection = connection.watch = None
         connection.sock.close()
 
-    def on_ready(self, connection, mask):
-        if connection.state == "watch":
-            self.on_watch(connection)
-        elif connection.state in ("handshake", "head"):
-            self.on_readable(connection)
-
-    def on_readable(self, connection):
-        """Bring a handshake or a request's head on; hand a complete head to a thread."""
+    def on_ready(self, connection):
+        """Bring a connection of the hub's on as far as it goes without waiting."""
         try:
-            if connection.state == "handshake":
-                connection.sock.do_handshake()
-                connection.state = "head"
-            end, seen = HEAD_END.search(connection.buffer), 0
-            for _ in range(64):
-                if end or len(connection.buffer) > HEAD_BYTES:
-                    return self.lend(connection)
-                data = connection.sock.recv(16384)
-                if not data:
-                    return self.close(connection)
-                if not connection.buffer:
-                    self.parked.pop(connection, None)
-                    self.expect(connection, HEAD_SECONDS)
-                seen = max(0, len(connection.buffer) - 3)
-                connection.buffer += data
-                end = HEAD_END.search(connection.buffer, seen)
-            self.call(self.on_ready, connection, 0)             # many small records: let the others have their turn
+            if connection.state == "watch":
+                self.send_events(connection, connection.watch)
+            elif connection.state in ("handshake", "head"):
+                self.read_head(connection)
         except ssl.SSLWantReadError:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
@@ -7235,51 +7090,47 @@ class Hub:
         except OSError:                                         # reset, no TLS at all, an unknown certificate authority
             self.close(connection)
 
-    # -- requests
-    def lend(self, connection):
-        self.forget(connection)
-        connection.state = "lent"
-        if self.busy >= REQUEST_THREADS:
-            self.queued.append(connection)
-            return
-        self.busy += 1
-        try:
-            threading.Thread(target=self.serve, args=(connection,), name="request", daemon=True).start()
-        except RuntimeError:                                    # no thread to be had
-            self.give_back(connection, False)
+    def read_head(self, connection):
+        """Bring a handshake or a request's head on; hand a complete head to a thread."""
+        if connection.state == "handshake":
+            connection.sock.do_handshake()
+            connection.state = "head"
+        seen = 0
+        for _ in range(64):
+            if HEAD_END.search(connection.buffer, seen) or len(connection.buffer) > HEAD_BYTES:
+                self.forget(connection)
+                connection.state = "lent"
+                return self.requests.add(connection)
+            data, seen = connection.sock.recv(16384), max(0, len(connection.buffer) - 3)
+            if not data:
+                return self.close(connection)
+            if not connection.buffer:
+                self.parked.pop(connection, None)
+                self.expect(connection, HEAD_SECONDS)
+            connection.buffer += data
+        self.call(self.on_ready, connection)                    # many small records: let the others have their turn
 
+    # -- requests
     def release(self, connection):
         """A connection's thread goes on, but no longer counts as one that answers a request."""
-        if connection.state == "lent":
-            connection.state = "streaming"
-            self.busy -= 1
-            if self.queued:
-                self.lend(self.queued.popleft())
+        connection.state = "streaming"
+        self.requests.allow(1)
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
-        try:
-            connection.sock.settimeout(IO_SECONDS)
-            keep = self.handle(connection)
-        except OSError:                                         # the client went away
-            keep = False
-        except Exception:
-            import traceback
-            log("request: " + traceback.format_exc())
-            keep = False
-        self.call(self.give_back, connection, keep)
+        connection.sock.settimeout(IO_SECONDS)
+        self.call(self.give_back, connection, self.guard(self.handle, connection))
 
     def give_back(self, connection, keep):
-        self.release(connection)
+        if connection.state == "streaming":
+            self.requests.allow(-1)
         if not keep or not self.running:
             return self.close(connection)
         connection.sock.setblocking(False)
-        if connection.watch:
-            connection.state = "watch"
-            return self.on_watch(connection)
-        connection.state = "head"
-        self.parked[connection] = None                          # in order of their becoming idle
-        return self.on_readable(connection)
+        connection.state = "watch" if connection.watch else "head"
+        if not connection.watch:
+            self.parked[connection] = None                      # in order of their becoming idle
+        self.on_ready(connection)
 
     # -- watches
     def deliver(self, changes, watches):
@@ -7296,46 +7147,34 @@ class Hub:
                         self.store.unwatch(watch)
                         watch.ended = True
         for watch in watches:
-            if watch.connection and watch.out and watch.connection.state == "watch":
-                self.on_watch(watch.connection)
+            if watch.connection and watch.out:
+                self.on_ready(watch.connection)
 
-    def on_watch(self, connection):
+    def send_events(self, connection, watch):
         """Send what a watch has to say; notice that its client has gone."""
-        watch, sock = connection.watch, connection.sock
-        try:
-            while watch.out:
-                sent = sock.send(watch.out[0])
-                watch.out_bytes -= sent
-                if sent == len(watch.out[0]):
-                    watch.out.pop(0)
-                else:
-                    watch.out[0] = watch.out[0][sent:]
-            if watch.ended:
-                return self.close(connection)
-            sock.recv(4096)                                     # a watch's client has nothing more to say,
-            return self.close(connection)                       # or has gone
-        except ssl.SSLWantReadError:
-            self.want(connection, selectors.EVENT_READ)
-        except ssl.SSLWantWriteError:
-            self.want(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
-        except OSError:
-            return self.close(connection)
+        while watch.out:
+            sent = connection.sock.send(watch.out[0])
+            watch.out_bytes -= sent
+            rest = watch.out.pop(0)[sent:]
+            watch.out[:0] = [rest] if rest else []
+        if not watch.ended:
+            connection.sock.recv(4096)                          # a watch's client has nothing more to say, or has gone
+        self.close(connection)
+
     def end_watch(self, watch):
-        if watch.connection and watch.connection.watch is watch:
+        if watch.connection:
             watch.out.append(b"0\r\n\r\n")
             watch.ended = True
-            if watch.connection.state == "watch":
-                self.on_watch(watch.connection)
+            self.on_ready(watch.connection)
 
     def bookmarks(self):
         """Tell watches that asked for it which version they have reached; called while versions move."""
         self.bookmarks_due = False
         for watch in list(self.store.watches):
-            idle = watch.connection and watch.connection.state == "watch" and not watch.out
-            if watch.bookmarks and idle and watch.sent < self.store.version:
+            if watch.bookmarks and watch.connection and not watch.out and watch.sent < self.store.version:
                 watch.sent = self.store.version
                 watch.out.append(watch.bookmark(watch.sent))
-                self.on_watch(watch.connection)
+                self.on_ready(watch.connection)
 
     # -- DNS
     def serve_dns(self, address, resolve):
@@ -7359,9 +7198,9 @@ class Hub:
     # -- the engine's events
     def follow(self, sock, data, on_line, on_end):
         """Call on_line(bytes) for each line that comes on a socket, on_end() when it ends."""
-        state = {"data": b""}
         def feed(got):
-            *lines, state["data"] = (state["data"] + got).split(b"\n")
+            nonlocal data
+            *lines, data = (data + got).split(b"\n")
             for line in filter(bytes.strip, lines):
                 self.guard(on_line, line)
         def on_data(sock, mask):
@@ -7378,36 +7217,7 @@ class Hub:
                 on_end()
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, on_data)
-        feed(data)
-
-class Body:
-    """What comes on a connection, beginning with what the hub has read already. Raises OSError where it ends early."""
-    def __init__(self, connection):
-        self.connection, self.deadline = connection, time.monotonic() + IO_SECONDS
-
-    def fill(self):
-        self.connection.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
-        got = self.connection.sock.recv(65536)
-        if not got:
-            raise OSError("hung up in the middle of a request")
-        return got
-
-    def read(self, size):
-        parts, held = [self.connection.buffer], len(self.connection.buffer)
-        while held < size:
-            parts.append(self.fill())
-            held += len(parts[-1])
-        data = b"".join(parts)
-        self.connection.buffer = data[size:]
-        return data[:size]
-
-    def line(self):
-        while b"\n" not in self.connection.buffer:
-            if len(self.connection.buffer) > 4096:
-                raise OSError("a chunk's head too long")
-            self.connection.buffer += self.fill()
-        found, _, self.connection.buffer = self.connection.buffer.partition(b"\n")
-        return found.strip()
+        feed(b"")
 
 class Headers(dict):
     """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110, 5.3)."""
@@ -7436,57 +7246,55 @@ class Handler:
     """One request: read, answered, and no more."""
     def __init__(self, connection, k2d):
         self.connection, self.k2d, self.sock = connection, k2d, connection.sock
-        self.keep, self.request, self.method, self.headers = False, None, "", Headers()
+        self.keep, self.wish, self.request, self.method, self.headers = False, False, None, "", Headers()
 
     def run(self):
         """Serve one request; returns whether the connection can serve another."""
         try:
-            data, end = self.connection.buffer, HEAD_END.search(self.connection.buffer)
-            if not end or end.end() > HEAD_BYTES:
-                raise ApiError(431, "", f"the head of the request is larger than {HEAD_BYTES} bytes")
-            self.connection.buffer = data[end.end():]
-            self.method, self.target, minor, self.headers = parse_head(data[:end.start()])
-            wish = self.headers.get("Connection", "").lower()
-            self.keep = "close" not in wish and (minor == 1 or "keep-alive" in wish)
-            self.respond()
-        except ApiError as error:
-            self.refuse(error)
-        return self.keep
-
-    def refuse(self, error):
-        self.send(answer(error.code, error.status))
+            try:
+                found = self.respond()
+            except ApiError as error:
+                found = answer(error.code, error.status)
+            if not isinstance(found, Answer):
+                found(self)
+            else:
+                kind, body = found.content_type, found.body if self.method != "HEAD" and found.code != 304 else b""
+                if kind == "application/json" and self.headers.get("Accept", "").startswith("application/yaml"):
+                    kind = "application/yaml"
+                self.write_head(found.code, {"Content-Type": kind, **found.headers,
+                                             "Content-Length": str(len(found.body))}, body)
+            return self.keep
+        except OSError:                                         # the client went away
+            return False
 
     def respond(self):
-        path, size = self.target.partition("?")[0], self.headers.get("Content-Length", "0")
-        has_body = size != "0" or self.headers.get("Transfer-Encoding")
+        """The Answer, or for one that goes on a function that sends it. Raises ApiError, OSError."""
+        data, end = self.connection.buffer, HEAD_END.search(self.connection.buffer)
+        if not end or end.end() > HEAD_BYTES:
+            raise ApiError(431, "", f"the head of the request is larger than {HEAD_BYTES} bytes")
+        self.connection.buffer = data[end.end():]
+        self.method, target, minor, self.headers = parse_head(data[:end.start()])
+        wish, path = self.headers.get("Connection", "").lower(), target.partition("?")[0]
+        self.wish = "close" not in wish and (minor == 1 or "keep-alive" in wish)
+        has_body = self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding")
+        self.keep = self.wish and not has_body                  # a stranger's body is not read
         if path in ("/healthz", "/livez", "/readyz", "/livez/ping", "/readyz/ping") and self.method in ("GET", "HEAD"):
-            self.keep = self.keep and not has_body
             check = path.strip("/").partition("/")[0]
-            text = f"[+]ping ok\n[+]store ok\n{check} check passed\n" if "verbose" in self.target else "ok"
-            return self.send(answer(200, text.encode(), "text/plain; charset=utf-8"))
+            text = f"[+]ping ok\n[+]store ok\n{check} check passed\n" if "verbose" in target else "ok"
+            return answer(200, text.encode(), "text/plain; charset=utf-8")
         if path == "/version" and self.method in ("GET", "HEAD"):
-            self.keep = self.keep and not has_body
-            return self.send(self.k2d.api.version())
+            return self.k2d.api.version()
         try:
-            request = self.request = Request(self.method, self.target, self.headers, self.k2d.access.user(self.headers))
+            request = self.request = Request(self.method, target, self.headers, self.k2d.access.user(self.headers))
             self.k2d.api.admit(request)
-        except ApiError as error:
-            self.keep = self.keep and not has_body              # a stranger's body is not read
-            return self.refuse(error)
-        try:
             request.body = self.read_body()
-            found = self.dispatch(request)
-        except ApiError as error:
-            return self.refuse(error)
-        except (OSError, ConnectionError):
+            return self.dispatch(request)
+        except (ApiError, OSError):
             raise
         except Exception:                                       # a fault of ours: the log says where
             import traceback
             log(f"{self.method} {path}: {traceback.format_exc()}")
-            return self.refuse(ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more"))
-        if isinstance(found, Answer):
-            return self.send(found)
-        return found(self)
+            raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
 
     def dispatch(self, request):
         parts = [part for part in request.path.split("/") if part]
@@ -7500,46 +7308,61 @@ class Handler:
         return self.k2d.api.handle(request)
 
     def read_body(self):
-        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413."""
-        body, data, keep = Body(self.connection), [], self.keep
-        self.keep = False                                       # unless all of it is read
-        chunked = self.headers.get("Transfer-Encoding", "").lower()
+        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError where it ends early."""
+        self.deadline, parts, total = time.monotonic() + IO_SECONDS, [], 0
+        chunked, text = self.headers.get("Transfer-Encoding", "").lower(), self.headers.get("Content-Length", "0")
         if chunked not in ("", "chunked"):
             raise ApiError(501, "", f"Transfer-Encoding {chunked[:40]!r} is not supported")
-        text, size, total = self.headers.get("Content-Length", "0"), None, 0
-        while size != 0:
+        while True:
             if chunked:
-                text = body.line().partition(b";")[0].decode("ascii", "replace")
+                text = self.read_line().partition(b";")[0].decode("ascii", "replace")
             if not re.fullmatch("[0-9a-fA-F]{1,8}" if chunked else "[0-9]{1,15}", text):
                 raise bad_request(f"the length {text[:40]!r} of the body or of a chunk of it is no number")
             size = int(text, 16 if chunked else 10)
             total += size
             if total > BODY_BYTES:
                 raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_BYTES}")
-            data.append(body.read(size))
-            if not chunked:
+            parts.append(self.read(size))
+            if not chunked or not size:
                 break
-            while body.line() if not size else body.read(2) != b"\r\n":      # after the last chunk: trailers
-                if size:
-                    raise bad_request("a chunk of the body does not end where it says")
-        self.keep = keep
+            if self.read(2) != b"\r\n":
+                raise bad_request("a chunk of the body does not end where it says")
+        while chunked and self.read_line():                     # trailers
+            continue
+        self.keep = self.wish
         self.sock.settimeout(IO_SECONDS)
-        return b"".join(data)
+        return b"".join(parts)
 
-    def send(self, found):
-        """Head and body of an Answer in one write."""
-        kind = found.content_type
-        if kind == "application/json" and self.headers.get("Accept", "").startswith("application/yaml"):
-            kind = "application/yaml"
-        headers = {"Content-Type": kind, **found.headers, "Content-Length": str(len(found.body))}
-        self.write_head(found.code, headers, found.body if self.method != "HEAD" and found.code != 304 else b"")
+    def receive(self):
+        self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
+        got = self.sock.recv(65536)
+        if not got:
+            raise OSError("hung up in the middle of a request")
+        return got
+
+    def read(self, size):
+        parts, held = [self.connection.buffer], len(self.connection.buffer)
+        while held < size:
+            parts.append(self.receive())
+            held += len(parts[-1])
+        data = b"".join(parts)
+        self.connection.buffer = data[size:]
+        return data[:size]
+
+    def read_line(self):
+        while b"\n" not in self.connection.buffer:
+            if len(self.connection.buffer) > 4096:
+                raise OSError("a chunk's head too long")
+            self.connection.buffer += self.receive()
+        found, _, self.connection.buffer = self.connection.buffer.partition(b"\n")
+        return found.strip()
 
     def write_head(self, code, headers, body=b""):
+        """Send the head of an answer, and what of its body there is, in one write."""
         headers = {"Audit-Id": new_uid(), "Cache-Control": "no-cache, private", **headers,
-                   **({} if self.keep else {"Connection": "close"})}
-        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}"]
-        lines += [time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+                   "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
+                   **filled(Connection="" if self.keep else "close")}
+        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         for warning in dict.fromkeys(self.request.warnings if self.request else ()):
             text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace('"', '\\"')
             lines.append(f'Warning: 299 - "{text}"')
@@ -7594,8 +7417,7 @@ class K2d:
         self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
-        self.pods = Pods(self)
-        self.controllers = Controllers(self)
+        self.pods, self.controllers = Pods(self), Controllers(self)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
 
@@ -7617,9 +7439,8 @@ class K2d:
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
         self.ready.wait(10)                 # what is listed should be true from the first answer on
-        handle = lambda connection: Handler(connection, self).run()
         try:
-            self.hub.listen(self.settings.port, self.access.context(), handle)
+            self.hub.listen(self.settings.port, self.access.context(), lambda client: Handler(client, self).run())
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
@@ -7678,7 +7499,7 @@ class K2d:
         sock = None
         try:
             self.engine.negotiate()
-            self.engine_info = self.engine.get("/info")
+            self.engine_info = self.engine.call("GET", "/info")
             self.network.ensure()
             self.update_node(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"], "event": list(EVENT_ACTIONS)}))
@@ -7697,11 +7518,6 @@ class K2d:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
             self.ready.set()
-
-    def on_digested(self):
-        """Every container that the engine first listed has been looked at."""
-        self.controllers.start()
-        self.ready.set()
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
@@ -7729,11 +7545,9 @@ class K2d:
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
-            labels = node["metadata"].setdefault("labels", {})
-            for name, value in (("hostname", s.node), ("os", "linux"), ("arch", machine)):
-                labels["kubernetes.io/" + name] = value
-            old = dig(node, "status", "conditions", default=[])
-            told = [condition(old, *each, lastHeartbeatTime=None) for each in conditions]
+            node["metadata"].setdefault("labels", {}).update({
+                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine})
+            told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
                 "capacity": capacity, "allocatable": capacity,
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
@@ -7750,23 +7564,21 @@ class K2d:
     # -- Events
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
-        meta, stamp = obj["metadata"], now()
-        path = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
-        about_ = {"kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"], "uid": meta["uid"],
-                  "apiVersion": obj["apiVersion"], "resourceVersion": meta.get("resourceVersion", ""), **path}
-        namespace, host = meta.get("namespace") or "default", self.settings.node if component == "kubelet" else ""
+        meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
+        namespace, path = meta.get("namespace") or "default", f"spec.containers{{{container}}}" if container else ""
         name = f"{meta['name']}.{safe_hash([meta['uid'], reason, text, container], 16)}"
         with self.store.transaction():
-            old = self.store.get("Event", namespace, name)
-            if old:
-                old.update(count=old["count"] + 1, lastTimestamp=stamp)
-            self.store.put(KIND["Event"], old or {
+            event = self.store.get("Event", namespace, name) or {
                 "kind": "Event", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},
-                "involvedObject": about_, "reason": reason, "message": text[:1024],
-                "source": {"component": component, **({"host": host} if host else {})},
-                "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 1, "type": type_, "eventTime": None,
-                "reportingComponent": component, "reportingInstance": host})
+                "involvedObject": {"kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"],
+                                   "uid": meta["uid"], "apiVersion": obj["apiVersion"],
+                                   "resourceVersion": meta.get("resourceVersion", ""), **filled(fieldPath=path)},
+                "reason": reason, "message": text[:1024], "source": {"component": component, **filled(host=host)},
+                "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 0, "type": type_, "eventTime": None,
+                "reportingComponent": component, "reportingInstance": host}
+            event.update(count=event["count"] + 1, lastTimestamp=stamp)
+            self.store.put(KIND["Event"], event)
 
 def serve(settings):
     """Serve until SIGTERM; the containers outlive it."""
@@ -7781,8 +7593,7 @@ def serve(settings):
 def kubeconfig(settings):
     """Print the admin's kubeconfig."""
     try:
-        with open(settings.path("kubeconfig")) as file:
-            print(file.read(), end="")
+        print(read_text(settings.path("kubeconfig")), end="")
     except OSError as error:
         raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with this data path?")
 
@@ -7793,12 +7604,13 @@ def reset(settings):
         store = Store(path)                 # refuses while a k2d runs
         uids = {store.get("Pod", *key)["metadata"]["uid"] for key in store.keys("Pod")} | store.buried
         engine.negotiate()
-        for info in engine.get("/containers/json?all=1"):
+        for info in engine.call("GET", "/containers/json?all=1"):
             networks = dig(info, "NetworkSettings", "Networks", default={})
             if (info.get("Labels") or {}).get(POD_UID) in uids:
-                engine.request("DELETE", f"/containers/{info['Id']}?force=1&v=1")
+                engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1")
             elif settings.network in networks:
-                engine.post(f"/networks/{settings.network}/disconnect", {"Container": info["Id"], "Force": True})
+                engine.call("POST", f"/networks/{settings.network}/disconnect",
+                            {"Container": info["Id"], "Force": True})
         Network(settings, engine, store).remove()
         store.close()
         for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki", "pods"):

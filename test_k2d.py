@@ -3929,6 +3929,18 @@ class KilledBetweenEngineCalls(EngineTest):
     def test_the_last_answer_never_reaches_k2d(self):
         self.every_point("answer")
 
+    def test_what_was_removed_by_force_is_cleaned_up_and_holds_up_nobody(self):
+        self.run_pod("forced")
+        self.relay.cut()
+        C.do("DELETE", self.at("pods", "forced"), {"gracePeriodSeconds": 0})
+        C.kill()
+        self.relay.heal()
+        C.start(self.relay.url)
+        eventually(lambda: f"{self.NS}_forced_c" not in containers(self.NS), "no container left")
+        self.run_pod("after")
+        self.create(service("after"))
+        C.until_one("endpoints", self.NS, "after", lambda obj: obj.get("subsets"))     # the controllers are at work
+
     def test_an_engine_that_is_away_is_not_an_engine_without_containers(self):
         self.create(deployment("stays"))
         before = set(C.until_ready(self.NS, 1, "app=stays"))
