@@ -849,10 +849,14 @@ def name_faults(rule, value):
     return faults
 
 def label_key_faults(key):
-    """A label key is NAME or PREFIX/NAME."""
+    """What is wrong with a label key, which is NAME or PREFIX/NAME."""
     prefix, slash, name = key.rpartition("/")
-    faults = [f"prefix part {fault}" for fault in name_faults("subdomain", prefix)] if slash else []
-    return faults + ["name part must be non-empty"] * (not name) + name_faults("qualified", name)
+    if "/" in prefix:
+        return [name_faults("qualified", "")[0].replace("name part", "a valid label key") + " with an optional DNS "
+                "subdomain prefix and '/' (e.g. 'example.com/MyName')"]
+    faults = name_faults("subdomain", prefix) if prefix else ["must be non-empty"] * len(slash)
+    return [f"prefix part {fault}" for fault in faults] + ["name part must be non-empty"] * (not name) + [
+        re.sub("^must", "name part must", fault) for fault in name_faults("qualified", name)]
 
 Requirement = namedtuple("Requirement", "key op values")         # op: one of OPERATORS
 OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
@@ -922,7 +926,8 @@ def parse_field_selector(kind, text):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", term)
         if not found:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
-        known = ["metadata.name"] + ["metadata.namespace"] * kind.namespaced + FIELD_LABELS.get(kind.name, "").split()
+        known = ["metadata.name"] + ["metadata.namespace"] * kind.namespaced + FIELD_LABELS.get(
+            kind.id, "").split() + [field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", default=())]
         if found[1] not in known:
             raise bad_request(f"field label not supported: {found[1]}")
         terms.append((found[1], found[2] != "!=", found[3]))
@@ -1055,7 +1060,9 @@ def parse_json(data, duplicates=None):
         out = json.loads(json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return out
 
-def parse_yaml(data):
+def parse_yaml(data, duplicates=None):
+    """A YAML document that is an object; what is wrong with keys that occur twice goes to duplicates. Raises ApiError
+    400, 413, 415."""
     if len(data) > YAML_BYTES:
         raise ApiError(413, "RequestEntityTooLarge", f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
     try:
@@ -1070,6 +1077,14 @@ def parse_yaml(data):
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("aliases are not supported")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen and duplicates is not None:
+                    duplicates.append(f'line {key.start_mark.line + 1}: key "{key.value}" already set in map')
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
         yaml_implicit_resolvers = {first: [each for each in found if each[0] != "tag:yaml.org,2002:timestamp"]
                                    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     try:
@@ -1080,15 +1095,13 @@ def parse_yaml(data):
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise bad_request(f"error converting YAML to JSON: {error}")
 
-def parse_config(data):
+def parse_config(data, duplicates):
     """The configuration of an apply: YAML, of which JSON is a part; most clients send JSON, which needs no PyYAML."""
     try:
-        found = parse_json(data)
-        if isinstance(found, dict):
-            return found
+        found = parse_json(data, duplicates)
     except (ValueError, RecursionError):
         found = None
-    return parse_yaml(data)
+    return found if isinstance(found, dict) else parse_yaml(data, duplicates)
 
 def varint(data, at):
     """(value, next position) of a base-128 varint. Raises IndexError where the data ends too soon."""
@@ -5143,7 +5156,7 @@ def clean_custom(schema, value, findings, path=""):
         elif is_object and name in ("kind", "apiVersion"):
             out[name] = item
         elif name in known:
-            if item is not None or known[name].get("nullable") or "default" not in known[name]:
+            if item is not None or known[name].get("nullable"):
                 out[name] = clean_custom(known[name], item, findings, where)
         elif isinstance(more, dict):
             out[name] = clean_custom(more, item, findings, where)
@@ -5167,6 +5180,9 @@ def default_custom(schema, value):
                 value[name] = json.loads(dumps(each["default"]))
         for name, item in value.items():
             default_custom(known.get(name) or (more if isinstance(more, dict) else {}), item)
+
+def counted(number):
+    return f"{number} item" + "s" * (number != 1)
 
 def validate_custom(schema, value, path, faults):
     """Hold a custom resource, or a part of it, against its schema (k8s.io/kube-openapi, pkg/validation)."""
@@ -5202,7 +5218,7 @@ def validate_custom(schema, value, path, faults):
             invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
     elif isinstance(value, list):
         if len(value) > schema.get("maxItems", len(value)):
-            faults.add(at, "Too many", len(value), f"must have at most {schema['maxItems']} items")
+            faults.add(at, "Too many", len(value), f"must have at most {counted(schema['maxItems'])}")
         if len(value) < schema.get("minItems", 0):
             invalid(len(value), f"should have at least {schema['minItems']} items")
         if schema.get("x-kubernetes-list-type") in ("map", "set"):
@@ -5215,11 +5231,11 @@ def validate_custom(schema, value, path, faults):
         for i, item in enumerate(value):
             validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
     elif isinstance(value, dict):
-        for name in schema.get("required", ()):
+        for name in [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]:
             if name not in value:
                 faults.add(f"{path}.{name}".lstrip("."), "Required value")
         if len(value) > schema.get("maxProperties", len(value)):
-            faults.add(at, "Too many", len(value), f"must have at most {schema['maxProperties']} items")
+            faults.add(at, "Too many", len(value), f"must have at most {counted(schema['maxProperties'])}")
         if len(value) < schema.get("minProperties", 0):
             invalid(len(value), f"should have at least {schema['minProperties']} properties")
         known, more = schema.get("properties", {}), schema.get("additionalProperties")
@@ -5232,13 +5248,15 @@ def validate_custom(schema, value, path, faults):
         return not tried
     for each in schema.get("allOf", ()):
         validate_custom(each, value, path, faults)
-    if "anyOf" in schema and not any(map(valid, schema["anyOf"])):
-        faults.add(at, "Invalid value", "", f'"{where}" must validate at least one schema (anyOf)')
-    if "oneOf" in schema and sum(map(valid, schema["oneOf"])) != 1:
-        found = "none" if not any(map(valid, schema["oneOf"])) else f"{sum(map(valid, schema['oneOf']))}"
-        faults.add(at, "Invalid value", "", f'"{where}" must validate one and only one schema (oneOf). Found {found} valid')
+    for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema")):
+        good = [each for each in schema.get(word, ()) if valid(each)]
+        if word in schema and (not good or word == "oneOf" and len(good) > 1):
+            found = "" if word == "anyOf" else f". Found {f'{len(good)} valid alternatives' if good else 'none valid'}"
+            faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){found}')
+            if not good:
+                validate_custom(schema[word][0], value, path, faults)
     if "not" in schema and valid(schema["not"]):
-        faults.add(at, "Invalid value", "", f'"{where}" must not validate the schema (not)')
+        faults.add("<nil>", "Invalid value", "", f'"{where}" must not validate the schema (not)')
 
 def pattern_of(text, known={}):
     """A pattern of a schema, compiled once; one that Python cannot read matches everything."""
@@ -5647,7 +5665,7 @@ class Api:
                 meta["remainingItemCount"] = len(picked) - limit
             picked = picked[:limit]
         raws = [raw for _, raw in picked]
-        if form.kind or not is_stored(kind):
+        if form.kind or not is_served_raw(kind):
             objects = [json.loads(raw) for raw in raws]
             body = to_table(kind, objects, form) if form.kind == "Table" else {
                 "kind": "PartialObjectMetadataList", "apiVersion": form.version,
@@ -5735,12 +5753,12 @@ class Api:
             raise misfit(error)
         faults = [f'unknown field "{path}"' for path in findings.unknown]
         faults += [f'duplicate field "{path}"' for path in duplicates or ()]
-        if faults and validation == "Strict":
-            raise misfit("strict decoding error: " + ", ".join(faults))
         if findings.unknown and request.method_name == "update" and request.content_type.startswith(APPLY):
             where = f"{request.namespace or ''}/{request.name}; {version}, Kind={kind.name}"
             raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not declared "
                               "in schema")
+        if faults and validation == "Strict":
+            raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
         request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
         refused = Faults()
@@ -5988,7 +6006,12 @@ class Api:
         Raises ApiError 400, 415."""
         media = request.content_type.partition(";")[0].strip()
         if media == APPLY:
-            config = parse_config(request.body)
+            twice, validation = [], request.query.get("fieldValidation") or "Warn"
+            config = parse_config(request.body, twice)
+            if twice and validation == "Strict":
+                raise bad_request("error decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  " +
+                                  "\n  ".join(twice))
+            request.warnings += twice if validation == "Warn" else ()
             if dig(config, "metadata", "managedFields"):
                 raise bad_request("metadata.managedFields must be nil")
             return config
@@ -6394,8 +6417,14 @@ def is_stored(kind):
     """Whether objects rest in this version of their kind."""
     return KIND.get(kind.id, kind).version == kind.version and KIND.get(kind.id, kind).group == kind.group
 
+def is_served_raw(kind):
+    """Whether objects are answered as they rest; custom resources get the defaults of the present schema first."""
+    return is_stored(kind) and not kind.crd
+
 def to_served(kind, obj):
     """An object at rest as this version of its kind shows it."""
+    if kind.crd:
+        default_custom(kind.schema, obj)
     if is_stored(kind):
         return obj
     if kind.id == "Event":
@@ -6429,7 +6458,7 @@ def to_stored(kind, obj):
 
 def shown(kind, raw, form):
     """An object at rest in the form and version its reader asked for."""
-    if not form.kind and is_stored(kind):
+    if not form.kind and is_served_raw(kind):
         return raw
     obj = json.loads(raw)
     if form.kind:
@@ -6821,14 +6850,25 @@ def openapi_field(field, root):
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
 
+KIND_TEXTS = {name: {"type": "string", "description": text} for name, text in (
+    ("apiVersion", "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
+     "recognized schemas to the latest internal value, and may reject unrecognized values. More info: "
+     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"),
+    ("kind", "Kind is a string value representing the REST resource this object represents. Servers may infer this from "
+     "the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
+     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))}
+METADATA_TEXT = "Standard object's metadata. More info: " + KIND_TEXTS["kind"]["description"].rpartition(" ")[2].replace(
+    "types-kinds", "metadata")
+
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
     out, todo = {}, ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
     named = {kind.schema: kind for kind in kinds if not kind.crd}
     for kind in [kind for kind in kinds if kind.crd]:
-        texts = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}}
-        own = {**texts, **kind.schema.get("properties", {}), "metadata": {"$ref": root + "io.k8s.ObjectMeta"}}
-        out[definition_name(kind)] = {"type": "object", **without(kind.schema, "x-kubernetes-validations"), **(
+        meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": METADATA_TEXT}
+        own = {**KIND_TEXTS, **kind.schema.get("properties", {}), "metadata": meta}
+        dropped = ["x-kubernetes-validations"] + [LOOSE] * ("properties" not in kind.schema)
+        out[definition_name(kind)] = {"type": "object", **without(kind.schema, *dropped), **(
             {"properties": own} if kind.schema.get("properties") or not kind.schema.get(LOOSE) else {}),
             "x-kubernetes-group-version-kind": [gvk(kind)]}
     while todo:
@@ -6841,7 +6881,7 @@ def openapi_definitions(kinds, root):
         if required:
             schema["required"] = required
         if name in named:
-            schema["properties"].update(apiVersion={"type": "string"}, kind={"type": "string"})
+            schema["properties"].update(KIND_TEXTS)
             schema["x-kubernetes-group-version-kind"] = [gvk(named[name])]
         out["io.k8s." + name] = schema
         todo += [field.type for field in fields if field.type not in SCALARS]
@@ -6911,8 +6951,9 @@ GNOSTIC = {
                  "patch": (8, "Operation")},
     "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
-    "Schema": {"$ref": (1, ""), "format": (2, ""), "additionalProperties": (21, "Wrapped"), "type": (22, "Text"),
-               "items": (23, "Wrapped"), "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
+    "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""), "required": (19, ""),
+               "additionalProperties": (21, "Wrapped"), "type": (22, "Text"), "items": (23, "Wrapped"),
+               "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
 }
 WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
     "": ((), None), "Text": ((1,), None),
@@ -6933,6 +6974,8 @@ def wire_bytes(number, data):
 def to_gnostic(name, value):
     """A part of an OpenAPI v2 document as gnostic's protobuf."""
     if name in WRAPPED:
+        if isinstance(value, bool) and name == "Wrapped":
+            return bytes([0x10, value])                         # additionalProperties: true
         numbers, inner = WRAPPED[name]
         data = to_gnostic(inner, value) if inner is not None else dumps(value) if name == "Any" else value.encode()
         for number in numbers:
