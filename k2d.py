@@ -610,13 +610,13 @@ JSONSchemaProps: 1id 2$schema 3$ref:string? 4description 5type 6format 7title 8d
   34definitions:{}JSONSchemaProps 35externalDocs:ExternalDocumentation 36example:Raw? 37nullable:bool
   38x-kubernetes-preserve-unknown-fields:bool? 39x-kubernetes-embedded-resource:bool 40x-kubernetes-int-or-string:bool
   41x-kubernetes-list-map-keys:[] 42x-kubernetes-list-type:string? 43x-kubernetes-map-type:string?
-  44x-kubernetes-validations:[]ValidationRule/rule ; ExternalDocumentation: 1description 2url
+  ~44x-kubernetes-validations:[]ValidationRule/rule ; ExternalDocumentation: 1description 2url
 ValidationRule: *1rule 2message 3messageExpression 4reason:string? 5fieldPath 6optionalOldSelf:bool?
 CustomResourceSubresources: 1status:CustomResourceSubresourceStatus 2scale:CustomResourceSubresourceScale
 CustomResourceSubresourceStatus: ; SelectableField: *1jsonPath
 CustomResourceSubresourceScale: *1specReplicasPath *2statusReplicasPath 3labelSelectorPath:string?
 CustomResourceColumnDefinition: *1name|req *2type 3format 4description 5priority:int *6jsonPath
-CustomResourceConversion: *1strategy|None,Webhook 2webhook:WebhookConversion
+CustomResourceConversion: *1strategy|None,Webhook ~2webhook:WebhookConversion
 WebhookConversion: 2clientConfig:WebhookClientConfig *3conversionReviewVersions:[]
 WebhookClientConfig: 3url:string? 1service:ServiceReference 2caBundle:bytes
 ServiceReference: *1namespace *2name 3path:string? 4port:int?=443
@@ -1297,73 +1297,113 @@ def merge_patch(current, patch):
             out[key] = merge_patch(out.get(key), value)
     return out
 
+DELETES, ORDERS = "$deleteFromPrimitiveList/", "$setElementOrder/"      # directives that a field's name follows
+
 def strategic_merge(type_, current, patch):
-    """Apply a strategic merge patch to a message, by SCHEMA's merge keys (Kubernetes: strategic-merge-patch.md)."""
+    """Apply a strategic merge patch to a message, by SCHEMA's merge keys (apimachinery: strategicpatch.mergeMap)."""
     if not isinstance(patch, dict):
         raise bad_request(f"cannot restore slice from map: {type_} wants an object")
-    directive = patch.get("$patch", "merge")
-    if directive == "delete":
-        return {}
-    if directive == "replace":
-        return {key: value for key, value in patch.items() if key != "$patch"}
-    if directive != "merge":
-        raise bad_request(f"Unknown patch type found: {directive}")
-    fields = message(type_).by_name if type_ in MESSAGES else {}
+    directive = patch.get("$patch")
+    if directive in ("delete", "replace"):
+        return {} if directive == "delete" else without(patch, "$patch")
+    if "$patch" in patch:
+        raise bad_request(f"unknown patch type: {directive} in map: {dumps(patch).decode()}")
+    fields, patch = message(type_).by_name if type_ in MESSAGES else {}, dict(patch)
     out = dict(current) if isinstance(current, dict) else {}
     if "$retainKeys" in patch:
-        out = {key: value for key, value in out.items() if key in patch["$retainKeys"]}
+        keep = patch.pop("$retainKeys")
+        if not isinstance(keep, list) or any(value is not None and not key.startswith((DELETES, ORDERS)) and
+                                             key not in keep for key, value in patch.items()):
+            raise bad_request("invalid patch format of retainKeys")
+        out = {key: value for key, value in out.items() if key in keep}
+    for directive in [key for key in patch if key.startswith(ORDERS)]:
+        order, name = patch.pop(directive), directive[len(ORDERS):]
+        lists = order, out.get(name, []), patch.get(name, [])
+        if not all(isinstance(each, list) for each in lists):
+            raise bad_request(f"{directive} stands beside a list and is one")
+        if name in out or name in patch:
+            out[name] = merge_list(fields.get(name), out.get(name), patch.pop(name, None), order)
     for key, value in patch.items():
-        if key.startswith(("$setElementOrder/", "$deleteFromPrimitiveList/")):
-            directive, name = key.split("/", 1)
-            field = fields.get(name)
-            if directive[1] == "d" and isinstance(out.get(name), list):
+        field, old = fields.get(key), out.get(key)
+        if key.startswith(DELETES):
+            name = key[len(DELETES):]
+            if isinstance(value, list) and isinstance(out.get(name), list):
                 out[name] = [item for item in out[name] if item not in value]
-            elif directive[1] == "s" and name not in patch and field and isinstance(out.get(name), list):
-                out[name] = in_order(out[name], value, out[name], field.keys[:1])
-        elif key in ("$patch", "$retainKeys"):
-            continue
         elif value is None:
             out.pop(key, None)
+        elif isinstance(value, dict) and isinstance(old, dict):
+            known = field and not field.kind and field.type in MESSAGES
+            out[key] = strategic_merge(field.type if known else "", old, value)
+        elif isinstance(value, list) and isinstance(old, list):
+            out[key] = merge_list(field, old, value) if field and field.merges else value
+        elif "$patch" in value if isinstance(value, dict) else False:
+            out.pop(key, None)                            # a directive about nothing
         else:
-            out[key] = merge_field(fields.get(key), out.get(key), value, patch.get("$setElementOrder/" + key))
+            out[key] = undirected(value)
     return out
 
-def merge_field(field, current, value, order):
-    """The new value of one field; order is its $setElementOrder or None."""
+def undirected(value):
+    """A value that meets nothing to merge with: without nulls, and without what holds a directive."""
     if isinstance(value, dict):
-        known = field and not field.kind and field.type in MESSAGES
-        return strategic_merge(field.type if known else "", current, value)
-    if not isinstance(value, list) or not field or not field.merges:
-        return value
-    out = list(current) if isinstance(current, list) else []
-    if not field.keys:                                    # a set of scalars
-        merged = out + [item for item in value if item not in out]
-        return in_order(merged, order or merged, out, ())
-    if any(dig(item, "$patch") == "replace" for item in value):
-        return [item for item in value if item.get("$patch") != "replace"]
-    key = field.keys[0]
-    for item in value:
-        if not isinstance(item, dict) or key not in item:
-            raise bad_request(f"map: {dumps(item).decode()} does not contain declared merge key: {key}")
-        at = next((i for i, old in enumerate(out) if dig(old, key) == item[key]), None)
-        if item.get("$patch") == "delete":
-            out = [old for old in out if dig(old, key) != item[key]]
-        elif at is None:
-            out.append({name: inner for name, inner in item.items() if name != "$patch"})
-        else:
-            out[at] = strategic_merge(field.type, out[at], item)
-    return in_order(out, order or value, current or [], (key,))
+        return {key: undirected(item) for key, item in value.items() if item is not None and "$patch" not in
+                (item if isinstance(item, dict) else ())}
+    if isinstance(value, list):
+        return [undirected(item) for item in value if not isinstance(item, dict) or "$patch" not in item]
+    return value
 
-def in_order(items, order, server, keys):
+def merge_list(field, current, value, order=None):
+    """The new value of a list; order is its $setElementOrder or None, value None if the patch has only that."""
+    merges, server = field and field.merges, current or []
+    key = field.keys[0] if merges and field.keys else None
+    def identity(item):
+        if key and key not in check_type(item, (dict,), "map[string]interface {}"):
+            raise bad_request(f"map: {dumps(item).decode()} does not contain declared merge key: {key}")
+        return dumps(item[key] if key else item)
+    if len({type(item) for item in [*server, *(value or ())]}) > 1 or order and not server and not value:
+        raise bad_request("list element types are not identical" if value else "no elements in any of the given slices")
+    fresh = [item for item in value or () if not isinstance(item, dict) or "$patch" not in item]
+    if order is not None:
+        left = [identity(item) for item in order]
+        for item in fresh if order else ():
+            if identity(item) not in left:
+                raise bad_request("The order in patch list doesn't match $setElementOrder list")
+            left = left[left.index(identity(item)) + 1:]
+    if value is None or not merges:
+        merged = server if value is None else value
+    elif current is None:
+        merged = undirected(value)
+    elif not key:
+        if isinstance((server + value or [0])[0], dict):
+            raise bad_request("cannot merge lists without merge key")
+        merged = list({identity(item): item for item in [*server, *value]}.values())
+        merged = in_order(merged, value, server, identity)
+    else:
+        directives = [item for item in value if "$patch" in item]
+        for item in directives:
+            if item["$patch"] not in ("replace", "delete"):
+                raise bad_request(f"unknown patch type: {item['$patch']} in map: {dumps(item).decode()}")
+        gone = [identity(item) for item in directives if item["$patch"] == "delete"]
+        replace = any(item["$patch"] == "replace" for item in directives)
+        server = [] if replace else [item for item in server if identity(item) not in gone]
+        merged = list(server)
+        for item in fresh:
+            at = next((i for i, old in enumerate(merged) if identity(old) == identity(item)), None)
+            if at is None:
+                merged.append(item)
+            else:
+                merged[at] = strategic_merge(field.type, merged[at], item)
+        merged = in_order(merged, fresh, server, identity)
+    return merged if order is None else in_order(merged, order, server, identity)
+
+def in_order(items, order, server, identity):
     """The items of a merged list: those that order names in its order, each after those that stood before it in the
     server's list and that order does not name (apimachinery, mergeSortedSlice)."""
-    identity = lambda item: str(dig(item, keys[0]) if keys else item)
-    rank, place = ({identity(item): i for i, item in enumerate(each)} for each in (order, server))
-    named = sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)])
+    rank, place = ({identity(item): -i for i, item in reversed(list(enumerate(each)))} for each in (order, server))
+    named = sorted((item for item in items if identity(item) in rank), key=lambda item: -rank[identity(item)])
     others, out = [item for item in items if identity(item) not in rank], []
     while named and others:
-        before = place.get(identity(others[0]), -1) < place.get(identity(named[0]), -1)
-        out.append((others if before else named).pop(0))
+        first, second = place.get(identity(others[0])), place.get(identity(named[0]))
+        out.append((others if None not in (first, second) and first > second else named).pop(0))
     return out + named + others
 
 # -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a set
@@ -1420,10 +1460,13 @@ def element_of(keys, place, item):
     return "k:" + json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 def walk(place, value, path=(), named=True, out=None):
-    """{path: value of a leaf, or GRANULAR or MEMBER} of all that a value holds."""
+    """{path: value of a leaf, or GRANULAR or MEMBER} of all that a value holds; () holds the paths of doubled items."""
     out, parts = {} if out is None else out, parts_of(place, value)
+    if path in out and path[-1][0] != "f":
+        twice = out.setdefault((), [])
+        twice.append(path)
     if path:
-        out[path] = value if parts is None else GRANULAR if named and (parts or value is None) else MEMBER
+        out[path] = value if parts is None else GRANULAR if named and (parts or isinstance(value, list)) else MEMBER
     for element, below, part, named in parts or ():
         walk(below, part, path + (element,), named, out)
     return out
@@ -1431,6 +1474,8 @@ def walk(place, value, path=(), named=True, out=None):
 def differences(before, after):
     """What changed from one walk() to another: (paths added or modified, paths removed)."""
     granular = (GRANULAR, MEMBER)
+    for walked in (before, after):
+        walked.pop((), None)
     return {path for path, value in after.items() if path not in before or (
         before[path] != value and not (value in granular and before[path] in granular))}, before.keys() - after.keys()
 
@@ -1518,8 +1563,12 @@ def apply_patch(place, live, config, managers, manager, force, has_status):
     """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless somebody
     else owns it. Raises ApiError 409 naming all conflicts."""
     merged, before = apply_merge(place, live, config), walk(place, live)
-    last, found = managers.get(manager, (set(),))[0], walk(place, merged)
-    wanted = {path for path, value in walk(place, config).items() if value is not GRANULAR}
+    last, found, given = managers.get(manager, (set(),))[0], walk(place, merged), walk(place, config)
+    for path in given.pop((), ()):
+        raise bad_request(f"failed to create typed patch object: {path_text(path[:-1])}: duplicate entries for key "
+                          f"{path_text(path[-1:])}")
+    found.pop((), None)
+    wanted = {path for path, value in given.items() if value is not GRANULAR}
     managers = {**managers, manager: (in_scope(wanted, manager, has_status) - STRIPPED, now())}
     def with_parents(paths):
         return paths | {path[:i] for path in paths for i in range(1, len(path)) if found.get(path[:i]) is GRANULAR}
@@ -1527,10 +1576,11 @@ def apply_patch(place, live, config, managers, manager, force, has_status):
     gone = {path for path in with_parents(last) if path in found and path not in owned}
     new = remove_paths(place, merged, to_fields_v1(gone)) if gone else merged
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(before, walk(place, new)))
-    conflicts = {each: sorted(paths & changed) for each, (paths, _) in managers.items()
+    order = lambda path: [part for i, element in enumerate(path, 1) for part in (i < len(path), element)]
+    conflicts = {each: sorted(paths & changed, key=order) for each, (paths, _) in managers.items()
                  if each != manager and paths & changed}
     if conflicts and not force:
-        raise apply_conflict(conflicts, {each: managers[each][1] for each in conflicts})
+        raise apply_conflict(conflicts)
     managers = {each: (paths if each == manager else paths - changed - removed, time_)
                 for each, (paths, time_) in managers.items()}
     return new, {each: entry for each, entry in managers.items() if entry[0]}
@@ -1540,10 +1590,10 @@ def path_text(path):
     keys = lambda text: ",".join(f"{key}={json.dumps(value)}" for key, value in json.loads(text).items())
     return "".join({"f": "." + e[2:], "k": "", "v": f"[={e[2:]}]"}[e[0]] or f"[{keys(e[2:])}]" for e in path)
 
-def apply_conflict(conflicts, times):
+def apply_conflict(conflicts):
     """The 409 for {Manager: paths} that the applied fields belong to."""
-    words = lambda m: (json.dumps(m.name) + (f" with subresource {json.dumps(m.subresource)}" if m.subresource else "") + (
-        f" using {m.version}" + (f" at {times[m]}" if times[m] else "") if m.operation == "Update" else ""))
+    words = lambda m: (json.dumps(m.name) + f" with subresource {json.dumps(m.subresource)}" * bool(m.subresource) +
+                       f" using {m.version}" * (m.operation == "Update"))
     causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {words(manager)}", "field": path_text(path)}
               for manager in sorted(conflicts) for path in conflicts[manager]]
     if len(causes) == 1:
@@ -4373,7 +4423,7 @@ def default_pod_spec(spec, is_pod):
         if "image" in volume:
             _, tag = split_image(volume["image"].get("reference") or "")
             volume["image"].setdefault("pullPolicy", "Always" if tag == "latest" else "IfNotPresent")
-    name = spec.get("serviceAccountName") or spec.get("serviceAccount") or ("default" if is_pod else None)
+    name = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
 
@@ -4383,12 +4433,6 @@ class Defaults:
         spec = pod["spec"]
         default_pod_spec(spec, True)
         spec.setdefault("enableServiceLinks", True)
-        spec.setdefault("priority", 0)
-        spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-        tolerations = spec.setdefault("tolerations", [])
-        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-            if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
-                tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec) if spec.get("containers") else "BestEffort"}
     def Deployment(obj):
         strategy = obj["spec"].get("strategy")
@@ -4405,8 +4449,6 @@ class Defaults:
             spec.setdefault("allocateLoadBalancerNodePorts", True)
         if spec["type"] != "ExternalName":
             spec.setdefault("internalTrafficPolicy", "Cluster")
-            spec.setdefault("ipFamilies", ["IPv4"])
-            spec.setdefault("ipFamilyPolicy", "SingleStack")
         if spec["sessionAffinity"] == "ClientIP":
             spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
         else:
@@ -4447,7 +4489,7 @@ class Defaults:
                                 "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")):
             spec.setdefault(field, default)
         if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
-            own = {"controller-uid": meta["uid"], "job-name": meta["name"]}
+            own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
             own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
             template["labels"] = {**(template.get("labels") or {}), **own}
             uid = {"batch.kubernetes.io/controller-uid": meta["uid"]}
@@ -4502,7 +4544,6 @@ class Defaults:
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
-        namespace["spec"].setdefault("finalizers", ["kubernetes"])
 
     ReplicaSet, ClusterRoleBinding = Deployment, RoleBinding
 
@@ -4723,6 +4764,8 @@ class Checks:
                 size += len(key) + (len(value) * 3 // 4 if is_secret or field == "binaryData" else len(value.encode()))
                 for why in name_faults("key", key):
                     yield f"{field}[{key}]", "Invalid value", key, why
+        for key in (obj.get("data") or {}).keys() & (obj.get("binaryData") or {}).keys():
+            yield f"data[{key}]", "Invalid value", key, "duplicate of key present in binaryData"
         if size > 1 << 20:
             yield "data" if is_secret else "[]", "Too long", None, "may not be more than 1048576 bytes"
 
@@ -5151,6 +5194,8 @@ def clean_custom(schema, value, findings, path=""):
     is_object = not path or schema.get(EMBEDDED)
     for name, item in value.items():
         where = f"{path}.{name}" if path else name
+        if is_object and name == "metadata" and not path and not isinstance(item, dict):
+            raise Mismatch("json: cannot unmarshal metadata: want an object")
         if is_object and name == "metadata" and isinstance(item, dict):
             out[name] = clean_message(message("ObjectMeta"), item, findings, where)
         elif is_object and name in ("kind", "apiVersion"):
@@ -5311,6 +5356,13 @@ def containers_of(spec):
 def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
     spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
+    spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
+    spec.setdefault("priority", 0)
+    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    tolerations = spec.setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
     classes = [c for c in store.list("PriorityClass") if c["metadata"]["name"] == spec.get("priorityClassName") or
                not spec.get("priorityClassName") and c.get("globalDefault")]
     if spec.get("priorityClassName") and not classes:
@@ -5401,8 +5453,12 @@ def limit_faults(limit, resources):
             elif wrong(quantity_nanos(has), quantity_nanos(bound)):
                 yield f"{text}, but {'request' if has == requests.get(name) and has != found.get(name) else side} is {has}"
     for name, bound in sorted((limit.get("maxLimitRequestRatio") or {}).items()):
-        ratio = quantity_nanos(limits.get(name, "0")) / (quantity_nanos(requests.get(name, "0")) or 1)
-        if ratio > quantity_nanos(bound) / 1e9:
+        has = [quantity_nanos(side.get(name, "0")) for side in (limits, requests)]
+        ratio = has[0] / has[1] if all(has) else 0
+        if not all(has):
+            yield (f"{name} max limit to request ratio per {limit['type']} is {bound}, but no " + (
+                "request is specified or request is 0" if not has[1] else "limit is specified or limit is 0"))
+        elif ratio > quantity_nanos(bound) / 1e9:
             yield (f"{name} max limit to request ratio per {limit['type']} is {bound}, but provided ratio is "
                    f"{ratio:.6f}")
 
@@ -5520,7 +5576,7 @@ class Request:
         return negotiate(self.headers.get("Accept"), self.query)
 
     def flag(self, name):
-        return self.query.get(name, "false").lower() in ("true", "1", "t", "")
+        return self.query.get(name, "false") not in ("false", "0")      # anything else is true to Kubernetes
 
     def number(self, name, default=0):
         """An integer of the query. Raises ApiError 400."""
@@ -5583,6 +5639,7 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (     
     ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"))}
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 APPLY = "application/apply-patch+yaml"
+CONDITIONAL = ("Lease", "RuntimeClass", "PodDisruptionBudget", "CustomResourceDefinition")   # a PUT names the version
 
 PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how it is applied)
     "application/json-patch+json": (list, "[]handlers.jsonPatchOp", lambda type_, *both: json_patch(*both)),
@@ -5838,8 +5895,9 @@ class Api:
         if managers is None and request:
             before = to_served(kind, old) if old else empty_object(kind)
             manager = manager_of(request, "Update")
-            managers = updated_managers(place_of(kind.schema), before, to_served(kind, obj), request.managers(old),
-                                        manager, "status" in kind.subresources)
+            present = request.managers(old)
+            managers = updated_managers(place_of(kind.schema), before, to_served(kind, obj), present, manager, "status" in
+                                        kind.subresources) if present or not old else {}
         if managers is not None:
             meta["managedFields"] = write_managers(managers)
         if not old:
@@ -5865,6 +5923,8 @@ class Api:
     def admit_new(self, kind, obj):
         """What admission adds to a new object, or refuses (the plugins that a cluster has by default)."""
         meta = obj["metadata"]
+        if kind.id == "Namespace":
+            obj["spec"].setdefault("finalizers", ["kubernetes"])
         if kind.id == "Pod" and not is_foreign(obj):
             admit_pod(self.store, obj)
         elif kind.id == "PersistentVolumeClaim":
@@ -5901,6 +5961,8 @@ class Api:
                 if why:
                     faults.add("spec.clusterIPs", "Invalid value", [ip], f"failed to allocate IP {ip}: {why}")
             spec.update(clusterIP=ip, clusterIPs=[ip])
+            spec.setdefault("ipFamilies", ["IPv4"])
+            spec.setdefault("ipFamilyPolicy", "SingleStack")
         ports, on_node = spec.get("ports") or (), spec["type"] in ("NodePort", "LoadBalancer")
         taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports") or ()}
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports") or ()}
@@ -5942,17 +6004,16 @@ class Api:
             old = json.loads(self.find(request))
             before, managers = to_scale(kind, old) if is_scale else to_served(kind, old), None
             if is_apply:
-                manager = manager_of(request, "Apply")
-                config = self.cleaned(request, without(patch, "status") if not request.subresource else patch, shape)
-                config = sparse(patch, config)
-                self.check_identity(request, config["metadata"], True)
+                self.check_identity(request, self.cleaned(request, patch, shape)["metadata"], True)
                 place, has_status = place_of(shape.schema), "status" in kind.subresources
-                given, managers = apply_patch(place, without(before, "managedFields"), config, read_managers(
-                    old["metadata"].get("managedFields")), manager, request.flag("force") and "force" in request.query,
-                    has_status)
+                times = read_managers(old["metadata"].get("managedFields"))
+                if not times:                                   # nobody was tracked until now
+                    first = Manager("before-first-apply", "Update", group_version(kind), "")
+                    times = updated_managers(place, empty_object(shape), before, {}, first, has_status)
+                given, managers = apply_patch(place, before, patch, times, manager_of(request, "Apply"),
+                                              "force" in request.query and request.flag("force"), has_status)
                 given = self.cleaned(request, given, shape)
                 if given == self.cleaned(request, before, shape):   # nothing new: the time of the last apply stays
-                    times = read_managers(old["metadata"].get("managedFields"))
                     managers = {m: times[m] if times.get(m, (None,))[0] == entry[0] else entry
                                 for m, entry in managers.items()}
             elif is_patch:
@@ -5965,9 +6026,18 @@ class Api:
                 request.given = merged
                 given = self.cleaned(request, merged, shape)
                 self.check_identity(request, given["metadata"], True)
-            uid, present = given["metadata"].get("uid"), old["metadata"]
-            if given["metadata"].get("resourceVersion", "") not in ("", present["resourceVersion"]):
+            uid, present, version = given["metadata"].get("uid"), old["metadata"], given["metadata"].get("resourceVersion")
+            if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
+                faults = Faults()
+                faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
+                           "must be specified for an update")
+                faults.check(kind, request.name)
+            if version not in (None, "", present["resourceVersion"]):
                 raise conflict(kind, request.name)
+            if uid not in (None, "", present["uid"]) and is_patch and not is_apply:
+                faults = Faults()
+                faults.add("metadata.uid", "Invalid value", uid, "field is immutable")
+                faults.check(kind, request.name)
             if uid not in (None, "", present["uid"]):
                 raise conflict(kind, request.name, f"Precondition failed: UID in precondition: {uid}, UID in object "
                                f"meta: {present['uid']}")
@@ -5978,14 +6048,13 @@ class Api:
 
     def create_applied(self, request, config):
         """The object that an apply makes."""
-        kind, obj = request.kind, sparse(config, self.cleaned(request, without(config, "status"), request.kind))
+        kind, obj = request.kind, self.cleaned(request, config, request.kind)
         self.check_identity(request, obj["metadata"], True)
-        if config.get("metadata", {}).get("uid"):
+        if obj["metadata"].get("uid"):
             raise conflict(kind, request.name, f"uid mismatch: the provided object specified uid {obj['metadata']['uid']}"
                            ", and no existing object was found")
         place, has_status = place_of(kind.schema), "status" in kind.subresources
-        _, managers = apply_patch(place, empty_object(kind), obj, {}, manager_of(request, "Apply"), True, has_status)
-        obj = self.cleaned(request, obj, kind)
+        _, managers = apply_patch(place, empty_object(kind), config, {}, manager_of(request, "Apply"), True, has_status)
         made = self.create(kind, request.namespace, obj, request.dry_run, request, managers)
         return self.reply(request, 201, made)
 
@@ -5993,9 +6062,11 @@ class Api:
     def check_identity(request, meta, is_patch):
         """Refuse a body whose name or namespace are not those of the URL."""
         name, namespace = meta.get("name"), meta.get("namespace")
-        if name != request.name and (is_patch or name not in (None, "")):
-            raise bad_request(f"the name of the object ({name or ''}) does not match the name on the URL "
-                              f"({request.name})")
+        if is_patch and not name:
+            raise bad_request(f"the name of the object ({request.name} based on URL) was undeterminable: name must be "
+                              "provided")
+        if name not in (None, "", request.name):
+            raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({request.name})")
         if namespace not in (None, "", request.namespace):
             raise bad_request("the namespace of the object does not match the namespace on the URL" if not is_patch else
                               "the namespace of the provided object does not match the namespace sent on the request")
@@ -6014,6 +6085,9 @@ class Api:
             request.warnings += twice if validation == "Warn" else ()
             if dig(config, "metadata", "managedFields"):
                 raise bad_request("metadata.managedFields must be nil")
+            if not config.get("kind") or not config.get("apiVersion"):
+                group, _, version = str(config.get("apiVersion") or "").rpartition("/")
+                raise bad_request(f"invalid object type: {group}/{version}, Kind={config.get('kind') or ''}")
             return config
         if media not in PATCHES or media.startswith("application/strategic") and request.kind.crd:
             raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
@@ -6038,14 +6112,15 @@ class Api:
         meta = {field: value for field, value in meta.items() if value is not None}
         if kind.id == "Pod":                                    # whose container it is does not change either
             notes = without(meta.get("annotations") or {}, FOREIGN)
-            meta["annotations"] = {**notes, **pick(before.get("annotations") or {}, (FOREIGN,))}
+            meta.pop("annotations", None)
+            meta.update(filled(annotations={**notes, **pick(before.get("annotations") or {}, (FOREIGN,))}))
         served = to_served(kind, old)
         if subresource in ("status", "finalize"):
             for each in dig(given, "status", "conditions", default=()) if kind.id == "Pod" else ():
                 each.setdefault("lastTransitionTime", None)
             ours = pick(old.get("status", {}), ("podIP", "podIPs") if kind.id == "Pod" and old["status"].get("podIP") else ())
             part = "status" if subresource == "status" else "spec"
-            meta["ownerReferences"] = before.get("ownerReferences")
+            meta = {**without(meta, "ownerReferences"), **pick(before, ("ownerReferences",))}
             new = {**served, part: {**given.get(part, {}), **ours}, "metadata": before if kind.crd else meta}
             if kind.crd and "status" not in given:
                 new.pop("status", None)
@@ -6055,8 +6130,9 @@ class Api:
                 validate_custom(kind.schema, new, "", faults)
                 faults.check(kind, before["name"])
             if request:
-                managers = updated_managers(place_of(kind.schema), served, new, request.managers(old), manager_of(
-                    request, "Update"), True) if managers is None else managers
+                present = request.managers(old)
+                managers = updated_managers(place_of(kind.schema), served, new, present, manager_of(
+                    request, "Update"), True) if managers is None and present else managers or {}
                 new["metadata"]["managedFields"] = write_managers(managers)
             validate_fields("ObjectMeta", new["metadata"], "metadata", Faults())
             return to_stored(kind, new)
@@ -6068,7 +6144,9 @@ class Api:
         if kind.id == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         new = self.prepare(kind, new, old, request, managers)
-        if "gen" in kind.marks and without(new, "metadata", "status") != without(old, "metadata", "status"):
+        counted_too = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
+        if "gen" in kind.marks and (without(new, "metadata", "status") != without(old, "metadata", "status") or
+                                    meta.get(counted_too) != before.get(counted_too)):
             meta["generation"] = before.get("generation", 1) + 1
         return new
 
@@ -6172,7 +6250,9 @@ class Api:
     # -- subresources that are no part of the object, and reviews, which are never stored
     def binding(self, request):
         """A scheduler's decision: there is one node."""
-        given = self.read(request, SUB_KINDS["binding"])
+        given, faults = self.read(request, SUB_KINDS["binding"]), Faults()
+        validate_fields("Binding", given, "", faults)
+        faults.check(SUB_KINDS["binding"], request.name)
         with self.store.transaction():
             pod, node = json.loads(self.find(request)), dig(given, "target", "name", default="")
             if pod["spec"].get("nodeName"):
@@ -6389,14 +6469,6 @@ def empty_object(kind):
     head = {"kind": kind.name, "apiVersion": group_version(kind)}
     return {**head, "metadata": {}} if kind.crd else {**head, **clean_message(message(kind.schema), {}, Findings(
         [], [], []), "")}
-
-def sparse(given, cleaned):
-    """A cleaned configuration without what clean() added to it: apply owns only what its client wrote."""
-    if isinstance(given, dict) and isinstance(cleaned, dict):
-        return {name: sparse(given[name], value) for name, value in cleaned.items() if given.get(name) is not None}
-    if isinstance(given, list) and isinstance(cleaned, list):
-        return [sparse(*pair) for pair in zip(given, cleaned)]
-    return cleaned
 
 def manager_of(request, operation):
     """Who a request's changes belong to: its fieldManager, else the first word of its User-Agent."""
