@@ -3413,6 +3413,7 @@ class Controllers:
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
+        self.started = False                        # whether start() has looked at everything: NAT wants the whole picture
 
     def reconcile(self, key):
         getattr(self, key[0])(*key[1:])
@@ -3509,6 +3510,8 @@ class Controllers:
                     for ref in refs or ():
                         if not self.owner(ref, key[0]):
                             self.add("collect", ref["uid"])
+        self.started = True
+        self.add("nat")
 
     # -- scheduling on the one node
     def schedule(self, namespace, name):
@@ -3782,7 +3785,7 @@ class Controllers:
     def nat(self):
         if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
             self.add("nat")                                     # after them: half of a picture would refuse somebody
-        elif self.k2d.pods.digested:
+        elif self.started and self.k2d.pods.digested:
             self.k2d.network.sync()
 
     def hosts(self):
@@ -4553,7 +4556,7 @@ def validate_meta(kind, meta, faults):
     if not meta.get("name"):
         faults.add("metadata.name", "Required value", why="name or generateName is required")
     else:
-        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.name, "subdomain"))
+        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
     for key, value in labels.items():
         for found, why in [(key, why) for why in label_key_faults(key)] + [
                 (value, why) for why in name_faults("labelvalue", value)]:
@@ -5157,12 +5160,12 @@ def validate_update(kind, old, new, faults):
         faults.add("roleRef", "Invalid value", new["roleRef"], "cannot change roleRef")
     if kind.id == "Job" and before["template"] != after.get("template") and not before.get("suspend"):
         faults.add("spec.template", "Invalid value", after.get("template"), "field is immutable")
-    if kind.name == "Pod" and fixed(before) != fixed(after):
+    if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
-    if kind.name == "Service" and "ExternalName" not in (before["type"], after["type"]):
+    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
         if before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"]):
             faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
@@ -5794,7 +5797,7 @@ class Api:
         version, name, given = group_version(kind), body.get("kind"), body.get("apiVersion")
         def misfit(why, name=kind.name, version=kind.version):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
-        if kind.name != "DeleteOptions":
+        if kind.id != "DeleteOptions":
             if name not in (None, "", kind.name):
                 if kind.crd:
                     raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})")
@@ -6153,7 +6156,7 @@ class Api:
     def settle(self, kind, obj, keep=False):
         """Store a changed object, or remove it if it was only waiting for its last finalizer."""
         with self.store.transaction():
-            waiting = kind.name == "Namespace" or kind.name == "Pod" and obj["spec"].get("nodeName")
+            waiting = kind.id == "Namespace" or kind.id == "Pod" and obj["spec"].get("nodeName")
             if is_deleting(obj) and not obj["metadata"].get("finalizers") and not waiting:
                 obj["metadata"].pop("finalizers", None)
                 return self.store.remove(kind, obj)
@@ -6194,22 +6197,24 @@ class Api:
                 raise ApiError(409, "Conflict", f'Operation cannot be fulfilled on {kind.name} "{name}": the {word} '
                                f"in the precondition ({wanted[field]}) does not match the {word} in record "
                                f"({meta[field]}). The object might have been {more}", {"name": name, "kind": kind.name})
-        if kind.name == "Namespace" and name in SYSTEM_NAMESPACES:
+        if kind.id == "Namespace" and name in SYSTEM_NAMESPACES:
             raise forbidden(kind, name, "this namespace may not be deleted")
         finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")]
         policy = options.get("propagationPolicy")
         finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
-        if kind.name == "Namespace":
+        if kind.id == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
         elif not finalizers and grace == 0 and not is_foreign(obj):
             with self.store.transaction():
-                if not dry_run:
-                    if kind.name == "Pod" and obj["spec"].get("nodeName"):
+                if kind.id == "Pod":                            # its watchers see it marked, then gone
+                    meta["generation"] = meta.get("generation", 1) + (not meta.get("deletionTimestamp"))
+                    meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
+                    obj = obj if dry_run else self.store.put(kind, obj)
+                    if obj["spec"].get("nodeName") and not dry_run:
                         self.store.bury(meta["uid"])
+                if not dry_run:
                     self.store.remove(kind, obj)
-            if kind.name == "Pod":
-                meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
             return None
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + (grace or 0)))
         before = meta.get("deletionTimestamp")
@@ -6227,8 +6232,8 @@ class Api:
     @staticmethod
     def grace(kind, obj, options):
         """The seconds a deletion waits for the containers: 0 for all but pods, and for pods that have none."""
-        if kind.name != "Pod":
-            return None if kind.name == "Namespace" else 0
+        if kind.id != "Pod":
+            return None if kind.id == "Namespace" else 0
         if not obj["spec"].get("nodeName") or dig(obj, "status", "phase") in ("Succeeded", "Failed"):
             return 0
         given = options.get("gracePeriodSeconds")
@@ -6321,7 +6326,7 @@ class Api:
         if request.form.kind:                                   # no metadata, no table
             raise not_acceptable()
         given = self.read(request, request.kind)
-        if request.kind.name == "Binding":
+        if request.kind.id == "Binding":
             request.name = given["metadata"].get("name", "")
             request.kind = KIND["Pod"]
             return self.binding(request)
@@ -6335,7 +6340,7 @@ class Api:
         if name not in names:
             raise bad_request(f"container {name} is not valid for pod {request.name}")
         if not pod["spec"].get("nodeName"):
-            return answer(200, b"", "text/plain")
+            return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
         status = next((s for s in dig(pod, "status", "containerStatuses", default=()) if s["name"] == name), {})
         if not found or not engine_time(found.started_at):
