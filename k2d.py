@@ -4694,8 +4694,8 @@ def check_host(at, host):
 class Checks:
     """A function per message, called like it. What it yields goes to faults.add(), first the path below the message."""
     def Volume(volume):
-        if len(volume) > 2:
-            yield "." + list(volume)[2], "Forbidden", None, "may not specify more than 1 volume type"
+        for source in [field for field in volume if field != "name"][1:]:
+            yield "." + source, "Forbidden", None, "may not specify more than 1 volume type"
         if "configMap" in volume and not volume["configMap"].get("name"):
             yield ".configMap.name", "Required value"
 
@@ -4754,8 +4754,7 @@ class Checks:
                 yield at + ".name", "Required value"
             if name and name in [other.get("name") for other in ports[:i]]:
                 yield at + ".name", "Duplicate value", name
-            if type(port["targetPort"]) is int and not 1 <= port["targetPort"] <= 65535:
-                yield at + ".targetPort", "Invalid value", port["targetPort"], "must be between 1 and 65535, inclusive"
+            yield from check_port(at + ".targetPort", port["targetPort"])
             if transport in [pick(other, ("port", "protocol")) for other in ports[:i]]:
                 yield at, "Duplicate value", transport
             if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):
@@ -4839,7 +4838,7 @@ class Checks:
         if mode == "Indexed" and spec.get("parallelism", 0) > 100000:
             yield (".parallelism", "Invalid value", spec["parallelism"],
                    "must be less than or equal to 100000 when completion mode is Indexed")
-        if mode == "Indexed" and completions is not None and spec.get("maxFailedIndexes", 0) > completions:
+        if mode == "Indexed" and completions is not None and spec.get("maxFailedIndexes", completions) > completions:
             yield (".maxFailedIndexes", "Invalid value", spec["maxFailedIndexes"],
                    "must be less than or equal to completions")
         for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
@@ -5294,8 +5293,6 @@ def validate_custom(schema, value, path, faults):
         tried = Faults()
         validate_custom(each, value, path, tried)
         return not tried
-    for each in schema.get("allOf", ()):
-        validate_custom(each, value, path, faults)
     for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema")):
         good = [each for each in schema.get(word, ()) if valid(each)]
         if word in schema and (not good or word == "oneOf" and len(good) > 1):
@@ -5303,6 +5300,12 @@ def validate_custom(schema, value, path, faults):
             faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){found}')
             if not good:
                 validate_custom(schema[word][0], value, path, faults)
+    good = [each for each in schema.get("allOf", ()) if valid(each)]
+    for each in schema.get("allOf", ()):
+        validate_custom(each, value, path, faults)
+    if len(good) < len(schema.get("allOf", ())):
+        faults.add("<nil>", "Invalid value", "", f'"{where}" must validate all the schemas (allOf)' + (
+            "" if good else ". None validated"))
     if "not" in schema and valid(schema["not"]):
         faults.add("<nil>", "Invalid value", "", f'"{where}" must not validate the schema (not)')
 
