@@ -4410,22 +4410,27 @@ def is_foreign(obj):
     return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
 
 # -- defaults that depend on other fields; those that do not are in SCHEMA
-def default_pod_spec(spec, is_pod):
-    for container in [container for field in ("initContainers", "containers", "ephemeralContainers")
-                      for container in spec.get(field) or ()]:
-        _, tag = split_image(container.get("image") or "")
-        container.setdefault("imagePullPolicy", "Always" if tag == "latest" else "IfNotPresent")
-        resources = container.setdefault("resources", {})
-        if is_pod and resources.get("limits"):
-            resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
-        for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
-            port.setdefault("hostPort", port["containerPort"])
+def fill(obj, **defaults):
+    for field, default in defaults.items():
+        obj.setdefault(field, default)
+
+def pull_policy(image):
+    return "Always" if split_image(image or "")[1] == "latest" else "IfNotPresent"
+
+def default_pod_spec(spec, is_pod=False):
+    for field in ("initContainers", "containers", "ephemeralContainers"):
+        for container in spec.get(field) or ():
+            fill(container, imagePullPolicy=pull_policy(container.get("image")), resources={})
+            resources = container["resources"]
+            if is_pod and resources.get("limits"):
+                resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
+            for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
+                fill(port, hostPort=port["containerPort"])
     for volume in spec.get("volumes") or ():
         if len(volume) == 1:
             volume["emptyDir"] = {}
         if "image" in volume:
-            _, tag = split_image(volume["image"].get("reference") or "")
-            volume["image"].setdefault("pullPolicy", "Always" if tag == "latest" else "IfNotPresent")
+            fill(volume["image"], pullPolicy=pull_policy(volume["image"].get("reference")))
     name = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
@@ -4435,62 +4440,58 @@ class Defaults:
     def Pod(pod):
         spec = pod["spec"]
         default_pod_spec(spec, True)
-        spec.setdefault("enableServiceLinks", True)
+        fill(spec, enableServiceLinks=True)
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec) if spec.get("containers") else "BestEffort"}
     def Deployment(obj):
         strategy = obj["spec"].get("strategy")
         if strategy is not None and strategy.get("type", "RollingUpdate") == "RollingUpdate":
             fill_defaults("RollingUpdateDeployment", strategy.setdefault("rollingUpdate", {}))
-        default_pod_spec(obj["spec"]["template"]["spec"], False)
+        default_pod_spec(obj["spec"]["template"]["spec"])
     def Service(service):
         spec = service["spec"]
         for port in spec.get("ports") or ():
             port["targetPort"] = port.get("targetPort") or port["port"]
         if spec["type"] in ("NodePort", "LoadBalancer"):
-            spec.setdefault("externalTrafficPolicy", "Cluster")
+            fill(spec, externalTrafficPolicy="Cluster")
         if spec["type"] == "LoadBalancer":
-            spec.setdefault("allocateLoadBalancerNodePorts", True)
+            fill(spec, allocateLoadBalancerNodePorts=True)
         if spec["type"] != "ExternalName":
-            spec.setdefault("internalTrafficPolicy", "Cluster")
+            fill(spec, internalTrafficPolicy="Cluster")
         if spec["sessionAffinity"] == "ClientIP":
-            spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}).setdefault("timeoutSeconds", 10800)
+            fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
         else:
             spec.pop("sessionAffinityConfig", None)
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
     def ReplicationController(obj):
-        template = obj["spec"].get("template")
+        spec, meta, template = obj["spec"], obj["metadata"], obj["spec"].get("template")
         labels = dig(template, "metadata", "labels")
         if labels:
-            obj["spec"]["selector"] = obj["spec"].get("selector") or labels
-            obj["metadata"]["labels"] = obj["metadata"].get("labels") or labels
+            spec["selector"], meta["labels"] = spec.get("selector") or labels, meta.get("labels") or labels
         if template:
-            default_pod_spec(template["spec"], False)
+            default_pod_spec(template["spec"])
     def StatefulSet(obj):
         spec, strategy = obj["spec"], obj["spec"]["updateStrategy"]
         if not strategy.get("type"):
             strategy["type"] = "RollingUpdate"
-            strategy.setdefault("rollingUpdate", {"partition": 0})
+            fill(strategy, rollingUpdate={"partition": 0})
         for claim in spec.get("volumeClaimTemplates") or ():
             claim.update(kind="PersistentVolumeClaim", apiVersion="v1")
-        default_pod_spec(spec["template"]["spec"], False)
+        default_pod_spec(spec["template"]["spec"])
     def DaemonSet(obj):
         strategy = obj["spec"]["updateStrategy"]
         if strategy["type"] == "RollingUpdate":
             fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
         obj["metadata"].setdefault("annotations", {}).setdefault("deprecated.daemonset.template.generation", "1")
-        default_pod_spec(obj["spec"]["template"]["spec"], False)
+        default_pod_spec(obj["spec"]["template"]["spec"])
     def Job(job):
         spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
         if "completions" not in spec and "parallelism" not in spec:
             spec["completions"] = 1
-        for field, default in (("parallelism", 1), ("completionMode", "NonIndexed"), ("suspend", False),
-                               ("manualSelector", False),
-                               ("backoffLimit", 2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6),
-                               ("podReplacementPolicy",
-                                "Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")):
-            spec.setdefault(field, default)
+        fill(spec, parallelism=1, completionMode="NonIndexed", suspend=False, manualSelector=False,
+             backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
+             podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
         if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
             own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
             own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
@@ -4499,25 +4500,19 @@ class Defaults:
             spec.setdefault("selector", {}).setdefault("matchLabels", {}).update(uid)
         if template.get("labels") and not meta.get("labels"):
             meta["labels"] = template["labels"]
-        default_pod_spec(spec["template"]["spec"], False)
-    def CronJob(obj):
-        default_pod_spec(obj["spec"]["jobTemplate"]["spec"]["template"]["spec"], False)
-    def PodTemplate(obj):
-        default_pod_spec(obj["template"]["spec"], False)
+        default_pod_spec(spec["template"]["spec"])
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
         if not spec.get("metrics"):
             spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": {
                 "type": "Utilization", "averageUtilization": 80}}}]
         if spec.get("behavior") is not None:                    # its two sides are there: see SCHEMA
-            up, down = spec["behavior"]["scaleUp"], spec["behavior"]["scaleDown"]
-            up.setdefault("stabilizationWindowSeconds", 0)
-            up.setdefault("policies", [dict(percent, type="Pods", value=4), percent])
-            down.setdefault("policies", [percent])
+            pods = dict(percent, type="Pods", value=4)
+            fill(spec["behavior"]["scaleUp"], stabilizationWindowSeconds=0, policies=[pods, percent])
+            fill(spec["behavior"]["scaleDown"], policies=[percent])
     def NetworkPolicy(obj):
         spec = obj["spec"]
-        if not spec.get("policyTypes"):
-            spec["policyTypes"] = ["Ingress"] + ["Egress"] * bool(spec.get("egress"))
+        spec["policyTypes"] = spec.get("policyTypes") or ["Ingress"] + ["Egress"] * bool(spec.get("egress"))
     def RoleBinding(obj):
         for subject in obj.get("subjects") or ():
             if subject["kind"] in ("User", "Group") and not subject.get("apiGroup"):
@@ -4537,46 +4532,52 @@ class Defaults:
             spec["dataSource"] = dict(ref)
     def CustomResourceDefinition(crd):
         spec, names, status = crd["spec"], crd["spec"]["names"], crd["status"]
-        kind = names.get("kind") or ""
+        kind = names.get("kind")
         if kind:
             names["singular"] = names.get("singular") or kind.lower()
             names["listKind"] = names.get("listKind") or kind + "List"
-        spec.setdefault("conversion", {"strategy": "None"})
+        fill(spec, conversion={"strategy": "None"})
         if not status.get("storedVersions"):
             status["storedVersions"] = [version["name"] for version in spec["versions"] or () if version["storage"]][:1]
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
 
+    CronJob = lambda obj: default_pod_spec(obj["spec"]["jobTemplate"]["spec"]["template"]["spec"])
+    PodTemplate = lambda obj: default_pod_spec(obj["template"]["spec"])
     ReplicaSet, ClusterRoleBinding = Deployment, RoleBinding
 
 # -- validation: Kubernetes' field paths, reasons and words (pkg/apis/core/validation)
 def validate_meta(kind, meta, faults):
-    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
-    if not meta.get("name"):
-        faults.add("metadata.name", "Required value", why="name or generateName is required")
-    else:
+    if meta.get("name"):
         faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
-    for key, value in labels.items():
-        for found, why in [(key, why) for why in label_key_faults(key)] + [
-                (value, why) for why in name_faults("labelvalue", value)]:
-            faults.add("metadata.labels", "Invalid value", found, why)
-    for key in annotations:
-        for why in label_key_faults(key.lower()):
-            faults.add("metadata.annotations", "Invalid value", key, why)
-    if sum(len(key) + len(value) for key, value in annotations.items()) > 256 << 10:
-        faults.add("metadata.annotations", "Too long", why="may not be more than 262144 bytes")
+    else:
+        faults.add("metadata.name", "Required value", why="name or generateName is required")
     validate_fields("ObjectMeta", meta, "metadata", faults)
+
+def found_at(value, path):
+    """What stands below a value at a path such as ".ports[0].name"; None if nothing does."""
+    for step in re.findall(r"[^.\[\]]+", path):
+        value = value[int(step)] if isinstance(value, list) else dig(value, step)
+    return value
+
+def supported(words):
+    return "Unsupported value: supported values: " + ", ".join(f'"{word}"' for word in words)
 
 def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
-    for below, *fault in getattr(Checks, type_, lambda value: ())(value):
-        faults.add((path + below).lstrip("."), *fault)
+    def refuse(at, refusal, found):
+        what, _, why = refusal.partition(": ")
+        what, why = (what, why) if what in REASONS else ("Invalid value", refusal)
+        faults.add(at.lstrip("."), what, None if what in ("Required value", "Forbidden", "Too long") else found, why)
+    for is_wrong, below, refusal, *found in getattr(Checks, type_, lambda **_: ())(**value):
+        if is_wrong:
+            refuse(path + below, refusal, found[0] if found else found_at(value, below))
     for field in message(type_).by_name.values():
-        found, at = value.get(field.name), f"{path}.{field.name}".lstrip(".")
+        found, at = value.get(field.name), f"{path}.{field.name}"
         for rule in field.rules:
             if rule == "req" and not found:
-                faults.add(at, "Required value")
+                refuse(at, "Required value", None)
                 break                                           # nothing more is said of what is missing
             elif found in (None, "", 0) and not (found == 0 and rule[0].isdigit()) or rule == "req":
                 continue
@@ -4584,538 +4585,425 @@ def validate_fields(type_, value, path, faults):
                 names = [item.get(field.keys[0]) for item in found]
                 for i, name in enumerate(names):
                     if name in names[:i]:
-                        faults.add(f"{at}[{i}].{field.keys[0]}", "Duplicate value", name)
+                        refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value", name)
             elif rule == "@ip":
                 if not is_address(found):
-                    faults.add(at, "Invalid value", found, BAD_ADDRESS)
+                    refuse(at, BAD_ADDRESS, found)
             elif rule[0] == "@":
-                faults.name(at, found, rule[1:])
+                faults.name(at.lstrip("."), found, rule[1:])
             elif ".." in rule:
                 low, high = rule.split("..")
                 if found < int(low) or high and found > int(high):
-                    faults.add(at, "Invalid value", found, f"must be between {low} and {high}, inclusive" if high else
-                               f"must be greater than or equal to {low}")
+                    refuse(at, f"must be between {low} and {high}, inclusive" if high else
+                           f"must be greater than or equal to {low}", found)
             elif found not in rule.split(","):
-                known = ", ".join(f'"{name}"' for name in rule.split(","))
-                faults.add(at, "Unsupported value", found, "supported values: " + known)
+                refuse(at, supported(rule.split(",")), found)
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
                 validate_fields(field.type, item, f"{at}[{i}]" if field.kind else at, faults)
 
-def check_path(path, is_absolute):
-    """The path of a hostPath is absolute; that of a key is relative, to its volume."""
-    if path and path.startswith("/") != is_absolute:
-        yield ".path", "Invalid value", path, f"must be {'an absolute' if is_absolute else 'a relative'} path"
-    elif ".." in path.split("/") or path.startswith(".."):
-        yield ".path", "Invalid value", path, "must not contain '..'"
-
+# What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
+# invalid value where it names no reason) and, where that is not what stands at the path, what was found.
 BAD_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+NEGATIVE = "must be greater than or equal to 0"
+MISMATCH = "`selector` does not match template `labels`"
+QUOTA_NAMES = set("cpu memory storage ephemeral-storage pods services replicationcontrollers resourcequotas secrets "
+                  "configmaps persistentvolumeclaims".split())
+MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
 
-PERCENT = ("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex "
-           "used for validation is '[0-9]+%')")
+def check_name(at, rule, name):
+    return [(True, at, fault, name) for fault in name_faults(rule, name)]
+
+def check_labels(at, labels):
+    for key, value in (labels or {}).items():
+        yield from check_name(at, "labelkey", key) + check_name(at, "labelvalue", value)
+
+def check_port(at, port):
+    """A port by number or by name."""
+    yield type(port) is int and not 1 <= port <= 65535, at, "must be between 1 and 65535, inclusive"
+    yield from check_name(at, "port", port) if isinstance(port, str) else ()
 
 def check_share(at, value, limit=100):
     """A number of pods or a percentage of them, at most the limit."""
-    if type(value) is int and value < 0:
-        yield at, "Invalid value", value, "must be greater than or equal to 0"
-    elif isinstance(value, str) and not re.fullmatch(r"\d+%", value):
-        yield at, "Invalid value", value, PERCENT
-    elif isinstance(value, str) and int(value[:-1]) > limit:
-        yield at, "Invalid value", value, f"must not be greater than {limit}%"
+    share = re.fullmatch(r"(\d+)%", str(value))
+    yield type(value) is int and value < 0, at, NEGATIVE
+    yield (isinstance(value, str) and not share, at, "a valid percent string must be a numeric string followed by an "
+           "ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')")
+    yield share and int(share[1]) > limit, at, f"must not be greater than {limit}%"
 
 def is_none(value):
     """Whether a share is 0 or 0%."""
     return str(value).rstrip("%") == "0"
 
-def check_port(at, port):
-    """A port by number or by name."""
-    if type(port) is int and not 1 <= port <= 65535:
-        yield at, "Invalid value", port, "must be between 1 and 65535, inclusive"
-    elif isinstance(port, str):
-        for fault in name_faults("port", port):
-            yield at, "Invalid value", port, fault
+def is_twice(i, items):
+    return items[i] in items[:i]
 
-def check_labels(at, labels):
-    for key, value in (labels or {}).items():
-        for found, fault in [(key, fault) for fault in label_key_faults(key)] + [
-                (value, fault) for fault in name_faults("labelvalue", value)]:
-            yield at, "Invalid value", found, fault
-
-def check_only(at, value, *known):
-    if value not in known:
-        yield at, "Unsupported value", value, "supported values: " + ", ".join(f'"{word}"' for word in known)
+def check_one(word, given):
+    """One field of those that a message may have, and no more."""
+    yield not given, "", f"Required value: must specify a {word} type"
+    for field in list(given)[1:]:
+        yield True, "." + field, f"Forbidden: may not specify more than 1 {word} type"
 
 def check_workload(word, kind):
     """The check of a workload's spec; word and kind: what its refusals call it."""
-    def check(spec):
-        selector, template = spec.get("selector"), spec.get("template") or {"metadata": {}, "spec": {}}
-        labels = template["metadata"].get("labels") or {}
-        if selector is None and kind != "DaemonSet":
-            yield ".selector", "Required value"
-        if selector == {}:
-            yield ".selector", "Invalid value", {}, f"empty selector is invalid for {word}"
-        elif selector is None or not selects(selector_of(selector), labels):
-            yield ".template.metadata.labels", "Invalid value", labels, "`selector` does not match template `labels`"
-        yield from check_only(".template.spec.restartPolicy", template["spec"].get("restartPolicy", "Always"), "Always")
-        if "activeDeadlineSeconds" in template["spec"]:
-            yield (".template.spec.activeDeadlineSeconds", "Forbidden", None,
-                   f"activeDeadlineSeconds in {kind} is not Supported")
-        if spec.get("progressDeadlineSeconds", 1 << 31) <= spec.get("minReadySeconds", 0):
-            yield (".progressDeadlineSeconds", "Invalid value", spec["progressDeadlineSeconds"],
-                   "must be greater than minReadySeconds")
-        if spec.get("podManagementPolicy", "Parallel") not in ("OrderedReady", "Parallel"):
-            yield (".podManagementPolicy", "Invalid value", spec["podManagementPolicy"],
-                   "must be 'OrderedReady' or 'Parallel'")
+    def check(selector=None, template=None, progressDeadlineSeconds=1 << 31, minReadySeconds=0,
+              podManagementPolicy="Parallel", **_):
+        labels, pods = dig(template, "metadata", "labels", default={}), dig(template, "spec", default={})
+        yield selector is None and kind != "DaemonSet", ".selector", "Required value"
+        yield selector == {}, ".selector", f"empty selector is invalid for {word}"
+        yield (selector is None or selector and not selects(selector_of(selector), labels), ".template.metadata.labels",
+               MISMATCH, labels)
+        yield pods.get("restartPolicy", "Always") != "Always", ".template.spec.restartPolicy", supported(["Always"])
+        yield ("activeDeadlineSeconds" in pods, ".template.spec.activeDeadlineSeconds",
+               f"Forbidden: activeDeadlineSeconds in {kind} is not Supported")
+        yield (progressDeadlineSeconds <= minReadySeconds, ".progressDeadlineSeconds",
+               "must be greater than minReadySeconds")
+        yield (podManagementPolicy not in ("OrderedReady", "Parallel"), ".podManagementPolicy",
+               "must be 'OrderedReady' or 'Parallel'")
     return check
 
-QUOTA_NAMES = set("cpu memory storage ephemeral-storage pods services replicationcontrollers resourcequotas secrets "
-                  "configmaps persistentvolumeclaims".split())
-MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
-
-def check_modes(spec):
-    for mode in spec.get("accessModes") or ():
-        yield from check_only(".accessModes", mode, *MODES)
-    if "ReadWriteOncePod" in (spec.get("accessModes") or ()) and len(set(spec["accessModes"])) > 1:
-        yield ".accessModes", "Forbidden", None, "may not use ReadWriteOncePod with other access modes"
+def check_modes(modes):
+    for mode in modes or ():
+        yield mode not in MODES, ".accessModes", supported(MODES), mode
+    yield ("ReadWriteOncePod" in (modes or ()) and len(set(modes)) > 1, ".accessModes",
+           "Forbidden: may not use ReadWriteOncePod with other access modes")
 
 def check_host(at, host):
     """The host of an Ingress: a name, of which the first label may be *."""
-    if is_address(host):
-        yield at, "Invalid value", host, "must be a DNS name, not an IP address"
-    elif "*" in host and not re.fullmatch(r"\*\." + NAME_RULES["subdomain"][0], host):
-        yield (at, "Invalid value", host, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS "
-               "subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an "
-               "alphanumeric character (e.g. '*.example.com', regex used for validation is "
-               rf"'\*\.{NAME_RULES['subdomain'][0]}')")
-    elif "*" not in host:
-        for fault in name_faults("subdomain", host):
-            yield at, "Invalid value", host, fault
+    if is_address(host) or "*" not in host:
+        yield is_address(host), at, "must be a DNS name, not an IP address"
+        yield from () if is_address(host) else check_name(at, "subdomain", host)
+        return
+    rule = r"\*\." + NAME_RULES["subdomain"][0]
+    yield (not re.fullmatch(rule, host), at, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid "
+           "DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an "
+           f"alphanumeric character (e.g. '*.example.com', regex used for validation is '{rule}')")
+
+def check_operator(op, values, known):
+    """The operator of a term of a selector, and how many values it takes."""
+    yield op not in known, ".operator", "not a valid selector operator"
+    yield (op in ("In", "NotIn") and not values, ".values",
+           "Required value: must be specified when `operator` is 'In' or 'NotIn'")
+    yield (op in ("Gt", "Lt") and op in known and len(values) != 1, ".values",
+           "Required value: must be specified single value when `operator` is 'Lt' or 'Gt'")
+    yield (op in ("Exists", "DoesNotExist") and values, ".values",
+           "Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
 
 class Checks:
-    """A function per message, called like it. What it yields goes to faults.add(), first the path below the message."""
-    def Volume(volume):
-        for source in [field for field in volume if field != "name"][1:]:
-            yield "." + source, "Forbidden", None, "may not specify more than 1 volume type"
-        if "configMap" in volume and not volume["configMap"].get("name"):
-            yield ".configMap.name", "Required value"
-
-    HostPathVolumeSource = lambda source: check_path(source.get("path") or "", True)
-    KeyToPath = lambda item: check_path(item.get("path") or "", False)
-    def EnvVar(entry):
-        source = entry.get("valueFrom")
-        if source is not None and (len(source) != 1 or entry.get("value")):
-            yield ".valueFrom", "Invalid value", "", (
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
-                if not source else "may not have more than one field specified at a time"
-                if len(source) > 1 else "may not be specified when `value` is not empty")
-    def ResourceRequirements(resources):
-        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-        for side, name, quantity in [(side, *item) for side in ("limits", "requests")
-                                     for item in (resources.get(side) or {}).items()]:
-            if quantity_nanos(quantity) < 0:
-                yield f".{side}[{name}]", "Invalid value", quantity, "must be greater than or equal to 0"
-            if name.startswith("hugepages-"):
-                yield f".{side}[{name}]", "Forbidden", None, "the engine cannot limit huge pages"
-        for name, quantity in requests.items():
-            if name in limits and quantity_nanos(quantity) > quantity_nanos(limits[name]):
-                yield (".requests", "Invalid value", quantity,
-                       f"must be less than or equal to {name} limit of {limits[name]}")
-    def PodSpec(spec):
-        volumes = {volume.get("name") for volume in spec.get("volumes") or ()}
-        for i, container in enumerate(spec.get("containers") or ()):
-            targets = set()
-            for j, mount in enumerate(container.get("volumeMounts") or ()):
-                at, target = f".containers[{i}].volumeMounts[{j}]", mount.get("mountPath") or "/"
-                if mount.get("name") and mount["name"] not in volumes:
-                    yield at + ".name", "Not found", mount["name"]
-                if target in targets or not target.startswith("/"):
-                    yield (at + ".mountPath", "Invalid value", target, "must be unique" if target in targets else
-                           "must be an absolute path: the engine mounts no other")
-                targets.add(target)
-        if spec.get("dnsPolicy") == "None" and not dig(spec, "dnsConfig", "nameservers"):
-            yield (".dnsConfig.nameservers", "Required value", None,
-                   "must provide at least one DNS nameserver when `dnsPolicy` is None")
-    def ServiceSpec(spec):
-        ports, ip = spec.get("ports") or (), spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
+    """A function per message, called like it with its fields, that yields rows as above."""
+    def ObjectMeta(labels=None, annotations={}, **_):
+        yield from check_labels(".labels", labels)
+        for key, fault in [(key, fault) for key in annotations for fault in label_key_faults(key.lower())]:
+            yield True, ".annotations", fault, key
+        size = sum(len(key) + len(value) for key, value in annotations.items())
+        yield size > 256 << 10, ".annotations", "Too long: may not be more than 262144 bytes"
+    def Volume(name="", **sources):
+        yield from check_one("volume", sources)
+        yield "configMap" in sources and not sources["configMap"].get("name"), ".configMap.name", "Required value"
+    def HostPathVolumeSource(path, **_):
+        yield path and path[0] != "/", ".path", "must be an absolute path"
+        yield path[:1] in ("", "/") and ".." in path.split("/"), ".path", "must not contain '..'"
+    def KeyToPath(path, **_):
+        yield path[:1] == "/", ".path", "must be a relative path"
+        yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
+    def EnvVar(value=None, valueFrom=None, **_):
+        yield valueFrom is not None and (len(valueFrom) != 1 or value), ".valueFrom", (
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+            if not valueFrom else "may not have more than one field specified at a time"
+            if len(valueFrom) > 1 else "may not be specified when `value` is not empty"), ""
+    def ResourceRequirements(limits={}, requests={}, **_):
+        for side, name, quantity in [(side, *item) for side, values in (("limits", limits), ("requests", requests))
+                                     for item in values.items()]:
+            yield quantity_nanos(quantity) < 0, f".{side}[{name}]", NEGATIVE, quantity
+            yield name.startswith("hugepages-"), f".{side}[{name}]", "Forbidden: the engine cannot limit huge pages"
+        for name in [name for name in requests if name in limits]:
+            yield (quantity_nanos(requests[name]) > quantity_nanos(limits[name]), ".requests",
+                   f"must be less than or equal to {name} limit of {limits[name]}", requests[name])
+    def PodSpec(containers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
+        names = [volume.get("name") for volume in volumes]
+        for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
+            targets = [mount.get("mountPath") or "/" for mount in mounts]
+            for j, target in enumerate(targets):
+                at, twice = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
+                yield mounts[j].get("name") and mounts[j]["name"] not in names, at + ".name", "Not found"
+                yield twice or target[0] != "/", at + ".mountPath", (
+                    "must be unique" if twice else "must be an absolute path: the engine mounts no other"), target
+        yield (dnsPolicy == "None" and not dig(dnsConfig, "nameservers"), ".dnsConfig.nameservers",
+               "Required value: must provide at least one DNS nameserver when `dnsPolicy` is None")
+    def ServiceSpec(type, ports=(), clusterIP="", clusterIPs=(), externalName="", **_):
+        ip, host = clusterIP or (clusterIPs or [""])[0], externalName.rstrip(".")
         if ip not in ("", "None") and not is_address(ip):
-            yield ".clusterIPs[0]", "Invalid value", ip, BAD_ADDRESS
+            yield True, ".clusterIPs[0]", BAD_ADDRESS, ip
             return
-        if not ports and spec["type"] != "ExternalName" and spec.get("clusterIP") != "None":
-            yield ".ports", "Required value"
-        if spec["type"] == "ExternalName":
-            name = (spec.get("externalName") or "").rstrip(".")
-            if not name:
-                yield ".externalName", "Required value"
-            for why in name_faults("subdomain", name) if name else ():
-                yield ".externalName", "Invalid value", name, why
+        yield not ports and type != "ExternalName" and clusterIP != "None", ".ports", "Required value"
+        if type == "ExternalName":
+            yield not host, ".externalName", "Required value"
+            yield from check_name(".externalName", "subdomain", host) if host else ()
+        names, transports = [port.get("name") for port in ports], [pick(port, ("port", "protocol")) for port in ports]
         for i, port in enumerate(ports):
-            at, name, transport = f".ports[{i}]", port.get("name"), pick(port, ("port", "protocol"))
-            if len(ports) > 1 and not name:
-                yield at + ".name", "Required value"
-            if name and name in [other.get("name") for other in ports[:i]]:
-                yield at + ".name", "Duplicate value", name
+            at = f".ports[{i}]"
+            yield len(ports) > 1 and not names[i], at + ".name", "Required value"
+            yield names[i] and is_twice(i, names), at + ".name", "Duplicate value"
             yield from check_port(at + ".targetPort", port["targetPort"])
-            if transport in [pick(other, ("port", "protocol")) for other in ports[:i]]:
-                yield at, "Duplicate value", transport
-            if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):
-                yield at + ".nodePort", "Forbidden", None, "may not be used when `type` is 'ClusterIP'"
-    def ConfigMap(obj):
-        size, is_secret = 0, obj["kind"] == "Secret"
-        for field in ("data", "binaryData"):
-            for key, value in (obj.get(field) or {}).items():
-                size += len(key) + (len(value) * 3 // 4 if is_secret or field == "binaryData" else len(value.encode()))
-                for why in name_faults("key", key):
-                    yield f"{field}[{key}]", "Invalid value", key, why
-        for key in (obj.get("data") or {}).keys() & (obj.get("binaryData") or {}).keys():
-            yield f"data[{key}]", "Invalid value", key, "duplicate of key present in binaryData"
-        if size > 1 << 20:
-            yield "data" if is_secret else "[]", "Too long", None, "may not be more than 1048576 bytes"
-
-    Secret = ConfigMap
-    LabelSelector = lambda selector: check_labels(".matchLabels", selector.get("matchLabels"))
-    def LabelSelectorRequirement(term):
-        op, values = term.get("operator"), term.get("values") or ()
-        if op not in OPERATORS:
-            yield ".operator", "Invalid value", op, "not a valid selector operator"
-        elif op in ("In", "NotIn") and not values:
-            yield ".values", "Required value", None, "must be specified when `operator` is 'In' or 'NotIn'"
-        elif op in ("Exists", "DoesNotExist") and values:
-            yield ".values", "Forbidden", None, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-        for i, value in enumerate(values):
-            for fault in name_faults("labelvalue", value):
-                yield f".values[{i}]", "Invalid value", value, fault
-    PodTemplateSpec = lambda template: check_labels(".labels", template["metadata"].get("labels"))
+            yield is_twice(i, transports), at, "Duplicate value", transports[i]
+            yield (port.get("nodePort") and type not in ("NodePort", "LoadBalancer"), at + ".nodePort",
+                   "Forbidden: may not be used when `type` is 'ClusterIP'")
+    def ConfigMap(kind, data={}, binaryData={}, **_):
+        size = 0
+        for field, key, value in [(field, *item) for field, values in (("data", data), ("binaryData", binaryData))
+                                  for item in values.items()]:
+            is_text = kind == "ConfigMap" and field == "data"
+            size += len(key) + (len(value.encode()) if is_text else len(value) * 3 // 4)
+            yield from check_name(f"{field}[{key}]", "key", key)
+        for key in data.keys() & binaryData.keys():
+            yield True, f"data[{key}]", "duplicate of key present in binaryData", key
+        yield size > 1 << 20, "data" if kind == "Secret" else "[]", "Too long: may not be more than 1048576 bytes"
+    def LabelSelectorRequirement(operator, values=(), **_):
+        yield from check_operator(operator, values, OPERATORS)
+        for i, value in enumerate(values or ()):
+            yield from check_name(f".values[{i}]", "labelvalue", value)
+    def NodeSelectorRequirement(operator, values=(), **_):
+        yield from check_operator(operator, values, (*OPERATORS, "Gt", "Lt"))
+    def LabelSelector(matchLabels={}, **_):
+        yield from check_labels(".matchLabels", matchLabels)
+    def PodTemplateSpec(metadata, **_):
+        yield from check_labels(".labels", metadata.get("labels"))
     DeploymentSpec = ReplicaSetSpec = check_workload("deployment", "ReplicaSet")
     StatefulSetSpec = check_workload("statefulset", "StatefulSet")
     DaemonSetSpec = check_workload("daemonset", "DaemonSet")
-    def ReplicationControllerSpec(spec):
-        if spec.get("selector") and spec.get("template"):
-            yield from check_workload("", "ReplicationController")(spec)
-    def DeploymentStrategy(strategy):
-        rolling = strategy.get("rollingUpdate")
-        if strategy.get("type") not in ("Recreate", "RollingUpdate"):
-            yield ("", "Unsupported value", {"Type": strategy.get("type"), "RollingUpdate": rolling},
-                   'supported values: "Recreate", "RollingUpdate"')
-        elif strategy["type"] == "Recreate" and rolling is not None:
-            yield ".rollingUpdate", "Forbidden", None, "may not be specified when strategy `type` is 'Recreate'"
-    def RollingUpdateDeployment(rolling):
-        yield from check_share(".maxUnavailable", rolling["maxUnavailable"])
-        yield from check_share(".maxSurge", rolling["maxSurge"], 1 << 31)
-        if is_none(rolling["maxUnavailable"]) and is_none(rolling["maxSurge"]):
-            yield ".maxUnavailable", "Invalid value", rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0"
-    def DaemonSetUpdateStrategy(strategy):
-        if strategy["type"] not in ("RollingUpdate", "OnDelete"):
-            yield ("", "Unsupported value", {"Type": strategy["type"], "RollingUpdate": strategy.get("rollingUpdate")},
-                   'supported values: "RollingUpdate", "OnDelete"')
-    def RollingUpdateDaemonSet(rolling):
-        away, more = rolling["maxUnavailable"], rolling["maxSurge"]
-        yield from check_share(".maxUnavailable", away)
-        yield from check_share(".maxSurge", more)
-        if is_none(away) and is_none(more):
-            yield ".maxUnavailable", "Required value", None, "cannot be 0 when maxSurge is 0"
-        elif re.match("0*[1-9]", str(away)) and re.match("0*[1-9]", str(more)):
-            yield ".maxSurge", "Invalid value", more, "may not be set when maxUnavailable is non-zero"
-    def StatefulSetUpdateStrategy(strategy):
-        rolling = strategy.get("rollingUpdate")
-        shown = rolling and {"Partition": rolling.get("partition"), "MaxUnavailable": rolling.get("maxUnavailable")}
-        if strategy["type"] not in ("RollingUpdate", "OnDelete"):
-            yield ("", "Invalid value", {"Type": strategy["type"], "RollingUpdate": shown},
-                   "must be 'RollingUpdate' or 'OnDelete'")
-        elif strategy["type"] == "OnDelete" and rolling is not None:
-            yield ".rollingUpdate", "Invalid value", shown, "only allowed for updateStrategy 'RollingUpdate'"
-    def JobSpec(spec):
-        mode, policy, pods = spec.get("completionMode"), spec.get("podFailurePolicy"), spec["template"]["spec"]
-        restart, completions = pods.get("restartPolicy"), spec.get("completions")
-        if restart == "Always":
-            yield ".template.spec.restartPolicy", "Required value", None, 'valid values: "OnFailure", "Never"'
-        elif policy and restart == "OnFailure":
-            yield (".template.spec.restartPolicy", "Invalid value", restart,
-                   'only "Never" is supported when podFailurePolicy is specified')
-        if policy and spec.get("podReplacementPolicy", "Failed") != "Failed":
-            yield from check_only(".podReplacementPolicy", spec["podReplacementPolicy"], "Failed")
-        if mode == "Indexed" and completions is None:
-            yield ".completions", "Required value", None, "when completion mode is Indexed"
-        if mode == "Indexed" and spec.get("parallelism", 0) > 100000:
-            yield (".parallelism", "Invalid value", spec["parallelism"],
-                   "must be less than or equal to 100000 when completion mode is Indexed")
-        if mode == "Indexed" and completions is not None and spec.get("maxFailedIndexes", completions) > completions:
-            yield (".maxFailedIndexes", "Invalid value", spec["maxFailedIndexes"],
-                   "must be less than or equal to completions")
-        for field in ("backoffLimitPerIndex", "maxFailedIndexes"):
-            if mode != "Indexed" and field in spec:
-                yield "." + field, "Invalid value", spec[field], "requires indexed completion mode"
-        if "maxFailedIndexes" in spec and "backoffLimitPerIndex" not in spec:
-            yield ".backoffLimitPerIndex", "Required value", None, "when maxFailedIndexes is specified"
-    def Job(job):
-        selector, labels = job["spec"].get("selector"), job["spec"]["template"]["metadata"].get("labels") or {}
-        if selector is None:
-            yield "spec.selector", "Required value"
-        if selector is None or not selects(selector_of(selector), labels):
-            yield ("spec.template.metadata.labels", "Invalid value", labels,
-                   "`selector` does not match template `labels`")
-    def CronJob(obj):
-        if len(obj["metadata"].get("name", "")) > 52:
-            yield "metadata.name", "Invalid value", obj["metadata"]["name"], "must be no more than 52 characters"
-    def CronJobSpec(spec):
-        schedule, zone, job = spec.get("schedule") or "", spec.get("timeZone"), spec["jobTemplate"]["spec"]
-        if "TZ" in schedule:
-            yield (".schedule", "Invalid value", schedule,
-                   "cannot use TZ or CRON_TZ in schedule, use timeZone field instead")
-        elif schedule and schedule[0] != "@" and len(schedule.split()) != 5:
-            parts = schedule.split()
-            yield (".schedule", "Invalid value", schedule,
-                   f"expected exactly 5 fields, found {len(parts)}: [{' '.join(parts)}]")
-        if zone == "":
-            yield ".timeZone", "Invalid value", zone, "timeZone must be nil or non-empty string"
-        elif zone == "Local":
-            yield (".timeZone", "Invalid value", zone,
-                   "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")
-        elif zone and (".." in zone or zone[0] == "/" or not os.path.isfile("/usr/share/zoneinfo/" + zone)):
-            yield ".timeZone", "Invalid value", zone, f"unknown time zone {zone}"
-        if job.get("selector") is not None:
-            yield ".jobTemplate.spec.selector", "Invalid value", job["selector"], "`selector` will be auto-generated"
-        if job.get("manualSelector"):
-            yield from check_only(".jobTemplate.spec.manualSelector", True, "nil", "false")
-    def PersistentVolumeClaimSpec(spec):
-        storage = spec["resources"].get("requests", {}).get("storage")
-        if not spec.get("accessModes"):
-            yield ".accessModes", "Required value", None, "at least 1 access mode is required"
-        yield from check_modes(spec)
-        if storage is None:
-            yield ".resources[storage]", "Required value"
-        elif quantity_nanos(storage) <= 0:
-            yield ".resources[storage]", "Invalid value", storage, "must be greater than zero"
-    def PersistentVolumeSpec(spec):
-        plain = set(message("PersistentVolumeSpec").by_name) - set(message("PersistentVolumeSource").by_name)
-        capacity, sources = spec.get("capacity") or {}, [field for field in spec if field not in plain]
-        yield from check_modes(spec)
-        if set(capacity) != {"storage"}:
-            yield from check_only(".capacity", capacity, "storage")
+    def ReplicationControllerSpec(selector={}, template={}, **_):
+        if selector and template:
+            yield from check_workload("", "ReplicationController")(selector, template)
+    def DeploymentStrategy(type=None, rollingUpdate=None):
+        known = "Recreate", "RollingUpdate"
+        yield type not in known, "", supported(known), {"Type": type, "RollingUpdate": rollingUpdate}
+        yield (type == "Recreate" and rollingUpdate is not None, ".rollingUpdate",
+               "Forbidden: may not be specified when strategy `type` is 'Recreate'")
+    def RollingUpdateDeployment(maxUnavailable, maxSurge):
+        yield from check_share(".maxUnavailable", maxUnavailable)
+        yield from check_share(".maxSurge", maxSurge, 1 << 31)
+        yield is_none(maxUnavailable) and is_none(maxSurge), ".maxUnavailable", "may not be 0 when `maxSurge` is 0"
+    def DaemonSetUpdateStrategy(type, rollingUpdate=None):
+        known = "RollingUpdate", "OnDelete"
+        yield type not in known, "", supported(known), {"Type": type, "RollingUpdate": rollingUpdate}
+    def RollingUpdateDaemonSet(maxUnavailable, maxSurge):
+        shares = maxUnavailable, maxSurge
+        yield from check_share(".maxUnavailable", maxUnavailable)
+        yield from check_share(".maxSurge", maxSurge)
+        yield all(map(is_none, shares)), ".maxUnavailable", "Required value: cannot be 0 when maxSurge is 0"
+        yield (all(re.match("0*[1-9]", str(share)) for share in shares), ".maxSurge",
+               "may not be set when maxUnavailable is non-zero")
+    def StatefulSetUpdateStrategy(type, rollingUpdate=None):
+        shown = rollingUpdate and {name[0].upper() + name[1:]: rollingUpdate.get(name) for name in (
+            "partition", "maxUnavailable")}
+        yield (type not in ("RollingUpdate", "OnDelete"), "", "must be 'RollingUpdate' or 'OnDelete'",
+               {"Type": type, "RollingUpdate": shown})
+        yield (type == "OnDelete" and rollingUpdate is not None, ".rollingUpdate",
+               "only allowed for updateStrategy 'RollingUpdate'", shown)
+    def JobSpec(template, completionMode="", parallelism=0, completions=None, podFailurePolicy=None,
+                maxFailedIndexes=None, backoffLimitPerIndex=None, podReplacementPolicy="Failed", **_):
+        restart, indexed = template["spec"].get("restartPolicy"), completionMode == "Indexed"
+        yield restart == "Always", ".template.spec.restartPolicy", 'Required value: valid values: "OnFailure", "Never"'
+        yield (podFailurePolicy and restart == "OnFailure", ".template.spec.restartPolicy",
+               'only "Never" is supported when podFailurePolicy is specified')
+        yield podFailurePolicy and podReplacementPolicy != "Failed", ".podReplacementPolicy", supported(["Failed"])
+        yield indexed and completions is None, ".completions", "Required value: when completion mode is Indexed"
+        yield (indexed and parallelism > 100000, ".parallelism",
+               "must be less than or equal to 100000 when completion mode is Indexed")
+        yield (indexed and None not in (completions, maxFailedIndexes) and maxFailedIndexes > completions,
+               ".maxFailedIndexes", "must be less than or equal to completions")
+        for field, count in (("backoffLimitPerIndex", backoffLimitPerIndex), ("maxFailedIndexes", maxFailedIndexes)):
+            yield not indexed and count is not None, "." + field, "requires indexed completion mode"
+        yield (maxFailedIndexes is not None and backoffLimitPerIndex is None, ".backoffLimitPerIndex",
+               "Required value: when maxFailedIndexes is specified")
+    def Job(spec, **_):
+        selector, labels = spec.get("selector"), spec["template"]["metadata"].get("labels") or {}
+        mismatch = selector is None or not selects(selector_of(selector), labels)
+        yield selector is None, "spec.selector", "Required value"
+        yield mismatch, "spec.template.metadata.labels", MISMATCH, labels
+    def CronJob(metadata, **_):
+        yield len(metadata.get("name", "")) > 52, "metadata.name", "must be no more than 52 characters"
+    def CronJobSpec(jobTemplate, schedule="", timeZone=None, **_):
+        has_zone, parts, zone, at = "TZ" in schedule, schedule.split(), timeZone, ".jobTemplate.spec"
+        yield has_zone, ".schedule", "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+        yield (schedule and not has_zone and schedule[0] != "@" and len(parts) != 5, ".schedule",
+               f"expected exactly 5 fields, found {len(parts)}: [{' '.join(parts)}]")
+        yield zone == "", ".timeZone", "timeZone must be nil or non-empty string"
+        yield (zone == "Local", ".timeZone",
+               "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones")
+        yield (zone not in (None, "", "Local") and (".." in zone or zone[0] == "/" or not os.path.isfile(
+            "/usr/share/zoneinfo/" + zone)), ".timeZone", f"unknown time zone {zone}")
+        yield "selector" in jobTemplate["spec"], at + ".selector", "`selector` will be auto-generated"
+        yield jobTemplate["spec"].get("manualSelector"), at + ".manualSelector", supported(["nil", "false"])
+    def PersistentVolumeClaimSpec(resources, accessModes=(), **_):
+        storage, at = resources.get("requests", {}).get("storage"), ".resources[storage]"
+        yield not accessModes, ".accessModes", "Required value: at least 1 access mode is required"
+        yield from check_modes(accessModes)
+        yield storage is None, at, "Required value"
+        yield quantity_nanos(storage or 1) <= 0, at, "must be greater than zero", storage
+    def PersistentVolumeSpec(capacity={}, accessModes=(), nodeAffinity=None, **more):
+        yield from check_modes(accessModes)
+        yield set(capacity) != {"storage"}, ".capacity", supported(["storage"]), capacity
         for name, quantity in capacity.items():
-            if quantity_nanos(quantity) <= 0:
-                yield f".capacity[{name}]", "Invalid value", quantity, "must be greater than zero"
-        if not sources:
-            yield "", "Required value", None, "must specify a volume type"
-        for source in sources[1:]:
-            yield "." + source, "Forbidden", None, "may not specify more than 1 volume type"
-        if "local" in spec and not dig(spec, "nodeAffinity", "required"):
-            yield ".nodeAffinity", "Required value", None, "Local volume requires node affinity"
-    def IngressSpec(spec):
-        if not spec.get("rules") and "defaultBackend" not in spec:
-            yield "", "Invalid value", [], "either `defaultBackend` or `rules` must be specified"
-        for i, rule in enumerate(spec.get("rules") or ()):
+            yield quantity_nanos(quantity) <= 0, f".capacity[{name}]", "must be greater than zero", quantity
+        yield from check_one("volume", [name for name in more if name in message("PersistentVolumeSource").by_name])
+        yield ("local" in more and not dig(nodeAffinity, "required"), ".nodeAffinity",
+               "Required value: Local volume requires node affinity")
+    def IngressSpec(rules=(), tls=(), defaultBackend=None, **_):
+        yield (not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", [])
+        for i, rule in enumerate(rules):
             yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
-        for i, tls in enumerate(spec.get("tls") or ()):
-            for j, host in enumerate(tls.get("hosts") or ()):
-                yield from () if is_address(host) else check_host(f".tls[{i}].hosts[{j}]", host)
-    def HTTPIngressPath(rule):
-        path, exact = rule.get("path") or "", rule.get("pathType") in ("Exact", "Prefix")
-        if rule.get("pathType") is None:
-            yield ".pathType", "Required value", None, "pathType must be specified"
+        for at, host in [(f".tls[{i}].hosts[{j}]", host) for i, each in enumerate(tls)
+                         for j, host in enumerate(each.get("hosts") or ())]:
+            yield from () if is_address(host) else check_host(at, host)
+    def HTTPIngressPath(backend, path="", pathType=None):
+        exact = pathType in ("Exact", "Prefix")
+        if pathType is None:
+            yield True, ".pathType", "Required value: pathType must be specified"
             return
-        if (exact or path and rule["pathType"] == "ImplementationSpecific") and not path.startswith("/"):
-            yield ".path", "Invalid value", path, "must be an absolute path"
-        for part in ("//", "/./", "/../", "%2f", "%2F") if exact else ():
-            if part in path:
-                yield ".path", "Invalid value", path, f"must not contain '{part}'"
-        for end in ("/..", "/.") if exact else ():
-            if path.endswith(end):
-                yield ".path", "Invalid value", path, f"cannot end with '{end}'"
-        backend, service = rule["backend"], rule["backend"].get("service")
-        if service is None and "resource" not in backend:
-            yield ".backend", "Invalid value", "", "resource or service backend is required"
-    def IngressBackend(backend):
-        service = backend.get("service")
-        port = (service or {}).get("port") or {}
-        if service is not None and "resource" in backend:
-            yield "", "Invalid value", "", "cannot set both resource and service backends"
-        elif service is not None and len(port) != 1:
-            yield ("", "Invalid value", "", "cannot set both port name & port number") if port else (
-                "", "Required value", None, "port name or number is required")
-    def IngressClassSpec(spec):
-        if spec.get("controller") and not re.fullmatch(NAME_RULES["subdomain"][0] + "/.+", spec["controller"]):
-            yield (".controller", "Invalid value", spec["controller"],
-                   'must be a domain-prefixed path (such as "acme.io/foo")')
-    def NetworkPolicySpec(spec):
-        for i, word in enumerate(spec.get("policyTypes") or ()):
-            yield from check_only(f".policyTypes[{i}]", word, "Ingress", "Egress")
-    def EndpointSlice(obj):
-        kind, names = obj.get("addressType"), [port.get("name") for port in obj.get("ports") or ()]
+        yield ((exact or path and pathType == "ImplementationSpecific") and path[:1] != "/", ".path",
+               "must be an absolute path", path)
+        for part in ("//", "/./", "/../", "%2f", "%2F"):
+            yield exact and part in path, ".path", f"must not contain '{part}'"
+        for end in ("/..", "/."):
+            yield exact and path.endswith(end), ".path", f"cannot end with '{end}'"
+        yield not backend, ".backend", "resource or service backend is required", ""
+    def IngressBackend(service=None, resource=None):
+        port, both = dig(service, "port", default={}), service is not None and resource is not None
+        yield both, "", "cannot set both resource and service backends", ""
+        yield not both and len(port) > 1, "", "cannot set both port name & port number", ""
+        yield service is not None and not both and not port, "", "Required value: port name or number is required"
+    def IngressClassSpec(controller="", **_):
+        yield (controller and not re.fullmatch(NAME_RULES["subdomain"][0] + "/.+", controller), ".controller",
+               'must be a domain-prefixed path (such as "acme.io/foo")')
+    def NetworkPolicySpec(policyTypes=(), **_):
+        for i, word in enumerate(policyTypes):
+            yield word not in ("Ingress", "Egress"), f".policyTypes[{i}]", supported(["Ingress", "Egress"])
+    def EndpointSlice(addressType="", endpoints=(), ports=(), **_):
+        names = [port.get("name") for port in ports or ()]
         for i, name in enumerate(names):
-            if name in names[:i]:
-                yield f"ports[{i}].name", "Duplicate value", name
-        for i, endpoint in enumerate(obj.get("endpoints") or ()):
+            yield is_twice(i, names), f"ports[{i}].name", "Duplicate value"
+        for i, endpoint in enumerate(endpoints or ()):
             at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
-            if not addresses:
-                yield at, "Required value", None, "must contain at least 1 address"
-            for j, address in enumerate(addresses if kind in ("IPv4", "IPv6") else ()):
-                if not is_address(address):
-                    yield f"{at}[{j}]", "Invalid value", address, BAD_ADDRESS
-                elif (kind == "IPv6") != (":" in address):
-                    yield at, "Invalid value", address, f"must be an {kind} address"
-    def PolicyRule(rule):
-        urls, resources = rule.get("nonResourceURLs"), ("apiGroups", "resources", "resourceNames")
-        if not rule.get("verbs"):
-            yield ".verbs", "Required value", None, "verbs must contain at least one value"
-        if urls and any(rule.get(field) for field in resources):
-            yield (".nonResourceURLs", "Invalid value", urls,
-                   "rules cannot apply to both regular resources and non-resource URLs")
-        for field, word in (("apiGroups", "api group"), ("resources", "resource")) if not urls else ():
-            if not rule.get(field):
-                yield "." + field, "Required value", None, f"resource rules must supply at least one {word}"
-    def AggregationRule(rule):
-        if not rule.get("clusterRoleSelectors"):
-            yield (".clusterRoleSelectors", "Required value", None,
-                   "at least one clusterRoleSelector required if aggregationRule is non-nil")
-    def Role(role):
-        for i, rule in enumerate(role.get("rules") or ()):
-            if rule.get("nonResourceURLs"):
-                yield (f"rules[{i}].nonResourceURLs", "Invalid value", rule["nonResourceURLs"],
-                       "namespaced rules cannot apply to non-resource URLs")
-    def RoleBinding(binding):
-        is_cluster, ref = binding["kind"] == "ClusterRoleBinding", binding["roleRef"]
-        yield from check_only("roleRef.kind", ref.get("kind"), *["Role"] * (not is_cluster), "ClusterRole")
-        for fault in name_faults("path", ref.get("name") or ""):
-            yield "roleRef.name", "Invalid value", ref["name"], fault
-        for i, subject in enumerate(binding.get("subjects") or ()):
-            at, is_account = f"subjects[{i}]", subject.get("kind") == "ServiceAccount"
-            if subject.get("kind") in ("ServiceAccount", "User", "Group"):
-                yield from check_only(at + ".apiGroup", subject.get("apiGroup", ""),
-                                      "" if is_account else "rbac.authorization.k8s.io")
-            for fault in name_faults("subdomain", subject["name"]) if is_account and subject.get("name") else ():
-                yield at + ".name", "Invalid value", subject["name"], fault
-            if is_account and is_cluster and not subject.get("namespace"):
-                yield at + ".namespace", "Required value"
-    def HorizontalPodAutoscalerSpec(spec):
-        most, least, ref = spec.get("maxReplicas") or 0, spec.get("minReplicas", 1), spec["scaleTargetRef"]
-        if most < 1:
-            yield ".maxReplicas", "Invalid value", most, "must be greater than 0"
-        if most < least:
-            yield ".maxReplicas", "Invalid value", most, "must be greater than or equal to `minReplicas`"
-        if "/" not in (ref.get("apiVersion") or ""):
-            yield (".scaleTargetRef.apiVersion", "Invalid value", ref.get("apiVersion", ""),
-                   "apiVersion must specify API group")
-    def PodDisruptionBudgetSpec(spec):
-        for field in ("minAvailable", "maxUnavailable"):
-            yield from check_share("." + field, spec.get(field))
-        if "minAvailable" in spec and "maxUnavailable" in spec:
-            shown = {field[0].upper() + field[1:]: spec.get(field) for field in (
-                "minAvailable", "selector", "maxUnavailable", "unhealthyPodEvictionPolicy")}
-            yield "", "Invalid value", shown, "minAvailable and maxUnavailable cannot be both set"
-    def LimitRangeSpec(spec):
-        types = [item.get("type") for item in spec["limits"] or ()]
-        for i, item in enumerate(spec["limits"] or ()):
-            at = f".limits[{i}]"
-            if item["type"] not in ("Pod", "Container", "PersistentVolumeClaim") and "/" not in item["type"]:
-                yield at + ".type", "Invalid value", item["type"], "must be a standard limit type or fully qualified"
-            if item["type"] in types[:i]:
-                yield at + ".type", "Duplicate value", item["type"]
-            for field in ("default", "defaultRequest") if item["type"] == "Pod" else ():
-                if item.get(field):
-                    yield f"{at}.{field}", "Forbidden", None, "may not be specified when `type` is 'Pod'"
-    def ResourceQuotaSpec(spec):
-        for name, quantity in (spec.get("hard") or {}).items():
-            if quantity_nanos(quantity) < 0:
-                yield f".hard[{name}]", "Invalid value", quantity, "must be greater than or equal to 0"
-            if "." not in name and "/" not in name and name not in QUOTA_NAMES:
-                yield f".hard[{name}]", "Invalid value", name, "must be a standard resource type or fully qualified"
-                yield f".hard[{name}]", "Invalid value", name, "must be a standard resource for quota"
-    def PriorityClass(obj):
-        if obj["metadata"].get("name", "").startswith("system-") and obj["metadata"]["name"] not in (
-                "system-node-critical", "system-cluster-critical"):
-            yield ("metadata.name", "Forbidden", None, "priority class names with 'system-' prefix are reserved for "
-                   f"system use only. error: {obj['metadata']['name']} is not a known system priority class")
-        elif obj["value"] > 10 ** 9 and not obj["metadata"].get("name", "").startswith("system-"):
-            yield "value", "Forbidden", None, "maximum allowed value of a user defined priority is 1000000000"
-    def SelfSubjectAccessReviewSpec(spec):
-        found = [spec[field] for field in ("resourceAttributes", "nonResourceAttributes") if field in spec]
-        if not found:
-            yield (".resourceAttributes", "Invalid value", None,
-                   "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-        elif len(found) > 1:
-            yield (".nonResourceAttributes", "Invalid value", found[1],
-                   "cannot be specified in combination with resourceAttributes")
-    def SubjectAccessReviewSpec(spec):
-        yield from Checks.SelfSubjectAccessReviewSpec(spec)
-        if not spec.get("user") and not spec.get("groups"):
-            yield ".user", "Invalid value", "", "at least one of user or group must be specified"
-    def RuntimeClass(obj):
-        if not obj.get("handler"):
-            yield "handler", "Invalid value", "", name_faults("label", "")[0]
-    def Binding(obj):
-        if obj["target"].get("kind", "Node") != "Node":
-            yield from check_only("target.kind", obj["target"]["kind"], "Node", "<empty>")
-        if not obj["target"].get("name"):
-            yield "target.name", "Required value"
-    def CustomResourceDefinition(crd):
-        spec, names = crd["spec"], crd["spec"]["names"]
-        versions = [version["name"] for version in spec["versions"] or ()]
-        if crd["metadata"].get("name") != f"{names.get('plural', '')}.{spec.get('group', '')}":
-            yield ("metadata.name", "Invalid value", crd["metadata"].get("name"),
-                   'must be spec.names.plural+"."+spec.group')
+            yield not addresses, at, "Required value: must contain at least 1 address"
+            for j, address in enumerate(addresses if addressType in ("IPv4", "IPv6") else ()):
+                good, fits = is_address(address), (addressType == "IPv6") == (":" in address)
+                yield not good, f"{at}[{j}]", BAD_ADDRESS
+                yield good and not fits, at, f"must be an {addressType} address", address
+    def PolicyRule(verbs=None, nonResourceURLs=None, **rule):
+        yield not verbs, ".verbs", "Required value: verbs must contain at least one value"
+        yield (nonResourceURLs and any(rule.values()), ".nonResourceURLs",
+               "rules cannot apply to both regular resources and non-resource URLs")
+        for field, word in (("apiGroups", "api group"), ("resources", "resource")):
+            yield (not nonResourceURLs and not rule.get(field), "." + field,
+                   f"Required value: resource rules must supply at least one {word}")
+    def AggregationRule(clusterRoleSelectors=None):
+        yield (not clusterRoleSelectors, ".clusterRoleSelectors",
+               "Required value: at least one clusterRoleSelector required if aggregationRule is non-nil")
+    def Role(rules=(), **_):
+        for i, rule in enumerate(rules or ()):
+            yield (rule.get("nonResourceURLs"), f"rules[{i}].nonResourceURLs",
+                   "namespaced rules cannot apply to non-resource URLs")
+    def RoleBinding(kind, roleRef, subjects=(), **_):
+        known = ["Role"] * (kind == "RoleBinding") + ["ClusterRole"]
+        yield roleRef.get("kind") not in known, "roleRef.kind", supported(known)
+        yield from check_name("roleRef.name", "path", roleRef.get("name") or "")
+        for at, subject in [(f"subjects[{i}]", subject) for i, subject in enumerate(subjects)]:
+            is_account, name = subject.get("kind") == "ServiceAccount", subject.get("name")
+            group = "" if is_account else "rbac.authorization.k8s.io"
+            yield (subject.get("kind") in ("ServiceAccount", "User", "Group") and subject.get("apiGroup", "") != group,
+                   at + ".apiGroup", supported([group]), subject.get("apiGroup", ""))
+            yield from check_name(at + ".name", "subdomain", name) if is_account and name else ()
+            yield (is_account and kind == "ClusterRoleBinding" and not subject.get("namespace"), at + ".namespace",
+                   "Required value")
+    def HorizontalPodAutoscalerSpec(scaleTargetRef, maxReplicas=0, minReplicas=1, **_):
+        version = scaleTargetRef.get("apiVersion", "")
+        yield maxReplicas < 1, ".maxReplicas", "must be greater than 0"
+        yield maxReplicas < minReplicas, ".maxReplicas", "must be greater than or equal to `minReplicas`"
+        yield "/" not in version, ".scaleTargetRef.apiVersion", "apiVersion must specify API group", version
+    def PodDisruptionBudgetSpec(minAvailable=None, maxUnavailable=None, selector=None, unhealthyPodEvictionPolicy=None):
+        yield from check_share(".minAvailable", minAvailable)
+        yield from check_share(".maxUnavailable", maxUnavailable)
+        yield (None not in (minAvailable, maxUnavailable), "", "minAvailable and maxUnavailable cannot be both set",
+               {"MinAvailable": minAvailable, "Selector": selector, "MaxUnavailable": maxUnavailable,
+                "UnhealthyPodEvictionPolicy": unhealthyPodEvictionPolicy})
+    def LimitRangeSpec(limits):
+        types = [item.get("type") for item in limits or ()]
+        for i, type_ in enumerate(types):
+            yield (type_ not in ("Pod", "Container", "PersistentVolumeClaim") and "/" not in type_,
+                   f".limits[{i}].type", "must be a standard limit type or fully qualified")
+            yield is_twice(i, types), f".limits[{i}].type", "Duplicate value"
+            for field in ("default", "defaultRequest"):
+                yield (type_ == "Pod" and limits[i].get(field), f".limits[{i}].{field}",
+                       "Forbidden: may not be specified when `type` is 'Pod'")
+    def ResourceQuotaSpec(hard={}, **_):
+        for name, quantity in hard.items():
+            at, odd = f".hard[{name}]", not set("./") & set(name) and name not in QUOTA_NAMES
+            yield quantity_nanos(quantity) < 0, at, NEGATIVE, quantity
+            yield odd, at, "must be a standard resource type or fully qualified", name
+            yield odd, at, "must be a standard resource for quota", name
+    def PriorityClass(metadata, value, **_):
+        name = metadata.get("name", "")
+        is_system = name.startswith("system-")
+        yield (is_system and name not in ("system-node-critical", "system-cluster-critical"), "metadata.name",
+               "Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: "
+               f"{name} is not a known system priority class")
+        yield (not is_system and value > 10 ** 9, "value",
+               "Forbidden: maximum allowed value of a user defined priority is 1000000000")
+    def SelfSubjectAccessReviewSpec(resourceAttributes=None, nonResourceAttributes=None, **_):
+        given = [about is not None for about in (resourceAttributes, nonResourceAttributes)]
+        yield (not any(given), ".resourceAttributes",
+               "exactly one of nonResourceAttributes or resourceAttributes must be specified")
+        yield all(given), ".nonResourceAttributes", "cannot be specified in combination with resourceAttributes"
+    def SubjectAccessReviewSpec(user="", groups=(), **about):
+        yield from Checks.SelfSubjectAccessReviewSpec(**about)
+        yield not user and not groups, ".user", "at least one of user or group must be specified", ""
+    def RuntimeClass(handler="", **_):
+        yield from () if handler else check_name("handler", "label", "")
+    def Binding(target, **_):
+        yield target.get("kind", "Node") != "Node", "target.kind", supported(["Node", "<empty>"])
+        yield not target.get("name"), "target.name", "Required value"
+    def CustomResourceDefinition(metadata, spec, **_):
+        names, group, versions = spec["names"], spec.get("group", ""), spec["versions"] or ()
+        listed = [version["name"] for version in versions]
+        yield (metadata.get("name") != f"{names.get('plural', '')}.{group}", "metadata.name",
+               'must be spec.names.plural+"."+spec.group')
         for field in ("plural", "singular", "kind", "listKind"):
-            if not names.get(field):
-                yield "spec.names." + field, "Required value"
-            elif field[-1] == "d" and name_faults("rfc1035", names[field].lower()):
-                yield ("spec.names." + field, "Invalid value", names[field], "may have mixed case, but should "
-                       "otherwise match: " + ",".join(name_faults("rfc1035", names[field].lower())))
-        for field in ("shortNames", "categories"):
-            for i, name in enumerate(names.get(field) or ()):
-                for fault in name_faults("rfc1035", name):
-                    yield f"spec.names.{field}[{i}]", "Invalid value", name, fault
-        if names.get("kind") and names["kind"] == names.get("listKind"):
-            yield "spec.names.listKind", "Invalid value", names["kind"], "kind and listKind may not be the same"
-        if spec.get("group") and "." not in spec["group"]:
-            yield "spec.group", "Invalid value", spec["group"], "should be a domain with at least one dot"
-        for i, version in enumerate(spec["versions"] or ()):
-            at = f"spec.versions[{i}]"
-            for fault in name_faults("rfc1035", version["name"]):
-                yield at + ".name", "Invalid value", version["name"], fault
-            if not dig(version, "schema", "openAPIV3Schema"):
-                yield at + ".schema.openAPIV3Schema", "Required value"
-        if sum(version["storage"] for version in spec["versions"] or ()) != 1:
-            yield "spec.versions", "Invalid value", versions, "must have exactly one version marked as storage version"
-        if len(set(versions)) < len(versions):
-            yield "spec.versions", "Invalid value", versions, "must contain unique version names"
-    def Probe(probe):
-        handlers = [field for field in ("exec", "httpGet", "tcpSocket", "grpc") if field in probe]
-        if not handlers:
-            yield "", "Required value", None, "must specify a handler type"
-        for handler in handlers[1:]:
-            yield "." + handler, "Forbidden", None, "may not specify more than 1 handler type"
+            name = names.get(field)
+            faults = name_faults("rfc1035", name.lower()) if name and field.lower().endswith("kind") else ()
+            yield not name, "spec.names." + field, "Required value"
+            yield faults, "spec.names." + field, "may have mixed case, but should otherwise match: " + ",".join(faults)
+        for field, i, name in [(field, *item) for field in ("shortNames", "categories")
+                               for item in enumerate(names.get(field) or ())]:
+            yield from check_name(f"spec.names.{field}[{i}]", "rfc1035", name)
+        yield (names.get("kind") and names["kind"] == names.get("listKind"), "spec.names.listKind",
+               "kind and listKind may not be the same")
+        yield group and "." not in group, "spec.group", "should be a domain with at least one dot"
+        for i, version in enumerate(versions):
+            at, schema = f"spec.versions[{i}]", dig(version, "schema", "openAPIV3Schema")
+            yield from check_name(at + ".name", "rfc1035", version["name"])
+            yield not schema, at + ".schema.openAPIV3Schema", "Required value"
+        yield (sum(version["storage"] for version in versions) != 1, "spec.versions",
+               "must have exactly one version marked as storage version", listed)
+        yield len(set(listed)) < len(listed), "spec.versions", "must contain unique version names", listed
+    def Probe(**probe):
+        yield from check_one("handler", [name for name in message("ProbeHandler").by_name if name in probe])
         for handler in ("httpGet", "tcpSocket"):
             yield from check_port(f".{handler}.port", dig(probe, handler, "port"))
-    def Toleration(toleration):
-        key, op, value = toleration.get("key"), toleration.get("operator"), toleration.get("value", "")
-        if not key and op != "Exists":
-            yield (".operator", "Invalid value", op or "",
-                   'operator must be Exists when `key` is empty, which means "match all values and all keys"')
-        if "tolerationSeconds" in toleration and toleration.get("effect") != "NoExecute":
-            yield (".effect", "Invalid value", toleration.get("effect", ""),
-                   "effect must be 'NoExecute' when `tolerationSeconds` is set")
-        if op == "Exists" and value:
-            yield ".operator", "Invalid value", value, "value must be empty when `operator` is 'Exists'"
-        for fault in name_faults("labelvalue", value) if op in (None, "Equal") else ():
-            yield ".operator", "Invalid value", value, fault
-    def NodeSelectorRequirement(term):
-        op, values = term.get("operator"), term.get("values") or ()
-        if op not in ("In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"):
-            yield ".operator", "Invalid value", op, "not a valid selector operator"
-        elif op in ("In", "NotIn") and not values:
-            yield ".values", "Required value", None, "must be specified when `operator` is 'In' or 'NotIn'"
-        elif op in ("Gt", "Lt") and len(values) != 1:
-            yield ".values", "Required value", None, "must be specified single value when `operator` is 'Lt' or 'Gt'"
-        elif op in ("Exists", "DoesNotExist") and values:
-            yield ".values", "Forbidden", None, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-    def ClientIPConfig(config):
-        if not 0 < config.get("timeoutSeconds", 1) <= 86400:
-            yield (".timeoutSeconds", "Invalid value", config["timeoutSeconds"],
-                   "must be greater than 0 and less than 86400")
-    def EnvFromSource(source):
+    def Toleration(key="", operator=None, value="", effect="", tolerationSeconds=None):
+        yield (not key and operator != "Exists", ".operator", "operator must be Exists when `key` is empty, which "
+               'means "match all values and all keys"', operator or "")
+        yield (tolerationSeconds is not None and effect != "NoExecute", ".effect",
+               "effect must be 'NoExecute' when `tolerationSeconds` is set", effect)
+        yield operator == "Exists" and value, ".operator", "value must be empty when `operator` is 'Exists'", value
+        yield from check_name(".operator", "labelvalue", value) if operator in (None, "Equal") else ()
+    def ClientIPConfig(timeoutSeconds=1):
+        yield not 0 < timeoutSeconds <= 86400, ".timeoutSeconds", "must be greater than 0 and less than 86400"
+    def EnvFromSource(**sources):
         for field in ("configMapRef", "secretRef"):
-            if field in source and not source[field].get("name"):
-                yield f".{field}.name", "Required value"
-    ClusterRoleBinding = RoleBinding
+            yield field in sources and not sources[field].get("name"), f".{field}.name", "Required value"
+
+    Secret, ClusterRoleBinding = ConfigMap, RoleBinding
 
 def fixed(pod_spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
@@ -5126,13 +5014,14 @@ IMMUTABLE = {  # kind -> fields that an update may not change
     "Deployment": "spec.selector", "ReplicaSet": "spec.selector", "DaemonSet": "spec.selector", "Secret": "type",
     "Job": "spec.completionMode spec.selector spec.podFailurePolicy spec.backoffLimitPerIndex spec.managedBy",
     "RuntimeClass": "handler", "IngressClass": "spec.controller", "EndpointSlice": "addressType",
-    "CustomResourceDefinition": "spec.scope", "ControllerRevision": "data",
+    "CustomResourceDefinition": "spec.scope", "ControllerRevision": "data", "RoleBinding": "roleRef",
+    "ClusterRoleBinding": "roleRef",
 }
 FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not change
     ("StatefulSet", "spec", "- replicas ordinals template updateStrategy revisionHistoryLimit minReadySeconds "
-     "persistentVolumeClaimRetentionPolicy", "updates to statefulset spec for fields other than 'replicas', 'ordinals', "
-     "'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' "
-     "are forbidden"),
+     "persistentVolumeClaimRetentionPolicy", "updates to statefulset spec for fields other than 'replicas', "
+     "'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and "
+     "'minReadySeconds' are forbidden"),
     ("PersistentVolumeClaim", "spec", "- resources volumeName storageClassName volumeAttributesClassName", "spec is "
      "immutable after creation except resources.requests and volumeAttributesClassName for bound claims"),
     ("PersistentVolume", "spec.persistentvolumesource", "- capacity accessModes claimRef mountOptions nodeAffinity "
@@ -5145,28 +5034,27 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
 
 def validate_update(kind, old, new, faults):
     """What may not change."""
-    before, after = old.get("spec", {}), new.get("spec", {})
-    for path in IMMUTABLE.get(kind.id, "").split():
-        if dig(old, *path.split(".")) != dig(new, *path.split(".")):
-            faults.add(path, "Invalid value", dig(new, *path.split(".")), "field is immutable")
-    for name, where, fields, why in FORBIDDEN:
-        if name == kind.id:
-            chosen = lambda obj: {key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
-                                  if (key in fields.split()) != (fields[0] == "-")}
-            if chosen(old) != chosen(new):
-                faults.add(where, "Forbidden", why=why)
-    if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
-        faults.add("roleRef", "Invalid value", new["roleRef"], "cannot change roleRef")
-    if kind.id == "Job" and before["template"] != after.get("template") and not before.get("suspend"):
-        faults.add("spec.template", "Invalid value", after.get("template"), "field is immutable")
+    before, after, immutable = old.get("spec", {}), new.get("spec", {}), IMMUTABLE.get(kind.id, "").split()
+    if kind.id == "Job" and not before.get("suspend"):
+        immutable.append("spec.template")
+    for path in immutable:
+        found = dig(new, *path.split("."))
+        if dig(old, *path.split(".")) != found:
+            why = "cannot change roleRef" if path == "roleRef" else "field is immutable"
+            faults.add(path, "Invalid value", found, why)
+    for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
+        a, b = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
+                 if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
+        if a != b:
+            faults.add(where, "Forbidden", why=why)
     if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
-    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
-        if before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"]):
-            faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
+    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]) and (
+            before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"])):
+        faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
         faults.add("data" if new.get("immutable") else "immutable", "Forbidden",
                    why="field is immutable when `immutable` is set")
@@ -5179,11 +5067,23 @@ def validate_update(kind, old, new, faults):
 # -- custom resources: a CustomResourceDefinition's structural schema does for them what SCHEMA does for the others
 TYPES = {"object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
          "number": (int, float)}
-FORMATS = {"date-time": lambda text: TIME.fullmatch(text), "byte": lambda text: re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", text),
-           "ipv4": lambda text: is_address(text) and "." in text, "ipv6": lambda text: is_address(text) and ":" in text,
-           "uuid": lambda text: re.fullmatch(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text),
-           "date": lambda text: TIME.fullmatch(text + "T00:00:00Z"), "email": lambda text: "@" in text[1:-1]}
+FORMATS = {  # a format of a string -> whether a text has it
+    "date-time": TIME.fullmatch, "date": lambda text: TIME.fullmatch(text + "T00:00:00Z"),
+    "byte": re.compile(r"[A-Za-z0-9+/]*={0,2}").fullmatch, "email": lambda text: "@" in text[1:-1],
+    "ipv4": lambda text: is_address(text) and "." in text, "ipv6": lambda text: is_address(text) and ":" in text,
+    "uuid": re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
+}
+SIZES = {  # type -> what its limits are called, and how a value below the least is refused
+    str: ("Length", "should be at least {} chars long"), list: ("Items", "should have at least {} items"),
+    dict: ("Properties", "should have at least {} properties"),
+}
 LOOSE, EMBEDDED = "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"
+
+def schema_below(schema, name):
+    """The schema of a field; None if there is no such field."""
+    known, more = schema.get("properties", {}), schema.get("additionalProperties")
+    return known[name] if name in known else more if isinstance(more, dict) else (
+        {LOOSE: True} if more or schema.get(LOOSE) else None)
 
 def clean_custom(schema, value, findings, path=""):
     """A custom resource, or a part of it, without the fields that its schema does not know."""
@@ -5192,25 +5092,19 @@ def clean_custom(schema, value, findings, path=""):
         return [clean_custom(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    out, known, more = {}, schema.get("properties", {}), schema.get("additionalProperties")
-    is_object = not path or schema.get(EMBEDDED)
+    out, is_object = {}, not path or schema.get(EMBEDDED)
     for name, item in value.items():
-        where = f"{path}.{name}" if path else name
+        where, below = f"{path}.{name}" if path else name, schema_below(schema, name)
         if is_object and name == "metadata" and not path and not isinstance(item, dict):
             raise Mismatch("json: cannot unmarshal metadata: want an object")
         if is_object and name == "metadata" and isinstance(item, dict):
             out[name] = clean_message(message("ObjectMeta"), item, findings, where)
         elif is_object and name in ("kind", "apiVersion"):
             out[name] = item
-        elif name in known:
-            if item is not None or known[name].get("nullable"):
-                out[name] = clean_custom(known[name], item, findings, where)
-        elif isinstance(more, dict):
-            out[name] = clean_custom(more, item, findings, where)
-        elif more or schema.get(LOOSE):
-            out[name] = clean_custom({LOOSE: True}, item, findings, where)
-        else:
+        elif below is None:
             findings.unknown.append(where)
+        elif item is not None or name not in schema.get("properties", {}) or below.get("nullable"):
+            out[name] = clean_custom(below, item, findings, where)
     if not path:
         out.setdefault("metadata", {})
     return out
@@ -5221,12 +5115,11 @@ def default_custom(schema, value):
         for item in value:
             default_custom(schema.get("items") or {}, item)
     elif isinstance(value, dict):
-        known, more = schema.get("properties", {}), schema.get("additionalProperties")
-        for name, each in known.items():
+        for name, each in schema.get("properties", {}).items():
             if "default" in each and name not in value:
                 value[name] = json.loads(dumps(each["default"]))
         for name, item in value.items():
-            default_custom(known.get(name) or (more if isinstance(more, dict) else {}), item)
+            default_custom(schema_below(schema, name) or {}, item)
 
 def counted(number):
     return f"{number} item" + "s" * (number != 1)
@@ -5239,9 +5132,9 @@ def validate_custom(schema, value, path, faults):
     if value is None and (schema.get("nullable") or not schema.get("type")):
         return
     wanted = TYPES.get(schema.get("type"), (int, str) if schema.get("x-kubernetes-int-or-string") else None)
-    if wanted and (type(value) not in wanted and not (type(value) is float and wanted == (int,) and value == int(value))):
-        found = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}.get(
-            type(value), "null")
+    is_whole = type(value) is float and wanted == (int,) and value == int(value)
+    if wanted and type(value) not in wanted and not is_whole:
+        found = next((name for name, types in TYPES.items() if type(value) in types), "null")
         return invalid(found, f"must be of type {schema.get('type') or 'integer,string'}: \"{found}\"")
     if "enum" in schema and value not in schema["enum"]:
         faults.add(at, "Unsupported value", value, "supported values: " + ", ".join(
@@ -5254,20 +5147,25 @@ def validate_custom(schema, value, path, faults):
             invalid(value, f"should be less than {'' if schema.get('exclusiveMaximum') else 'or equal to '}{high:g}")
         if step and value % step:
             invalid(value, f"should be a multiple of {step:g}")
-    elif isinstance(value, str):
-        if len(value) > schema.get("maxLength", len(value)):
-            faults.add(at, "Too long", why=f"may not be more than {schema['maxLength']} bytes")
-        if len(value) < schema.get("minLength", 0):
-            invalid(value, f"should be at least {schema['minLength']} chars long")
+    if isinstance(value, dict):
+        for name in [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]:
+            if name not in value:
+                faults.add(f"{path}.{name}".lstrip("."), "Required value")
+    if type(value) in SIZES:
+        size, (word, too_few) = len(value), SIZES[type(value)]
+        most, least = schema.get("max" + word, size), schema.get("min" + word, 0)
+        if size > most and isinstance(value, str):
+            faults.add(at, "Too long", why=f"may not be more than {most} bytes")
+        elif size > most:
+            faults.add(at, "Too many", size, f"must have at most {counted(most)}")
+        if size < least:
+            invalid(value if isinstance(value, str) else size, too_few.format(least))
+    if isinstance(value, str):
         if "pattern" in schema and not pattern_of(schema["pattern"]).search(value):
             invalid(value, f"should match '{schema['pattern']}'")
         if not FORMATS.get(schema.get("format"), lambda text: True)(value):
             invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
     elif isinstance(value, list):
-        if len(value) > schema.get("maxItems", len(value)):
-            faults.add(at, "Too many", len(value), f"must have at most {counted(schema['maxItems'])}")
-        if len(value) < schema.get("minItems", 0):
-            invalid(len(value), f"should have at least {schema['minItems']} items")
         if schema.get("x-kubernetes-list-type") in ("map", "set"):
             keys, seen = schema.get("x-kubernetes-list-map-keys"), []
             for i, item in enumerate(value):
@@ -5278,34 +5176,25 @@ def validate_custom(schema, value, path, faults):
         for i, item in enumerate(value):
             validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
     elif isinstance(value, dict):
-        for name in [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]:
-            if name not in value:
-                faults.add(f"{path}.{name}".lstrip("."), "Required value")
-        if len(value) > schema.get("maxProperties", len(value)):
-            faults.add(at, "Too many", len(value), f"must have at most {counted(schema['maxProperties'])}")
-        if len(value) < schema.get("minProperties", 0):
-            invalid(len(value), f"should have at least {schema['minProperties']} properties")
-        known, more = schema.get("properties", {}), schema.get("additionalProperties")
         for name, item in value.items():
             if path or name not in ("metadata", "kind", "apiVersion"):
-                validate_custom(known.get(name) or (more if isinstance(more, dict) else {}), item, f"{path}.{name}", faults)
+                validate_custom(schema_below(schema, name) or {}, item, f"{path}.{name}", faults)
     def valid(each):
         tried = Faults()
         validate_custom(each, value, path, tried)
         return not tried
-    for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema")):
-        good = [each for each in schema.get(word, ()) if valid(each)]
-        if word in schema and (not good or word == "oneOf" and len(good) > 1):
-            found = "" if word == "anyOf" else f". Found {f'{len(good)} valid alternatives' if good else 'none valid'}"
-            faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){found}')
-            if not good:
-                validate_custom(schema[word][0], value, path, faults)
-    good = [each for each in schema.get("allOf", ()) if valid(each)]
-    for each in schema.get("allOf", ()):
-        validate_custom(each, value, path, faults)
-    if len(good) < len(schema.get("allOf", ())):
-        faults.add("<nil>", "Invalid value", "", f'"{where}" must validate all the schemas (allOf)' + (
-            "" if good else ". None validated"))
+    for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema"),
+                         ("allOf", "all the schemas")):
+        each_of = schema.get(word, ())
+        good = sum(map(valid, each_of))
+        why = {"anyOf": "", "oneOf": f". Found {good} valid alternatives" if good else ". Found none valid",
+               "allOf": "" if good else ". None validated"}[word]
+        for each in each_of if word == "allOf" else ():
+            validate_custom(each, value, path, faults)
+        if each_of and not {"anyOf": good, "oneOf": good == 1, "allOf": good == len(each_of)}[word]:
+            faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){why}')
+            if not good and word != "allOf":
+                validate_custom(each_of[0], value, path, faults)
     if "not" in schema and valid(schema["not"]):
         faults.add("<nil>", "Invalid value", "", f'"{where}" must not validate the schema (not)')
 
@@ -5321,16 +5210,16 @@ def pattern_of(text, known={}):
 def kinds_of(definition):
     """The Kinds that a CustomResourceDefinition's served versions are, the one that objects rest in first; then by the
     order of discovery (GA before beta before alpha, then the newest)."""
-    spec = definition["spec"]
-    names, marks = spec["names"], ("gen", "obj") + tuple(spec["names"].get("categories") or ())
+    spec, names = definition["spec"], definition["spec"]["names"]
     def rank(version):
         found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version["name"])
-        return (1, -{None: 3, "beta": 2, "alpha": 1}[found[2]], -int(found[1]), -int(found[3] or 0), "") if found else (
-            2, 0, 0, 0, version["name"])
-    return [Kind(names["kind"], spec["group"], version["name"], names["plural"], names.get("singular") or names["kind"].lower(),
-                 tuple(names.get("shortNames") or ()), spec["scope"] == "Namespaced", ALL,
-                 tuple(name for name in ("scale", "status") if name in (version.get("subresources") or ())), marks, "disk",
-                 definition["metadata"]["name"], dig(version, "schema", "openAPIV3Schema", default={LOOSE: True}), version)
+        return (1, -("alpha", "beta", None).index(found[2]), -int(found[1]), -int(found[3] or 0)) if found else (
+            2, version["name"])
+    return [Kind(names["kind"], spec["group"], version["name"], names["plural"],
+                 names.get("singular") or names["kind"].lower(), tuple(names.get("shortNames") or ()),
+                 spec["scope"] == "Namespaced", ALL, tuple(pick(version.get("subresources") or {}, ("scale", "status"))),
+                 ("gen", "obj", *(names.get("categories") or ())), "disk", definition["metadata"]["name"],
+                 dig(version, "schema", "openAPIV3Schema", default={LOOSE: True}), version)
             for version in sorted(spec["versions"], key=rank)]
 
 def register(definition, is_served=True):
@@ -5340,14 +5229,12 @@ def register(definition, is_served=True):
     name = definition["metadata"]["name"]
     old = [kind for kind in KINDS if kind.crd and kind.id == name]
     new = kinds_of(definition) if is_served else []
-    KINDS = [kind for kind in KINDS if kind not in old] + [kind for kind in new if kind.crd.get("served")]
+    served = [kind for kind in new if kind.crd.get("served")]
+    KINDS = [kind for kind in KINDS if kind not in old] + served
     for kind in old:
         RESOURCES.pop((kind.group, kind.version, kind.plural), None)
-    for kind in new:
-        if kind.crd.get("served"):
-            RESOURCES[kind.group, kind.version, kind.plural] = kind
-        if kind.crd.get("storage"):
-            KIND[name] = kind
+    RESOURCES.update({(kind.group, kind.version, kind.plural): kind for kind in served})
+    KIND.update({name: kind for kind in new if kind.crd.get("storage")})
     if not new:
         KIND.pop(name, None)
 
