@@ -5250,21 +5250,21 @@ def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
     spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
-    spec.setdefault("priority", 0)
-    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-    tolerations = spec.setdefault("tolerations", [])
+    fill(spec, priority=0, preemptionPolicy="PreemptLowerPriority", tolerations=[])
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
-            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
-    classes = [c for c in store.list("PriorityClass") if c["metadata"]["name"] == spec.get("priorityClassName") or
-               not spec.get("priorityClassName") and c.get("globalDefault")]
-    if spec.get("priorityClassName") and not classes:
-        raise forbidden(kind, name, f"no PriorityClass with name {spec['priorityClassName']} was found")
+        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in spec["tolerations"]):
+            spec["tolerations"].append(
+                {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+    wanted = spec.get("priorityClassName")
+    classes = [c for c in store.list("PriorityClass")
+               if (c["metadata"]["name"] == wanted if wanted else c.get("globalDefault"))]
+    if wanted and not classes:
+        raise forbidden(kind, name, f"no PriorityClass with name {wanted} was found")
     for chosen in classes[:1]:
         if spec["priority"] not in (0, chosen["value"]):
-            raise forbidden(kind, name, f"the integer value of priority ({spec['priority']}) must not be provided in pod "
-                            f"spec; priority admission controller computed {chosen['value']} from the given "
-                            "PriorityClass name")
+            raise forbidden(
+                kind, name, f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; "
+                f"priority admission controller computed {chosen['value']} from the given PriorityClass name")
         spec.update(priority=chosen["value"], priorityClassName=chosen["metadata"]["name"],
                     preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
     runtime = spec.get("runtimeClassName")
@@ -5272,26 +5272,27 @@ def admit_pod(store, pod):
         found = store.get("RuntimeClass", "", runtime)
         if not found:
             raise forbidden(kind, name, f'pod rejected: RuntimeClass "{runtime}" not found')
-        overhead, where = dig(found, "overhead", "podFixed"), found.get("scheduling") or {}
-        spec.update(filled(overhead=overhead, nodeSelector={**where.get("nodeSelector", {}),
-                                                            **spec.get("nodeSelector", {})}))
+        where = found.get("scheduling") or {}
+        spec.update(filled(overhead=dig(found, "overhead", "podFixed"),
+                           nodeSelector={**where.get("nodeSelector", {}), **spec.get("nodeSelector", {})}))
         spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
     limit_ranges(store, kind, pod)
     pod["status"]["qosClass"] = qos_class(spec) if spec.get("containers") else "BestEffort"
-    account = store.get("ServiceAccount", pod["metadata"]["namespace"], spec["serviceAccountName"])
-    if not account and spec["serviceAccountName"] != "default":     # that one comes a moment after its namespace
-        where = f"{pod['metadata']['namespace']}/{spec['serviceAccountName']}"
-        raise forbidden(kind, name, f"error looking up service account {where}: serviceaccount "
-                        f'"{spec["serviceAccountName"]}" not found')
+    namespace, user = pod["metadata"]["namespace"], spec["serviceAccountName"]
+    account = store.get("ServiceAccount", namespace, user)
+    if not account and user != "default":                       # that one comes a moment after its namespace
+        raise forbidden(kind, name,
+                        f'error looking up service account {namespace}/{user}: serviceaccount "{user}" not found')
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
     wants = dig(spec, "automountServiceAccountToken", default=dig(account, "automountServiceAccountToken", default=True))
-    bare = [c for _, c in containers_of(spec) if TOKEN_FOLDER not in [m.get("mountPath") for m in c.get("volumeMounts", ())]]
+    bare = [container for _, container in containers_of(spec)
+            if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
     if wants and bare:
         volume = "kube-api-access-" + "".join(random.choices(SAFE_LETTERS, k=5))
+        mount = {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER}
         for container in bare:
-            container.setdefault("volumeMounts", []).append(
-                {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER})
+            container.setdefault("volumeMounts", []).append(dict(mount))
         field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
         spec.setdefault("volumes", []).append({"name": volume, "projected": {"defaultMode": 420, "sources": [
             {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
@@ -5303,12 +5304,12 @@ def limit_ranges(store, kind, obj):
     notes, faults = [], []
     for limit in [limit for each in store.list("LimitRange", obj["metadata"].get("namespace"))
                   for limit in each["spec"].get("limits") or ()]:
-        if kind.id == "PersistentVolumeClaim" and limit["type"] == kind.id:
+        about = limit["type"]
+        if kind.id == about == "PersistentVolumeClaim":
             faults += limit_faults(limit, dig(obj, "spec", "resources", default={}))
-        if kind.id != "Pod" or limit["type"] not in ("Container", "Pod"):
-            continue
-        everyone = [container for _, container in containers_of(obj["spec"])]
-        for container in everyone if limit["type"] == "Container" else ():
+        elif kind.id == about == "Pod":
+            faults += limit_faults(limit, {side: total_of(obj["spec"], side) for side in ("requests", "limits")})
+        for _, container in containers_of(obj["spec"]) if kind.id == "Pod" and about == "Container" else ():
             resources = container.setdefault("resources", {})
             for side, field, word in (("requests", "defaultRequest", "request"), ("limits", "default", "limit")):
                 new = {k: v for k, v in (limit.get(field) or {}).items() if k not in resources.get(side, {})}
@@ -5316,15 +5317,12 @@ def limit_ranges(store, kind, obj):
                     resources[side] = {**resources.get(side, {}), **new}
                     notes.append(f"{', '.join(sorted(new))} {word} for container {container['name']}")
             faults += limit_faults(limit, resources)
-        if limit["type"] == "Pod":
-            faults += limit_faults(limit, {side: total([dig(c, "resources", side, default={}) for c in
-                                                        obj["spec"].get("containers") or ()])
-                                           for side in ("requests", "limits")})
     if notes:
         obj["metadata"].setdefault("annotations", {})["kubernetes.io/limit-ranger"] = (
             "LimitRanger plugin set: " + "; ".join(notes))
     if faults:
-        raise forbidden(kind, obj["metadata"].get("name", ""), faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
+        raise forbidden(kind, obj["metadata"].get("name", ""),
+                        faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
 
 def total(maps):
     """The sum of {resource: quantity} maps."""
@@ -5333,27 +5331,30 @@ def total(maps):
         out[name] = out.get(name, 0) + quantity_nanos(quantity)
     return {name: quantity_text(nanos) for name, nanos in out.items()}
 
+def total_of(pod_spec, side):
+    """What the containers of a pod have together in their requests or limits: {resource: quantity}."""
+    return total([dig(c, "resources", side, default={}) for c in pod_spec.get("containers") or ()])
+
 def limit_faults(limit, resources):
     """What is wrong with {requests, limits} by one item of a LimitRange, a sentence each."""
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
-    for field, word, side, found, wrong in (("min", "minimum", "request", requests, lambda has, bound: has < bound),
-                                            ("max", "maximum", "limit", limits, lambda has, bound: has > bound)):
+    for field, word, side, found, sign in (("min", "minimum", "request", requests, 1),
+                                           ("max", "maximum", "limit", limits, -1)):
         for name, bound in sorted((limit.get(field) or {}).items()):
             text = f"{word} {name} usage per {limit['type']} is {bound}"
-            has = found.get(name, requests.get(name) if limit["type"] == "PersistentVolumeClaim" else None)
+            is_claim = name not in found and limit["type"] == "PersistentVolumeClaim"   # it has requests alone
+            has = requests.get(name) if is_claim else found.get(name)
             if has is None:
                 yield f"{text}.  No {side} is specified"
-            elif wrong(quantity_nanos(has), quantity_nanos(bound)):
-                yield f"{text}, but {'request' if has == requests.get(name) and has != found.get(name) else side} is {has}"
+            elif (quantity_nanos(has) - quantity_nanos(bound)) * sign < 0:
+                yield f"{text}, but {'request' if is_claim else side} is {has}"
     for name, bound in sorted((limit.get("maxLimitRequestRatio") or {}).items()):
-        has = [quantity_nanos(side.get(name, "0")) for side in (limits, requests)]
-        ratio = has[0] / has[1] if all(has) else 0
-        if not all(has):
-            yield (f"{name} max limit to request ratio per {limit['type']} is {bound}, but no " + (
-                "request is specified or request is 0" if not has[1] else "limit is specified or limit is 0"))
-        elif ratio > quantity_nanos(bound) / 1e9:
-            yield (f"{name} max limit to request ratio per {limit['type']} is {bound}, but provided ratio is "
-                   f"{ratio:.6f}")
+        text = f"{name} max limit to request ratio per {limit['type']} is {bound}, but "
+        most, least = (quantity_nanos(side.get(name, "0")) for side in (limits, requests))
+        if not most or not least:
+            yield f"{text}no {'limit' if least else 'request'} is specified or {'limit' if least else 'request'} is 0"
+        elif most / least > quantity_nanos(bound) / 1e9:
+            yield f"{text}provided ratio is {most / least:.6f}"
 
 def quota_usage(kind, obj):
     """What an object counts for a ResourceQuota: {resource: units of 10^-9}."""
@@ -5363,7 +5364,7 @@ def quota_usage(kind, obj):
         if has_ended(obj):
             return {"count/pods": one}
         for side in ("requests", "limits"):
-            for name, quantity in total([dig(c, "resources", side, default={}) for c in spec.get("containers") or ()]).items():
+            for name, quantity in total_of(spec, side).items():
                 out[f"{side}.{name}"] = quantity_nanos(quantity)
                 if side == "requests" and name in ("cpu", "memory", "ephemeral-storage"):
                     out[name] = quantity_nanos(quantity)
@@ -5379,7 +5380,8 @@ def quota_usage(kind, obj):
 SCOPES = {  # what a scope of a quota selects among pods
     "Terminating": lambda spec: spec.get("activeDeadlineSeconds") is not None,
     "NotTerminating": lambda spec: spec.get("activeDeadlineSeconds") is None,
-    "BestEffort": lambda spec: qos_class(spec) == "BestEffort", "NotBestEffort": lambda spec: qos_class(spec) != "BestEffort",
+    "BestEffort": lambda spec: qos_class(spec) == "BestEffort",
+    "NotBestEffort": lambda spec: qos_class(spec) != "BestEffort",
     "PriorityClass": lambda spec: bool(spec.get("priorityClassName")),
     "CrossNamespacePodAffinity": lambda spec: b'"namespace' in dumps(spec.get("affinity") or {}),
 }
@@ -5388,25 +5390,22 @@ def in_scopes(quota, kind, obj):
     """Whether a ResourceQuota is about an object: scopes are about pods alone."""
     spec, terms = obj.get("spec", {}), dig(quota, "spec", "scopeSelector", "matchExpressions", default=[])
     terms = terms + [{"scopeName": scope, "operator": "Exists"} for scope in quota["spec"].get("scopes") or ()]
-    if terms and kind.id != "Pod":
-        return False
-    for term in terms:
-        if term["scopeName"] == "PriorityClass" and term["operator"] in ("In", "NotIn"):
-            found = spec.get("priorityClassName", "") in (term.get("values") or ())
-        else:
-            found = SCOPES.get(term["scopeName"], lambda spec: False)(spec)
-        if found != (term["operator"] in ("In", "Exists")):
-            return False
-    return True
+    def fits(term):
+        scope, op = term["scopeName"], term["operator"]
+        by_name = scope == "PriorityClass" and op in ("In", "NotIn")
+        found = (spec.get("priorityClassName", "") in (term.get("values") or ()) if by_name else
+                 SCOPES.get(scope, lambda spec: False)(spec))
+        return found == (op in ("In", "Exists"))
+    return not terms or kind.id == "Pod" and all(map(fits, terms))
 
 def quota_used(store, quota):
     """{resource: units of 10^-9} that the namespace's objects use of a quota's hard limits."""
     hard, namespace, used = quota["spec"].get("hard") or {}, quota["metadata"]["namespace"], {}
     for kind in [kind for kind in KINDS if kind.namespaced and kind.kept != "-" and is_stored(kind)]:
-        names = {"count/" + resource_name(kind), kind.plural} | ({"requests", "limits", "cpu", "memory", "services"} if
-                                                               kind.id in ("Pod", "Service", "PersistentVolumeClaim") else set())
-        if any(name in names or name.partition(".")[0] in names or ".storageclass." in name or name == "ephemeral-storage"
-               for name in hard):
+        names = {"count/" + resource_name(kind), kind.plural, "ephemeral-storage"}
+        if kind.id in ("Pod", "Service", "PersistentVolumeClaim"):
+            names |= {"requests", "limits", "cpu", "memory", "services"}
+        if any({name, name.partition(".")[0]} & names or ".storageclass." in name for name in hard):
             for obj in store.list(kind.id, namespace):
                 for name, amount in quota_usage(kind, obj).items() if in_scopes(quota, kind, obj) else ():
                     used[name] = used.get(name, 0) + amount
@@ -5416,7 +5415,7 @@ def check_quota(store, kind, obj, old=None):
     """Refuse what would go beyond a ResourceQuota of the namespace (403). The caller's transaction holds."""
     meta = obj["metadata"]
     for quota in store.list("ResourceQuota", meta["namespace"]) if kind.namespaced else ():
-        hard, wanted = quota["spec"].get("hard") or {}, quota_usage(kind, obj)
+        hard = quota["spec"].get("hard") or {}
         if not in_scopes(quota, kind, obj) or kind.id == "ResourceQuota" and "resourcequotas" not in hard:
             continue
         if kind.id == "Pod":
@@ -5428,15 +5427,16 @@ def check_quota(store, kind, obj, old=None):
                 text = "; ".join(f"{name} for: {container}" for name, container in sorted(missing))
                 raise forbidden(kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {text}")
         before = quota_usage(kind, old) if old else {}
-        more = {name: amount - before.get(name, 0) for name, amount in wanted.items()
+        more = {name: amount - before.get(name, 0) for name, amount in quota_usage(kind, obj).items()
                 if name in hard and amount > before.get(name, 0)}
         used = quota_used(store, quota) if more else {}
         over = sorted(name for name in more if used[name] + more[name] > quantity_nanos(hard[name]))
         if over:
-            shown_ = lambda amounts: ",".join(f"{name}={quantity_text(amounts[name])}" for name in over)
             limits = {name: quantity_nanos(hard[name]) for name in over}
-            raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, requested: {shown_(more)}, "
-                            f"used: {shown_(used)}, limited: {shown_(limits)}")
+            requested, used, limited = (",".join(f"{name}={quantity_text(amounts[name])}" for name in over)
+                                        for amounts in (more, used, limits))
+            raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, requested: {requested}, "
+                            f"used: {used}, limited: {limited}")
 
 Form = namedtuple("Form", "kind version include columns")   # kind: "" objects, "Table" or "PartialObjectMetadata"
 Answer = namedtuple("Answer", "code body content_type headers")
