@@ -4583,9 +4583,8 @@ def validate_fields(type_, value, path, faults):
                 continue
             elif rule == "unique":
                 names = [item.get(field.keys[0]) for item in found]
-                for i, name in enumerate(names):
-                    if name in names[:i]:
-                        refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value", name)
+                for i in [i for i in range(len(names)) if is_twice(i, names)]:
+                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value", names[i])
             elif rule == "@ip":
                 if not is_address(found):
                     refuse(at, BAD_ADDRESS, found)
@@ -4638,6 +4637,10 @@ def is_none(value):
 def is_twice(i, items):
     return items[i] in items[:i]
 
+def items_of(**fields):
+    """(field, key, value) of several maps."""
+    return [(field, *item) for field, value in fields.items() for item in value.items()]
+
 def check_one(word, given):
     """One field of those that a message may have, and no more."""
     yield not given, "", f"Required value: must specify a {word} type"
@@ -4670,12 +4673,10 @@ def check_modes(modes):
 
 def check_host(at, host):
     """The host of an Ingress: a name, of which the first label may be *."""
-    if is_address(host) or "*" not in host:
-        yield is_address(host), at, "must be a DNS name, not an IP address"
-        yield from () if is_address(host) else check_name(at, "subdomain", host)
-        return
-    rule = r"\*\." + NAME_RULES["subdomain"][0]
-    yield (not re.fullmatch(rule, host), at, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid "
+    rule, is_name = r"\*\." + NAME_RULES["subdomain"][0], "*" not in host and not is_address(host)
+    yield is_address(host), at, "must be a DNS name, not an IP address"
+    yield from check_name(at, "subdomain", host) if is_name else ()
+    yield ("*" in host and not re.fullmatch(rule, host), at, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid "
            "DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an "
            f"alphanumeric character (e.g. '*.example.com', regex used for validation is '{rule}')")
 
@@ -4712,8 +4713,7 @@ class Checks:
             if not valueFrom else "may not have more than one field specified at a time"
             if len(valueFrom) > 1 else "may not be specified when `value` is not empty"), ""
     def ResourceRequirements(limits={}, requests={}, **_):
-        for side, name, quantity in [(side, *item) for side, values in (("limits", limits), ("requests", requests))
-                                     for item in values.items()]:
+        for side, name, quantity in items_of(limits=limits, requests=requests):
             yield quantity_nanos(quantity) < 0, f".{side}[{name}]", NEGATIVE, quantity
             yield name.startswith("hugepages-"), f".{side}[{name}]", "Forbidden: the engine cannot limit huge pages"
         for name in [name for name in requests if name in limits]:
@@ -4736,9 +4736,8 @@ class Checks:
             yield True, ".clusterIPs[0]", BAD_ADDRESS, ip
             return
         yield not ports and type != "ExternalName" and clusterIP != "None", ".ports", "Required value"
-        if type == "ExternalName":
-            yield not host, ".externalName", "Required value"
-            yield from check_name(".externalName", "subdomain", host) if host else ()
+        yield type == "ExternalName" and not host, ".externalName", "Required value"
+        yield from check_name(".externalName", "subdomain", host) if type == "ExternalName" and host else ()
         names, transports = [port.get("name") for port in ports], [pick(port, ("port", "protocol")) for port in ports]
         for i, port in enumerate(ports):
             at = f".ports[{i}]"
@@ -4750,8 +4749,7 @@ class Checks:
                    "Forbidden: may not be used when `type` is 'ClusterIP'")
     def ConfigMap(kind, data={}, binaryData={}, **_):
         size = 0
-        for field, key, value in [(field, *item) for field, values in (("data", data), ("binaryData", binaryData))
-                                  for item in values.items()]:
+        for field, key, value in items_of(data=data, binaryData=binaryData):
             is_text = kind == "ConfigMap" and field == "data"
             size += len(key) + (len(value.encode()) if is_text else len(value) * 3 // 4)
             yield from check_name(f"{field}[{key}]", "key", key)
@@ -4762,18 +4760,16 @@ class Checks:
         yield from check_operator(operator, values, OPERATORS)
         for i, value in enumerate(values or ()):
             yield from check_name(f".values[{i}]", "labelvalue", value)
-    def NodeSelectorRequirement(operator, values=(), **_):
-        yield from check_operator(operator, values, (*OPERATORS, "Gt", "Lt"))
-    def LabelSelector(matchLabels={}, **_):
-        yield from check_labels(".matchLabels", matchLabels)
-    def PodTemplateSpec(metadata, **_):
-        yield from check_labels(".labels", metadata.get("labels"))
     DeploymentSpec = ReplicaSetSpec = check_workload("deployment", "ReplicaSet")
     StatefulSetSpec = check_workload("statefulset", "StatefulSet")
     DaemonSetSpec = check_workload("daemonset", "DaemonSet")
-    def ReplicationControllerSpec(selector={}, template={}, **_):
-        if selector and template:
-            yield from check_workload("", "ReplicationController")(selector, template)
+    ReplicationControllerSpec = lambda selector={}, template={}, **_: check_workload("", "ReplicationController")(
+        selector, template) if selector and template else ()
+    NodeSelectorRequirement = lambda operator, values=(), **_: check_operator(
+        operator, values, (*OPERATORS, "Gt", "Lt"))
+    LabelSelector = lambda matchLabels={}, **_: check_labels(".matchLabels", matchLabels)
+    PodTemplateSpec = lambda metadata, **_: check_labels(".labels", metadata.get("labels"))
+    RuntimeClass = lambda handler="", **_: () if handler else check_name("handler", "label", "")
     def DeploymentStrategy(type=None, rollingUpdate=None):
         known = "Recreate", "RollingUpdate"
         yield type not in known, "", supported(known), {"Type": type, "RollingUpdate": rollingUpdate}
@@ -4951,15 +4947,13 @@ class Checks:
         yield (not is_system and value > 10 ** 9, "value",
                "Forbidden: maximum allowed value of a user defined priority is 1000000000")
     def SelfSubjectAccessReviewSpec(resourceAttributes=None, nonResourceAttributes=None, **_):
-        given = [about is not None for about in (resourceAttributes, nonResourceAttributes)]
-        yield (not any(given), ".resourceAttributes",
+        absent = [resourceAttributes, nonResourceAttributes].count(None)
+        yield (absent == 2, ".resourceAttributes",
                "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-        yield all(given), ".nonResourceAttributes", "cannot be specified in combination with resourceAttributes"
+        yield absent == 0, ".nonResourceAttributes", "cannot be specified in combination with resourceAttributes"
     def SubjectAccessReviewSpec(user="", groups=(), **about):
         yield from Checks.SelfSubjectAccessReviewSpec(**about)
         yield not user and not groups, ".user", "at least one of user or group must be specified", ""
-    def RuntimeClass(handler="", **_):
-        yield from () if handler else check_name("handler", "label", "")
     def Binding(target, **_):
         yield target.get("kind", "Node") != "Node", "target.kind", supported(["Node", "<empty>"])
         yield not target.get("name"), "target.name", "Required value"
@@ -5167,12 +5161,10 @@ def validate_custom(schema, value, path, faults):
             invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
     elif isinstance(value, list):
         if schema.get("x-kubernetes-list-type") in ("map", "set"):
-            keys, seen = schema.get("x-kubernetes-list-map-keys"), []
-            for i, item in enumerate(value):
-                item = pick(item, keys) if keys and isinstance(item, dict) else item
-                if item in seen:
-                    faults.add(f"{at}[{i}]", "Duplicate value", item)
-                seen.append(item)
+            keys = schema.get("x-kubernetes-list-map-keys")
+            items = [pick(item, keys) if keys and isinstance(item, dict) else item for item in value]
+            for i in [i for i in range(len(items)) if is_twice(i, items)]:
+                faults.add(f"{at}[{i}]", "Duplicate value", items[i])
         for i, item in enumerate(value):
             validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
     elif isinstance(value, dict):
@@ -5217,14 +5209,14 @@ def kinds_of(definition):
             2, version["name"])
     return [Kind(names["kind"], spec["group"], version["name"], names["plural"],
                  names.get("singular") or names["kind"].lower(), tuple(names.get("shortNames") or ()),
-                 spec["scope"] == "Namespaced", ALL, tuple(pick(version.get("subresources") or {}, ("scale", "status"))),
+                 spec["scope"] == "Namespaced", ALL, tuple(pick(version.get("subresources", {}), ("scale", "status"))),
                  ("gen", "obj", *(names.get("categories") or ())), "disk", definition["metadata"]["name"],
                  dig(version, "schema", "openAPIV3Schema", default={LOOSE: True}), version)
             for version in sorted(spec["versions"], key=rank)]
 
 def register(definition, is_served=True):
-    """Serve the custom resources of a definition as it is now, or no longer. The table is replaced, never changed: other
-    threads may be reading it."""
+    """Serve the custom resources of a definition as it is now, or no longer. The table is replaced, never changed:
+    other threads may be reading it."""
     global KINDS
     name = definition["metadata"]["name"]
     old = [kind for kind in KINDS if kind.crd and kind.id == name]
@@ -5285,7 +5277,7 @@ def admit_pod(store, pod):
                         f'error looking up service account {namespace}/{user}: serviceaccount "{user}" not found')
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
-    wants = dig(spec, "automountServiceAccountToken", default=dig(account, "automountServiceAccountToken", default=True))
+    wants = dig({**(account or {}), **spec}, "automountServiceAccountToken", default=True)
     bare = [container for _, container in containers_of(spec)
             if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
     if wants and bare:
@@ -5370,7 +5362,8 @@ def quota_usage(kind, obj):
                     out[name] = quantity_nanos(quantity)
     elif kind.id == "Service":
         ports = len(spec.get("ports") or ()) if spec["type"] in ("NodePort", "LoadBalancer") else 0
-        out.update({"services.nodeports": ports * one, "services.loadbalancers": (spec["type"] == "LoadBalancer") * one})
+        balancers = spec["type"] == "LoadBalancer"
+        out.update({"services.nodeports": ports * one, "services.loadbalancers": balancers * one})
     elif kind.id == "PersistentVolumeClaim":
         size = quantity_nanos(dig(spec, "resources", "requests", "storage", default="0"))
         prefix = f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
