@@ -4639,7 +4639,7 @@ def is_twice(i, items):
 
 def items_of(**fields):
     """(field, key, value) of several maps."""
-    return [(field, *item) for field, value in fields.items() for item in value.items()]
+    return [(field, *item) for field, value in fields.items() for item in (value or {}).items()]
 
 def check_one(word, given):
     """One field of those that a message may have, and no more."""
@@ -4676,9 +4676,9 @@ def check_host(at, host):
     rule, is_name = r"\*\." + NAME_RULES["subdomain"][0], "*" not in host and not is_address(host)
     yield is_address(host), at, "must be a DNS name, not an IP address"
     yield from check_name(at, "subdomain", host) if is_name else ()
-    yield ("*" in host and not re.fullmatch(rule, host), at, "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid "
-           "DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an "
-           f"alphanumeric character (e.g. '*.example.com', regex used for validation is '{rule}')")
+    yield ("*" in host and not re.fullmatch(rule, host), at, "a wildcard DNS-1123 subdomain must start with '*.', "
+           "followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' "
+           f"and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '{rule}')")
 
 def check_operator(op, values, known):
     """The operator of a term of a selector, and how many values it takes."""
@@ -4692,7 +4692,8 @@ def check_operator(op, values, known):
 
 class Checks:
     """A function per message, called like it with its fields, that yields rows as above."""
-    def ObjectMeta(labels=None, annotations={}, **_):
+    def ObjectMeta(labels=None, annotations=None, **_):
+        annotations = annotations or {}
         yield from check_labels(".labels", labels)
         for key, fault in [(key, fault) for key in annotations for fault in label_key_faults(key.lower())]:
             yield True, ".annotations", fault, key
@@ -4701,10 +4702,10 @@ class Checks:
     def Volume(name="", **sources):
         yield from check_one("volume", sources)
         yield "configMap" in sources and not sources["configMap"].get("name"), ".configMap.name", "Required value"
-    def HostPathVolumeSource(path, **_):
+    def HostPathVolumeSource(path="", **_):
         yield path and path[0] != "/", ".path", "must be an absolute path"
         yield path[:1] in ("", "/") and ".." in path.split("/"), ".path", "must not contain '..'"
-    def KeyToPath(path, **_):
+    def KeyToPath(path="", **_):
         yield path[:1] == "/", ".path", "must be a relative path"
         yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
     def EnvVar(value=None, valueFrom=None, **_):
@@ -4720,7 +4721,7 @@ class Checks:
             yield (quantity_nanos(requests[name]) > quantity_nanos(limits[name]), ".requests",
                    f"must be less than or equal to {name} limit of {limits[name]}", requests[name])
     def PodSpec(containers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
-        names = [volume.get("name") for volume in volumes]
+        names = [volume.get("name") for volume in volumes or ()]
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
@@ -4756,7 +4757,7 @@ class Checks:
         for key in data.keys() & binaryData.keys():
             yield True, f"data[{key}]", "duplicate of key present in binaryData", key
         yield size > 1 << 20, "data" if kind == "Secret" else "[]", "Too long: may not be more than 1048576 bytes"
-    def LabelSelectorRequirement(operator, values=(), **_):
+    def LabelSelectorRequirement(operator=None, values=(), **_):
         yield from check_operator(operator, values, OPERATORS)
         for i, value in enumerate(values or ()):
             yield from check_name(f".values[{i}]", "labelvalue", value)
@@ -4765,7 +4766,7 @@ class Checks:
     DaemonSetSpec = check_workload("daemonset", "DaemonSet")
     ReplicationControllerSpec = lambda selector={}, template={}, **_: check_workload("", "ReplicationController")(
         selector, template) if selector and template else ()
-    NodeSelectorRequirement = lambda operator, values=(), **_: check_operator(
+    NodeSelectorRequirement = lambda operator=None, values=(), **_: check_operator(
         operator, values, (*OPERATORS, "Gt", "Lt"))
     LabelSelector = lambda matchLabels={}, **_: check_labels(".matchLabels", matchLabels)
     PodTemplateSpec = lambda metadata, **_: check_labels(".labels", metadata.get("labels"))
