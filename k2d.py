@@ -2338,8 +2338,8 @@ def from_docker_container(info, name, node):
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
                      "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
-        "spec": {"volumes": [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
-                             for i, mount in enumerate(mounts)],
+        "spec": {**filled(volumes=[{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
+                                   for i, mount in enumerate(mounts)]),
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
                  "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
