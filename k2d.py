@@ -3353,8 +3353,9 @@ class Pods:
                 self.remove_files(uid)
 
 # == 14. Controllers =========================================================================
-# One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
+# One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
+WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
@@ -3377,9 +3378,9 @@ def kind_named(api_version, name):
 
 def controller_of(obj):
     return next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
-def owner_reference(kind, owner):
-    return {"apiVersion": group_version(kind), "kind": kind.name, "name": owner["metadata"]["name"],
-            "uid": owner["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
+def owner_reference(owner):
+    return {**pick(owner, ("apiVersion", "kind")), **pick(owner["metadata"], ("name", "uid")), "controller": True,
+            "blockOwnerDeletion": True}
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 def revision_of(rs):
@@ -3404,18 +3405,24 @@ def resolve_count(value, total, up):
     return -(-percent * total // 100) if up else percent * total // 100
 
 class Controllers:
-    """reconcile(key), key = (name of a method, its arguments ...), mostly namespace and name. All methods run in the
-    queue's one thread, except observe(), which runs in the thread of whoever wrote, and start()."""
-    WORKLOADS = {"Deployment": ("deployment",), "ReplicaSet": ("replicas", "ReplicaSet"),
-                 "ReplicationController": ("replicas", "ReplicationController")}     # kind -> the beginning of its key
-
+    """reconcile(key), key = (kind, namespace, name): a method called like a kind is a pass over one of its objects; or
+    (name of another method, its arguments ...). All methods run in the queue's one thread, in one transaction, except
+    observe(), which runs in the thread of whoever wrote, start(), and what does I/O: nat() and hosts()."""
     def __init__(self, k2d):
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
 
     def reconcile(self, key):
-        getattr(self, key[0])(*key[1:])
+        what, *args = key
+        if what in ("nat", "hosts"):
+            return getattr(self, what)()
+        with self.store.transaction():
+            if what not in KIND:
+                return getattr(self, what)(*args)
+            obj = self.store.get(*key)
+            if obj or what in ("Service", "CustomResourceDefinition"):          # these leave something behind
+                getattr(self, what)(obj, *args)
 
     def add(self, *key):
         self.queue.add(key)
@@ -3426,20 +3433,20 @@ class Controllers:
             (namespace, name), deleted, raw = change.key, change.type == "DELETED", change.raw
             meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
             for ref in meta.get("ownerReferences") or ():
-                if ref.get("controller") and ref["kind"] in self.WORKLOADS:
-                    self.add(*self.WORKLOADS[ref["kind"]], namespace, ref["name"])
                 owner = kind_named(ref["apiVersion"], ref["kind"])
-                if deleted and owner:
+                if owner and ref.get("controller") and owner.id in WORKLOADS:
+                    self.add(owner.id, namespace, ref["name"])
+                if owner and deleted:
                     self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
             if deleted:
                 self.add("collect", meta["uid"])
                 home = self.store.row("Namespace", ("", namespace)) if change.kind.namespaced else None
                 if home and b'"Terminating"' in home.raw:
-                    self.add("namespace", "", namespace)
+                    self.add("Namespace", "", namespace)
             elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
                 self.add("finalize", change.kind.id, namespace, name)
             for quota in self.store.keys("ResourceQuota", namespace) if change.kind.namespaced else ():
-                self.add("quota", *quota)
+                self.add("ResourceQuota", *quota)
             if change.kind.id == "Pod":
                 self.observe_pod(change, deleted)
             else:
@@ -3448,123 +3455,102 @@ class Controllers:
     def observe_pod(self, change, deleted):
         self.k2d.pods.on_pod(change)
         if not deleted and b'"podIP":' not in change.raw:
-            self.add("schedule", *change.key)
+            self.add("Pod", *change.key)
         if b'"hostPort"' in change.raw:
             self.add("nat")
         for key, selector in list(self.selectors.items()):
             if key[0] == change.key[0] and (selects(selector, change.labels) or
                                             change.old and selects(selector, change.old.labels)):
-                self.add("endpoints", *key)
-        for budget in self.store.keys("PodDisruptionBudget", change.key[0]):
-            self.add("budget", *budget)
-        if change.type == "ADDED" and not controller_of(json.loads(change.raw)):
-            for kind in ("ReplicaSet", "ReplicationController"):             # an orphan may be adopted
-                for owner in self.store.keys(kind, change.key[0]):
-                    self.add("replicas", kind, *owner)
+                self.add("Service", *key)
+        is_orphan = change.type == "ADDED" and not controller_of(json.loads(change.raw))        # who may be adopted
+        for kind in ("PodDisruptionBudget", *(("ReplicaSet", "ReplicationController") if is_orphan else ())):
+            for key in self.store.keys(kind, change.key[0]):
+                self.add(kind, *key)
 
     def observe_other(self, kind, change, deleted):
         namespace, name = change.key
-        if kind in self.WORKLOADS:
-            self.add(*self.WORKLOADS[kind], namespace, name)
-        elif kind == "PodDisruptionBudget":
-            self.add("budget", namespace, name)
-        elif kind == "CustomResourceDefinition":
-            self.add("definition", "", name)
-        elif kind == "Service":
+        if hasattr(self, kind):
+            self.add(kind, namespace, name)
+        if kind == "Service":
             self.selectors.pop(change.key, None)
             spec = json.loads(change.raw)["spec"]
             if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
                 self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
-            self.add("endpoints", namespace, name)
             self.add("hosts")
+        if kind in ("Service", "Endpoints"):
             self.add("nat")
-        elif kind == "Endpoints":
-            self.add("nat")
-        elif kind == "Namespace":
-            self.add("namespace", "", name)
         elif kind == "Node":
             for key in self.store.keys("Pod"):
                 if b'"podIP":' not in self.store.row("Pod", key).raw:
-                    self.add("schedule", *key)
+                    self.add("Pod", *key)
         elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
                 self.k2d.pods.queue.add(key_of(pod))
             if name in ("kube-root-ca.crt", "default"):
-                self.add("namespace", "", namespace)
-            if kind == "ServiceAccount" and not deleted:
-                self.add("accounts", "", namespace)
+                self.add("Namespace", "", namespace)
         elif kind == "Event" and not deleted:
             self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
     def start(self):
         """After a start: look at everything once, as if it were new, for whatever was half done."""
-        for kind in KINDS:
+        for kind in [kind for kind in KINDS if kind.id != "Event"]:
             for key in self.store.keys(kind.id):
                 row = self.store.row(kind.id, key)
-                if row and kind.id != "Event":
+                if row:
                     self.observe([Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
-                    refs = json.loads(row.raw)["metadata"].get("ownerReferences") if b'"ownerRef' in row.raw else ()
-                    for ref in refs or ():
-                        if not self.owner(ref, key[0]):
-                            self.add("collect", ref["uid"])
+            for obj in self.store.list(kind.id, holding=b'"ownerReferences"'):
+                for ref in obj["metadata"].get("ownerReferences") or ():
+                    if not self.owner(ref, key_of(obj)[0]):
+                        self.add("collect", ref["uid"])
 
     # -- scheduling on the one node
-    def schedule(self, namespace, name):
+    def Pod(self, pod, namespace, name):
         """Bind a pod to the node and give it its address, or say why it does not fit."""
-        with self.store.transaction():
-            pod, node = self.store.get("Pod", namespace, name), self.store.get("Node", "", self.settings.node)
-            if not pod or not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
-                return
-            spec, why = pod["spec"], misfit(pod["spec"], node)
-            if (spec.get("nodeName") not in (None, self.settings.node) or
-                    spec.get("schedulerName", "default-scheduler") != "default-scheduler" and not spec.get("nodeName")):
-                return                                          # somebody else's
-            if why and not spec.get("nodeName"):
-                text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
-                        "available: 1 Preemption is not helpful for scheduling.")
-                pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
-                                                         "Unschedulable", text, lastProbeTime=None)]
-                self.store.put(KIND["Pod"], pod)
-                self.k2d.event(pod, "Warning", "FailedScheduling", text, component="default-scheduler")
-                return
-            spec["nodeName"] = self.settings.node
-            if not spec.get("hostNetwork"):
-                pod["status"]["podIP"] = self.k2d.network.allocate()
-            pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+        spec, ours, node = pod["spec"], self.settings.node, self.store.get("Node", "", self.settings.node)
+        if not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
+            return
+        if spec.get("nodeName", ours) != ours or (
+                not spec.get("nodeName") and spec.get("schedulerName", "default-scheduler") != "default-scheduler"):
+            return                                              # somebody else's
+        tell, why = lambda *words: self.k2d.event(pod, *words, component="default-scheduler"), misfit(spec, node)
+        if why and not spec.get("nodeName"):
+            text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are available: "
+                    "1 Preemption is not helpful for scheduling.")
+            pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
+                                                     "Unschedulable", text, lastProbeTime=None)]
             self.store.put(KIND["Pod"], pod)
-            self.k2d.event(pod, "Normal", "Scheduled", component="default-scheduler",
-                           text=f"Successfully assigned {namespace}/{name} to {self.settings.node}")
-        self.k2d.pods.queue.add((namespace, name))
+            return tell("Warning", "FailedScheduling", text)
+        spec["nodeName"] = ours
+        if not spec.get("hostNetwork"):
+            pod["status"]["podIP"] = self.k2d.network.allocate()
+        pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+        self.store.put(KIND["Pod"], pod)                        # which the pod worker hears of, like everybody
+        tell("Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {ours}")
 
     # -- ReplicaSet, ReplicationController and Deployment
-    def replicas(self, kind, namespace, name):
-        again = "replicas", kind, namespace, name
-        with self.store.transaction():
-            rs, kind = self.store.get(kind, namespace, name), KIND[kind]
-            if not rs:
-                return
-            spec, pods = rs["spec"], self.pods_of(rs)
-            active = [pod for pod in pods if not is_deleting(pod)]
-            failure = None if is_deleting(rs) else self.scale_pods(rs, kind, active, replicas_of(rs))
-            if len(active) < replicas_of(rs) and not failure and not is_deleting(rs):
-                self.add(*again)
-            waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
-            if any(waits):
-                self.queue.add_after(min(filter(None, waits)) + 0.05, again)
-            template = (spec["template"]["metadata"].get("labels") or {}).items()
-            labelled = [pod for pod in active if template <= (pod["metadata"].get("labels") or {}).items()]
-            status = {"replicas": len(active), "fullyLabeledReplicas": len(labelled),
-                      "readyReplicas": len(waits) - waits.count(None), "availableReplicas": waits.count(0),
-                      "terminatingReplicas": len(pods) - len(active),
-                      "observedGeneration": rs["metadata"]["generation"]}
-            if failure:
-                status["conditions"] = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True",
-                                                  "FailedCreate", failure)]
-                self.queue.add_after(10, again)
-            rs["status"] = {k: v for k, v in status.items() if v or k in ("replicas", "terminatingReplicas")}
-            self.store.put(kind, rs)
+    def ReplicaSet(self, rs, namespace, name):
+        spec, pods, again = rs["spec"], self.pods_of(rs), (rs["kind"], namespace, name)
+        active = [pod for pod in pods if not is_deleting(pod)]
+        failure = None if is_deleting(rs) else self.scale_pods(rs, active, replicas_of(rs))
+        waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
+        if any(waits):
+            self.queue.add_after(min(filter(None, waits)) + 0.05, again)
+        template = (spec["template"]["metadata"].get("labels") or {}).items()
+        labelled = [pod for pod in active if template <= (pod["metadata"].get("labels") or {}).items()]
+        counts = filled(fullyLabeledReplicas=len(labelled), readyReplicas=len(waits) - waits.count(None),
+                        availableReplicas=waits.count(0))
+        status = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
+                  "observedGeneration": rs["metadata"]["generation"]}
+        if failure:
+            status["conditions"] = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate",
+                                              failure)]
+            self.queue.add_after(10, again)
+        rs["status"] = status
+        self.store.put(KIND[rs["kind"]], rs)
+
+    ReplicationController = ReplicaSet
 
     def pods_of(self, rs):
         """The pods of a ReplicaSet that have not ended; those without an owner that it selects become its own."""
@@ -3572,87 +3558,79 @@ class Controllers:
         for pod in self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])):
             owner = controller_of(pod)
             if not owner and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
-                owner = owner_reference(KIND[rs["kind"]], rs)
+                owner = owner_reference(rs)
                 pod["metadata"].setdefault("ownerReferences", []).append(owner)
                 self.store.put(KIND["Pod"], pod)
             if owner and owner["uid"] == rs["metadata"]["uid"] and not has_ended(pod):
                 pods.append(pod)
         return pods
 
-    def scale_pods(self, owner, kind, pods, replicas):
+    def scale_pods(self, owner, pods, replicas):
         """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
-        meta, template = owner["metadata"], owner["spec"]["template"]
-        tell = lambda *words: self.k2d.event(owner, *words, component="replication-controller" if kind.group == "" else
-                                           "replicaset-controller")
-        for _ in range(min(replicas - len(pods), 50)):          # more in a pass of its own: others may write between
-            given = {k: v for k, v in template["metadata"].items() if k in ("labels", "annotations") and v}
+        meta, template, surplus = owner["metadata"], owner["spec"]["template"], len(pods) - replicas
+        tell = lambda *words: self.k2d.event(owner, *words, component="replicaset-controller" if (
+            owner["kind"] == "ReplicaSet") else "replication-controller")
+        for _ in range(min(-surplus, 50)):          # what is made brings us back, for more: others may write between
             try:
                 pods.append(self.api.create(KIND["Pod"], meta["namespace"], {
-                    "kind": "Pod", "apiVersion": "v1", "metadata": {
-                        "generateName": meta["name"] + "-", "namespace": meta["namespace"],
-                        "ownerReferences": [owner_reference(kind, owner)], **json.loads(dumps(given))},
-                    "spec": json.loads(dumps(template["spec"]))}))
+                    "metadata": {"generateName": meta["name"] + "-", "ownerReferences": [owner_reference(owner)],
+                                 **pick(template["metadata"], ("labels", "annotations"))}, "spec": template["spec"]}))
             except ApiError as error:
                 tell("Warning", "FailedCreate", f"Error creating: {error}")
                 return str(error)
             tell("Normal", "SuccessfulCreate", f"Created pod: {pods[-1]['metadata']['name']}")
-        if len(pods) > replicas:                                # the least useful first, the youngest among equals
+        if surplus > 0:                             # the least useful first, the youngest among equals
             pods.sort(key=lambda pod: (
                 bool(pod["spec"].get("nodeName")), dig(pod, "status", "phase") == "Running", is_condition(pod, "Ready"),
                 -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0), pod["metadata"]["name"]))
-            for pod in pods[:len(pods) - replicas]:
+            for pod in pods[:surplus]:
                 self.api.delete_object(KIND["Pod"], pod, {})
                 tell("Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
-            del pods[:len(pods) - replicas]
+            del pods[:surplus]
 
-    def deployment(self, namespace, name):
-        with self.store.transaction():
-            d = self.store.get("Deployment", namespace, name)
-            if not d or is_deleting(d):
-                return
-            uid = d["metadata"]["uid"]
-            sets = [rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
-                    if dig(controller_of(rs), "uid") == uid]
-            new = self.new_replicaset(d, sets)
-            old = [rs for rs in sets if not new or rs["metadata"]["uid"] != new["metadata"]["uid"]]
-            if new and not d["spec"].get("paused"):
-                self.roll(d, new, old)
-            elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:      # paused in mid-rollout: as it stands
-                self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
-            self.deployment_status(d, new, old)
+    def Deployment(self, d, namespace, name):
+        if is_deleting(d):
+            return
+        uid = d["metadata"]["uid"]
+        sets = [rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
+                if dig(controller_of(rs), "uid") == uid]
+        new = self.new_replicaset(d, sets)
+        old = [rs for rs in sets if rs is not new]
+        if new and not d["spec"].get("paused"):
+            self.roll(d, new, old)
+        elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:          # paused in mid-rollout: as it stands
+            self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
+        self.deployment_status(d, new, old)
 
     def new_replicaset(self, d, sets):
         """The ReplicaSet of the present template, made if there is none; revisions in order."""
         meta, spec, kind = d["metadata"], d["spec"], KIND["ReplicaSet"]
         def bare(template):
-            labels = {k: v for k, v in (template["metadata"].get("labels") or {}).items() if k != HASH_LABEL}
-            return dict(template, metadata=dict(template["metadata"], labels=labels))
+            labels = without(template["metadata"].get("labels") or {}, HASH_LABEL)
+            return {**template, "metadata": {**template["metadata"], "labels": labels}}
+        template, ready_s = bare(spec["template"]), spec.get("minReadySeconds", 0)
         last = max(map(revision_of, sets), default=0)
         new = next((rs for rs in sorted(sets, key=lambda rs: rs["metadata"]["creationTimestamp"])
-                    if bare(rs["spec"]["template"]) == bare(spec["template"])), None)
+                    if bare(rs["spec"]["template"]) == template), None)
         if not new and spec.get("paused"):
             return None
         if not new:
-            template, selector = json.loads(dumps([bare(spec["template"]), spec["selector"]]))
-            hash_ = safe_hash([template, meta["uid"]])
-            labels = template["metadata"]["labels"]
-            labels[HASH_LABEL] = selector.setdefault("matchLabels", {})[HASH_LABEL] = hash_
-            notes = {**meta.get("annotations", {}), REVISION: str(last + 1)}
-            notes.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+            hash_, labels = safe_hash([template, meta["uid"]]), template["metadata"]["labels"]
+            labels[HASH_LABEL] = hash_
+            selector = {**spec["selector"], "matchLabels": {**(spec["selector"].get("matchLabels") or {}),
+                                                            HASH_LABEL: hash_}}
+            notes = without(meta.get("annotations", {}), "kubectl.kubernetes.io/last-applied-configuration")
             new = self.api.create(kind, meta["namespace"], {
-                "kind": "ReplicaSet", "apiVersion": "apps/v1",
-                "metadata": {"name": f"{meta['name']}-{hash_}", "namespace": meta["namespace"], "labels": labels,
-                             "annotations": notes, "ownerReferences": [owner_reference(KIND["Deployment"], d)]},
-                "spec": {"replicas": 0, "minReadySeconds": spec.get("minReadySeconds", 0), "selector": selector,
-                         "template": template}})
+                "metadata": {"name": f"{meta['name']}-{hash_}", "labels": labels, "annotations":
+                             {**notes, REVISION: str(last + 1)}, "ownerReferences": [owner_reference(d)]},
+                "spec": {"replicas": 0, "minReadySeconds": ready_s, "selector": selector, "template": template}})
             sets.append(new)
         elif revision_of(new) < last:                           # an earlier template is wanted again
             new["metadata"]["annotations"][REVISION] = str(last + 1)
-            self.store.put(kind, new)
         meta.setdefault("annotations", {})[REVISION] = new["metadata"]["annotations"][REVISION]
-        if new["spec"].get("minReadySeconds", 0) != spec.get("minReadySeconds", 0):
-            new["spec"]["minReadySeconds"] = spec.get("minReadySeconds", 0)
-            self.store.put(kind, new)
+        if new["spec"].get("minReadySeconds", 0) != ready_s:
+            new["spec"]["minReadySeconds"] = ready_s
+        self.store.put(kind, new)
         return new
 
     def set_replicas(self, d, rs, count):
@@ -3686,11 +3664,8 @@ class Controllers:
                     "Pod", d["metadata"]["namespace"], selector_of(d["spec"]["selector"]))):
                 self.set_replicas(d, new, replicas)
             return
-        if present > replicas:
-            self.set_replicas(d, new, replicas)
-        elif present < replicas:
-            room = replicas + surge - sum(map(replicas_of, old)) - present
-            self.set_replicas(d, new, present + max(0, min(replicas - present, room)))
+        room = replicas + surge - sum(map(replicas_of, old)) - present
+        self.set_replicas(d, new, min(replicas, present + max(0, room)))
         if replicas_of(new) != present:
             return
         available, least = (lambda rs: dig(rs, "status", "availableReplicas", default=0)), replicas - unavailable
@@ -3728,44 +3703,42 @@ class Controllers:
         self.store.put(KIND["Deployment"], d)
         progress = conditions[1]
         if progress["status"] == "True" and progress["reason"] != "NewReplicaSetAvailable" and deadline < 2 ** 31 - 1:
-            self.queue.add_after(deadline - late_s(progress) + 0.1, ("deployment", *key_of(d)))
+            self.queue.add_after(deadline - late_s(progress) + 0.1, ("Deployment", *key_of(d)))
 
     # -- Services
-    def endpoints(self, namespace, name):
+    def Service(self, service, namespace, name):
         """The Endpoints and the EndpointSlice of a Service with a selector, from its pods."""
         if not self.k2d.pods.digested:
             return                                              # absence means nothing yet
-        with self.store.transaction():
-            slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
-            service, present, present_slice = (self.store.get(kind, namespace, each) for kind, each in (
-                ("Service", name), ("Endpoints", name), ("EndpointSlice", slice_name)))
-            if not service or (namespace, name) not in self.selectors:
-                for kind, obj in (("Endpoints", present), ("EndpointSlice", present_slice)):
-                    if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
-                        self.store.remove(KIND[kind], obj)
-                return
-            subsets, slices, wanted = {}, [], service["spec"].get("ports") or ()
-            for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
-                if dig(pod, "status", "podIP") and not has_ended(pod):
-                    ports = tuple((p.get("name", ""), number, p.get("protocol", "TCP")) for p in wanted
-                                  for number in [target_port(p, pod)] if number)
-                    place, address, endpoint = endpoint_of(pod, service, self.settings.node)
-                    slices.append((ports, endpoint))
-                    if not is_deleting(pod):
-                        subsets.setdefault(ports, {}).setdefault(place, []).append(address)
-            as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
-            body = [{**{k: found[k] for k in ("addresses", "notReadyAddresses") if k in found},
-                     "ports": [{k: v for k, v in port.items() if v != ""} for port in as_ports(ports)]}
-                    for ports, found in sorted(subsets.items())]
-            labels = service["metadata"].get("labels") or {}
-            self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, present, None,
-                        {"subsets": body} if body else {})
-            ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
-                                                 for p in wanted if isinstance(p.get("targetPort"), int)]
-            labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
-            self.derive("EndpointSlice", namespace, slice_name, labels, present_slice, service, {
-                "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
-                "ports": as_ports(ports)})
+        slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
+        present, present_slice = (self.store.get(kind, namespace, each) for kind, each in (
+            ("Endpoints", name), ("EndpointSlice", slice_name)))
+        if not service or (namespace, name) not in self.selectors:
+            for kind, obj in (("Endpoints", present), ("EndpointSlice", present_slice)):
+                if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
+                    self.store.remove(KIND[kind], obj)
+            return
+        subsets, slices, wanted = {}, [], service["spec"].get("ports") or ()
+        for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
+            if dig(pod, "status", "podIP") and not has_ended(pod):
+                ports = tuple((p.get("name", ""), number, p.get("protocol", "TCP")) for p in wanted
+                              for number in [target_port(p, pod)] if number)
+                place, address, endpoint = endpoint_of(pod, service, self.settings.node)
+                slices.append((ports, endpoint))
+                if not is_deleting(pod):
+                    subsets.setdefault(ports, {}).setdefault(place, []).append(address)
+        as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
+        body = [{**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
+                for ports, found in sorted(subsets.items())]
+        labels = service["metadata"].get("labels") or {}
+        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, present, None,
+                    filled(subsets=body))
+        ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
+                                             for p in wanted if isinstance(p.get("targetPort"), int)]
+        labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
+        self.derive("EndpointSlice", namespace, slice_name, labels, present_slice, service, {
+            "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
+            "ports": as_ports(ports)})
 
     def derive(self, kind, namespace, name, labels, present, owner, body):
         """Put an object that follows from others, keeping its identity."""
@@ -3776,11 +3749,11 @@ class Controllers:
                                                     "creationTimestamp": now()}
         meta["labels"] = labels
         if owner:
-            meta.update(ownerReferences=[owner_reference(KIND["Service"], owner)], generation=1)
+            meta.update(ownerReferences=[owner_reference(owner)], generation=1)
         self.store.put(kind, {"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **body})
 
     def nat(self):
-        if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
+        if any(key[0] == "Service" for key in list(self.queue.waiting)):
             self.add("nat")                                     # after them: half of a picture would refuse somebody
         elif self.k2d.pods.digested:
             self.k2d.network.sync()
@@ -3795,34 +3768,28 @@ class Controllers:
                 continue
 
     # -- namespaces and garbage
-    def namespace(self, _, name):
-        with self.store.transaction():
-            ns = self.store.get("Namespace", "", name)
-            if not ns:
-                return
-            since = seconds_of(ns["metadata"].get("deletionTimestamp"))
-            if since and time.time() < since + NAMESPACE_GRACE_S:
-                # Its content goes a moment later, so that the rest of a `kubectl delete -f` still finds its objects.
-                self.queue.add_after(since + NAMESPACE_GRACE_S - time.time(), ("namespace", "", name))
-                return
-            if not since:
-                if not self.store.row("ServiceAccount", (name, "default")):
-                    self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
-                ca = {"data": {"ca.crt": self.k2d.ca}}
-                present = self.store.get("ConfigMap", name, "kube-root-ca.crt")
-                if not present:
-                    self.api.create(KIND["ConfigMap"], name, {"metadata": {"name": "kube-root-ca.crt"}, **ca})
-                elif present.get("data") != ca["data"]:
-                    self.store.put(KIND["ConfigMap"], {**present, **ca})
-                return
-            kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
-            for kind in kinds:
-                for obj in self.store.list(kind.id, name):
-                    if not is_deleting(obj):
-                        self.api.delete_object(kind, obj, {})
-            if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
-                ns["spec"].pop("finalizers", None)
-                self.store.remove(KIND["Namespace"], ns)
+    def Namespace(self, ns, _, name):
+        since = seconds_of(ns["metadata"].get("deletionTimestamp"))
+        if not since:
+            if not self.store.row("ServiceAccount", (name, "default")):
+                self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
+            present, data = self.store.get("ConfigMap", name, "kube-root-ca.crt"), {"ca.crt": self.k2d.ca}
+            if present:
+                self.store.put(KIND["ConfigMap"], {**present, "data": data})
+            else:
+                self.api.create(KIND["ConfigMap"], name, {"metadata": {"name": "kube-root-ca.crt"}, "data": data})
+            return
+        wait = since + NAMESPACE_GRACE_S - time.time()
+        if wait > 0:    # its content goes a moment later: the rest of a `kubectl delete -f` still finds its objects
+            return self.queue.add_after(wait, ("Namespace", "", name))
+        kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
+        for kind in kinds:
+            for obj in self.store.list(kind.id, name):
+                if not is_deleting(obj):
+                    self.api.delete_object(kind, obj, {})
+        if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
+            ns["spec"].pop("finalizers", None)
+            self.store.remove(KIND["Namespace"], ns)
 
     def owner(self, ref, namespace):
         """The object an ownerReference means, or None if it is gone."""
@@ -3838,149 +3805,135 @@ class Controllers:
         return owner is not None and "foregroundDeletion" not in (dig(owner, "metadata", "finalizers") or ())
 
     def dependents(self, uid):
-        """(Kind, object) of all that name an object of this uid as an owner."""
-        return [(kind, obj) for kind in KINDS if is_stored(kind) for obj in self.store.list(kind.id, holding=uid.encode())
-                if any(ref["uid"] == uid for ref in obj["metadata"].get("ownerReferences") or ())]
+        """(Kind, object, its ownerReferences) of all that name an object of this uid as an owner."""
+        for kind in filter(is_stored, KINDS):
+            for obj in self.store.list(kind.id, holding=uid.encode()):
+                refs = obj["metadata"].get("ownerReferences") or ()
+                if any(ref["uid"] == uid for ref in refs):
+                    yield kind, obj, refs
 
     def collect(self, uid):
         """Delete what was owned by an object that is gone, unless somebody else owns it too."""
-        with self.store.transaction():
-            for kind, obj in self.dependents(uid):
-                refs = obj["metadata"]["ownerReferences"]
-                living = [ref for ref in refs if self.owner(ref, obj["metadata"].get("namespace", ""))]
-                if not living and not is_deleting(obj):
-                    self.api.delete_object(kind, obj, {})
-                elif living and len(living) < len(refs):
-                    obj["metadata"]["ownerReferences"] = living
-                    self.store.put(kind, obj)
+        for kind, obj, refs in list(self.dependents(uid)):
+            living = [ref for ref in refs if self.owner(ref, key_of(obj)[0])]
+            if not living and not is_deleting(obj):
+                self.api.delete_object(kind, obj, {})
+            elif living and len(living) < len(refs):
+                obj["metadata"]["ownerReferences"] = living
+                self.store.put(kind, obj)
 
     def finalize(self, kind_name, namespace, name):
         """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object, and let go of
         volumes and claims that no pod uses."""
-        kind = KIND.get(kind_name)
-        if not kind:
-            return
-        with self.store.transaction():
-            obj = self.store.get(kind.id, namespace, name)
-            finalizers = obj["metadata"].get("finalizers") or [] if obj and is_deleting(obj) else []
-            done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
-                                           "kubernetes.io/pv-protection") if each in finalizers), None)
-            if not done:
-                return
-            uid, claim = obj["metadata"]["uid"], b'"claimName":"%s"' % name.encode()
-            if done.startswith("kubernetes.io/") and any(self.store.list("Pod", namespace, holding=claim)):
-                return
-            for each, found in self.dependents(uid) if not done.startswith("kubernetes.io/") else ():
-                meta = found["metadata"]
-                others = [ref for ref in meta["ownerReferences"] if ref["uid"] != uid]
+        kind, obj = KIND.get(kind_name), self.store.get(kind_name, namespace, name)
+        finalizers = obj["metadata"].get("finalizers") or [] if kind and obj and is_deleting(obj) else []
+        done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
+                                       "kubernetes.io/pv-protection") if each in finalizers), "")
+        if done.startswith("kubernetes.io/"):
+            claim = b'"claimName":"%s"' % name.encode()
+            is_held = any(True for _ in self.store.list("Pod", namespace, holding=claim))
+        elif done:
+            uid = obj["metadata"]["uid"]
+            for each, found, refs in list(self.dependents(uid)):
+                meta, others = found["metadata"], [ref for ref in refs if ref["uid"] != uid]
                 if done == "orphan" or any(self.stays(ref, meta.get("namespace", "")) for ref in others):
                     meta["ownerReferences"] = others
                     self.store.put(each, found)
                 elif not is_deleting(found):
-                    if any(is_deleting(below) for _, below in self.dependents(meta["uid"])):    # a circle: do not wait
-                        for ref in meta["ownerReferences"]:
+                    if any(is_deleting(below) for _, below, _ in self.dependents(meta["uid"])):     # a circle: do not wait
+                        for ref in refs:
                             ref["blockOwnerDeletion"] = False
                     self.api.delete_object(each, found, {"propagationPolicy": "Foreground"})
-            if not any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for _, found in self.dependents(uid)
-                       for ref in found["metadata"]["ownerReferences"]):
-                obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
-                self.api.settle(kind, obj)
+            is_held = any(ref["uid"] == uid and ref.get("blockOwnerDeletion")
+                          for _, _, refs in self.dependents(uid) for ref in refs)
+        if done and not is_held:
+            obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
+            self.api.settle(kind, obj)
 
     # -- quotas, disruption budgets, tokens, custom resources
-    def quota(self, namespace, name):
-        with self.store.transaction():
-            quota = self.store.get("ResourceQuota", namespace, name)
-            if quota:
-                used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
-                quota["status"] = {"hard": quota["spec"].get("hard") or {}, "used": used}
-                self.store.put(KIND["ResourceQuota"], quota)
+    def ResourceQuota(self, quota, namespace, name):
+        used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
+        quota["status"] = {"hard": quota["spec"].get("hard") or {}, "used": used}
+        self.store.put(KIND["ResourceQuota"], quota)
 
-    def budget(self, namespace, name):
+    def PodDisruptionBudget(self, pdb, namespace, name):
         """How many pods may be evicted now (KEP-85; pkg/controller/disruption)."""
-        with self.store.transaction():
-            pdb = self.store.get("PodDisruptionBudget", namespace, name)
-            if not pdb:
-                return
-            spec, selector = pdb["spec"], pdb["spec"].get("selector")
-            pods = [pod for pod in self.store.list("Pod", namespace, selector_of(selector) if selector else [])
-                    if not has_ended(pod)] if selector is not None else []
-            healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
-            owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
-            scale, least = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner), spec.get(
-                "minAvailable")
-            expected = len(pods) if isinstance(least, int) else scale
-            wanted = (resolve_count(least, expected, True) if least is not None else
-                      max(0, expected - resolve_count(spec.get("maxUnavailable", 0), expected, True)))
-            allowed = max(0, healthy - wanted) if pods else 0
-            told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
-                             "SufficientPods" if allowed else "InsufficientPods",
-                             observedGeneration=pdb["metadata"]["generation"])
-            pdb["status"] = {"observedGeneration": pdb["metadata"]["generation"], "disruptionsAllowed": allowed,
-                             "currentHealthy": healthy, "desiredHealthy": wanted, "expectedPods": expected,
-                             "conditions": [{**told, "message": ""}]}
-            self.store.put(KIND["PodDisruptionBudget"], pdb)
+        spec, selector, generation = pdb["spec"], pdb["spec"].get("selector"), pdb["metadata"]["generation"]
+        pods = [] if selector is None else [
+            pod for pod in self.store.list("Pod", namespace, selector_of(selector)) if not has_ended(pod)]
+        healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
+        owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
+        scale = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner)
+        least, most = spec.get("minAvailable"), spec.get("maxUnavailable", 0)
+        expected = len(pods) if isinstance(least, int) else scale
+        wanted = (resolve_count(least, expected, True) if least is not None else
+                  max(0, expected - resolve_count(most, expected, True)))
+        allowed = max(0, healthy - wanted) if pods else 0
+        told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
+                         "SufficientPods" if allowed else "InsufficientPods", observedGeneration=generation)
+        pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed, "currentHealthy": healthy,
+                         "desiredHealthy": wanted, "expectedPods": expected, "conditions": [{**told, "message": ""}]}
+        self.store.put(KIND["PodDisruptionBudget"], pdb)
 
-    def accounts(self, _, namespace):
+    def ServiceAccount(self, account, namespace, name):
         """Fill Secrets of type service-account-token that came before their account."""
-        with self.store.transaction():
-            for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
-                if not secret.get("data"):
-                    self.k2d.access.fill_token(secret)
-                    self.store.put(KIND["Secret"], secret)
+        for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
+            if not secret.get("data"):
+                self.k2d.access.fill_token(secret)
+                self.store.put(KIND["Secret"], secret)
 
-    def definition(self, _, name):
-        """Accept the names of a CustomResourceDefinition and serve its resources; when it goes, they go first."""
-        with self.store.transaction():
-            crd, kind = self.store.get("CustomResourceDefinition", "", name), KIND["CustomResourceDefinition"]
-            if not crd:
-                return register({"metadata": {"name": name}}, False)
-            spec, names, status = crd["spec"], crd["spec"]["names"], crd.setdefault("status", {})
-            if is_deleting(crd):
-                for obj in list(self.store.list(name)):
-                    if not is_deleting(obj):
-                        self.api.delete_object(KIND[name], obj, {})
-                status["conditions"] = [c for c in status.get("conditions") or () if c["type"] != "Terminating"] + [
-                    condition(status.get("conditions"), "Terminating", "True", "InstanceDeletionInProgress",
-                              "CustomResource deletion is in progress")]
-                if self.store.keys(name):
-                    self.store.put(kind, crd)
-                    return self.queue.add_after(1, ("definition", "", name))
-                crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
-                register(crd, False)
-                return self.api.settle(kind, crd)
-            taken = [k for k in KINDS if k.group == spec["group"] and k.id != name and (
-                k.plural == names["plural"] or k.name == names["kind"])]
-            old = status.get("conditions")
-            why = f'"{names["kind"] if taken[0].name == names["kind"] else names["plural"]}" is already in use' if taken else ""
-            accepted = (("True", "NoConflicts", "no conflicts found"), ("True", "InitialNamesAccepted",
-                        "the initial names have been accepted")) if not taken else (
-                            ("False", "KindConflict", why), ("False", "NotAccepted", "not all names are accepted"))
-            ours = [condition(old, type_, *words) for type_, words in zip(("NamesAccepted", "Established"), accepted)]
-            status["conditions"] = ours + [c for c in old or () if c["type"] not in ("NamesAccepted", "Established")]
-            if not taken:
-                status["acceptedNames"] = names
-            stored = status.get("storedVersions") or []
-            status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
-                                                 v["name"] not in stored]
-            register(crd, not taken)
-            self.store.put(kind, crd)
+    def CustomResourceDefinition(self, crd, _, name):
+        """Accept the names of a definition and serve its resources; when it goes, they go first."""
+        if not crd:
+            return register({"metadata": {"name": name}}, False)
+        kind, spec, names, status = KIND["CustomResourceDefinition"], crd["spec"], crd["spec"]["names"], crd.setdefault(
+            "status", {})
+        old = status.get("conditions") or ()
+        but = lambda *types: [c for c in old if c["type"] not in types]
+        if is_deleting(crd):
+            for obj in self.store.list(name):
+                if not is_deleting(obj):
+                    self.api.delete_object(KIND[name], obj, {})
+            status["conditions"] = [*but("Terminating"), condition(
+                old, "Terminating", "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress")]
+            if self.store.keys(name):
+                self.store.put(kind, crd)
+                return self.queue.add_after(1, ("CustomResourceDefinition", "", name))
+            crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
+            register(crd, False)
+            return self.api.settle(kind, crd)
+        taken = next((k for k in KINDS if k.group == spec["group"] and k.id != name and (
+            k.plural == names["plural"] or k.name == names["kind"])), None)
+        word = names["kind"] if taken and taken.name == names["kind"] else names["plural"]
+        status["conditions"] = [
+            condition(old, "NamesAccepted", *(("False", "KindConflict", f'"{word}" is already in use') if taken else
+                                              ("True", "NoConflicts", "no conflicts found"))),
+            condition(old, "Established", *(("False", "NotAccepted", "not all names are accepted") if taken else
+                                            ("True", "InitialNamesAccepted", "the initial names have been accepted"))),
+            *but("NamesAccepted", "Established")]
+        if not taken:
+            status["acceptedNames"] = names
+        stored = status.get("storedVersions") or []
+        status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
+                                             v["name"] not in stored]
+        register(crd, not taken)
+        self.store.put(kind, crd)
 
     def expire(self):
         """Forget Events after their hour, and the oldest beyond the limit at once."""
         when = lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]
-        with self.store.transaction():
-            present = sorted(self.store.list("Event"), key=when)
-            for i, event in enumerate(present):
-                left = (seconds_of(when(event)) or 0) + EVENT_SECONDS - time.time()
-                if i >= len(present) - EVENTS and left >= 0:
-                    return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
-                self.store.remove(KIND["Event"], event)
+        present = sorted(self.store.list("Event"), key=when)
+        for i, event in enumerate(present):
+            left = (seconds_of(when(event)) or 0) + EVENT_SECONDS - time.time()
+            if i >= len(present) - EVENTS and left >= 0:
+                return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
+            self.store.remove(KIND["Event"], event)
 
 def deployment_conditions(d, new, sets, status, complete, enough):
     """Available, Progressing and, where a pod could not be made, ReplicaFailure, by the status before and to be."""
-    spec, before = d["spec"], d.get("status", {})
+    spec, before, subject = d["spec"], d.get("status", {}), new or d
     old, was = before.get("conditions") or [], get_condition(d, "Progressing")
-    subject = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{d["metadata"]["name"]}"'
+    subject = f'{subject["kind"]} "{subject["metadata"]["name"]}"'
     outdated = lambda status: status.get("replicas", 0) - status.get("updatedReplicas", 0)
     moved = not was or outdated(status) < outdated(before) or any(
         status[key] > before.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas"))
@@ -3994,12 +3947,11 @@ def deployment_conditions(d, new, sets, status, complete, enough):
         progress = "False", "ProgressDeadlineExceeded", subject + " has timed out progressing."
     else:
         progress = was["status"], was["reason"], was.get("message", "")
-    word = "has" if enough else "does not have"
-    wanted = [condition(old, "Available", str(enough), f"MinimumReplicas{'Available' if enough else 'Unavailable'}",
-                        f"Deployment {word} minimum availability."), condition(old, "Progressing", *progress)]
+    able = ("MinimumReplicasAvailable", "has") if enough else ("MinimumReplicasUnavailable", "does not have")
     failure = next(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)), None)
-    if failure:
-        wanted.append(condition(old, "ReplicaFailure", "True", failure["reason"], failure["message"]))
+    wanted = [condition(old, "Available", str(enough), able[0], f"Deployment {able[1]} minimum availability."),
+              condition(old, "Progressing", *progress)]
+    wanted += [condition(old, "ReplicaFailure", "True", failure["reason"], failure["message"])] if failure else []
     for each in wanted:                                        # lastUpdateTime moves with the reason, or with progress
         same = next((c for c in old if all(c.get(key) == each.get(key) for key in ("type", "reason", "status"))), None)
         anew = not same or each["type"] == "Progressing" and moved and not complete
@@ -4017,8 +3969,8 @@ def endpoint_of(pod, service, node):
     unready_too = service["spec"].get("publishNotReadyAddresses")
     serves = {"ready": bool(unready_too or ready and not deleting), "serving": ready, "terminating": deleting}
     named = spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]
-    more = {**({"hostname": spec["hostname"]} if named else {}), "nodeName": node, "targetRef": {
-        "kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}}
+    more = {**(pick(spec, ("hostname",)) if named else {}), "nodeName": node,
+            "targetRef": {"kind": "Pod", **pick(meta, ("namespace", "name", "uid"))}}
     return ("addresses" if ready or unready_too else "notReadyAddresses", {"ip": ip, **more},
             {"addresses": [ip], "conditions": serves, **more})
 
