@@ -3364,12 +3364,8 @@ SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, so that no hash s
 
 def safe_hash(value, size=10):
     """A short name part that depends on a JSON value alone."""
-    digits = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8]
-    number, out = int.from_bytes(digits, "big"), ""
-    for _ in range(size):
-        number, letter = divmod(number, len(SAFE_LETTERS))
-        out += SAFE_LETTERS[letter]
-    return out
+    number = int.from_bytes(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8], "big")
+    return "".join(SAFE_LETTERS[number // len(SAFE_LETTERS) ** i % len(SAFE_LETTERS)] for i in range(size))
 
 def kind_named(api_version, name):
     """The Kind of this group and name, as it is stored; None if there is none."""
@@ -3392,10 +3388,8 @@ def is_condition(obj, type_, status="True"):
 
 def available_in(pod, min_ready_s):
     """Seconds until a ready pod counts as available: 0 if it does, None if it is not ready."""
-    if not is_condition(pod, "Ready"):
-        return None
-    since = seconds_of(get_condition(pod, "Ready")["lastTransitionTime"]) or 0
-    return max(0, since + min_ready_s - time.time())
+    since = dig(get_condition(pod, "Ready"), "lastTransitionTime") if is_condition(pod, "Ready") else None
+    return max(0, (seconds_of(since) or 0) + min_ready_s - time.time()) if since else None
 
 def resolve_count(value, total, up):
     """An IntOrString such as maxSurge, a number or "25%" of total, rounded up or down."""
@@ -3427,6 +3421,10 @@ class Controllers:
     def add(self, *key):
         self.queue.add(key)
 
+    def add_all(self, kind, namespace):
+        for key in self.store.keys(kind, namespace):
+            self.add(kind, *key)
+
     # -- what a change concerns
     def observe(self, changes, watches):
         for change in changes:
@@ -3445,27 +3443,27 @@ class Controllers:
                     self.add("Namespace", "", namespace)
             elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
                 self.add("finalize", change.kind.id, namespace, name)
-            for quota in self.store.keys("ResourceQuota", namespace) if change.kind.namespaced else ():
-                self.add("ResourceQuota", *quota)
+            if change.kind.namespaced:
+                self.add_all("ResourceQuota", namespace)
             if change.kind.id == "Pod":
                 self.observe_pod(change, deleted)
             else:
                 self.observe_other(change.kind.id, change, deleted)
 
     def observe_pod(self, change, deleted):
+        namespace = change.key[0]
         self.k2d.pods.on_pod(change)
         if not deleted and b'"podIP":' not in change.raw:
             self.add("Pod", *change.key)
         if b'"hostPort"' in change.raw:
             self.add("nat")
         for key, selector in list(self.selectors.items()):
-            if key[0] == change.key[0] and (selects(selector, change.labels) or
-                                            change.old and selects(selector, change.old.labels)):
+            if key[0] == namespace and any(row and selects(selector, row.labels) for row in (change, change.old)):
                 self.add("Service", *key)
-        is_orphan = change.type == "ADDED" and not controller_of(json.loads(change.raw))        # who may be adopted
-        for kind in ("PodDisruptionBudget", *(("ReplicaSet", "ReplicationController") if is_orphan else ())):
-            for key in self.store.keys(kind, change.key[0]):
-                self.add(kind, *key)
+        self.add_all("PodDisruptionBudget", namespace)
+        if change.type == "ADDED" and not controller_of(json.loads(change.raw)):        # an orphan may be adopted
+            self.add_all("ReplicaSet", namespace)
+            self.add_all("ReplicationController", namespace)
 
     def observe_other(self, kind, change, deleted):
         namespace, name = change.key
@@ -3514,10 +3512,10 @@ class Controllers:
         if spec.get("nodeName", ours) != ours or (
                 not spec.get("nodeName") and spec.get("schedulerName", "default-scheduler") != "default-scheduler"):
             return                                              # somebody else's
-        tell, why = lambda *words: self.k2d.event(pod, *words, component="default-scheduler"), misfit(spec, node)
+        why, tell = misfit(spec, node), lambda *words: self.k2d.event(pod, *words, component="default-scheduler")
         if why and not spec.get("nodeName"):
-            text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are available: "
-                    "1 Preemption is not helpful for scheduling.")
+            text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
+                    "available: 1 Preemption is not helpful for scheduling.")
             pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
                                                      "Unschedulable", text, lastProbeTime=None)]
             self.store.put(KIND["Pod"], pod)
@@ -3711,10 +3709,9 @@ class Controllers:
         if not self.k2d.pods.digested:
             return                                              # absence means nothing yet
         slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
-        present, present_slice = (self.store.get(kind, namespace, each) for kind, each in (
-            ("Endpoints", name), ("EndpointSlice", slice_name)))
         if not service or (namespace, name) not in self.selectors:
-            for kind, obj in (("Endpoints", present), ("EndpointSlice", present_slice)):
+            for kind, each in (("Endpoints", name), ("EndpointSlice", slice_name)):
+                obj = self.store.get(kind, namespace, each)
                 if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
                     self.store.remove(KIND[kind], obj)
             return
@@ -3731,18 +3728,18 @@ class Controllers:
         body = [{**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
                 for ports, found in sorted(subsets.items())]
         labels = service["metadata"].get("labels") or {}
-        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, present, None,
+        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None,
                     filled(subsets=body))
         ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
                                              for p in wanted if isinstance(p.get("targetPort"), int)]
         labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
-        self.derive("EndpointSlice", namespace, slice_name, labels, present_slice, service, {
+        self.derive("EndpointSlice", namespace, slice_name, labels, service, {
             "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
             "ports": as_ports(ports)})
 
-    def derive(self, kind, namespace, name, labels, present, owner, body):
+    def derive(self, kind, namespace, name, labels, owner, body):
         """Put an object that follows from others, keeping its identity."""
-        kind = KIND[kind]
+        kind, present = KIND[kind], self.store.get(kind, namespace, name)
         if present and not is_computed(present):
             return                                              # a client's own
         meta = present["metadata"] if present else {"name": name, "namespace": namespace, "uid": new_uid(),
@@ -3799,11 +3796,6 @@ class Controllers:
         obj = self.store.get(kind.id, namespace if kind.namespaced else "", ref["name"])
         return obj if obj and obj["metadata"]["uid"] == ref["uid"] else None
 
-    def stays(self, ref, namespace):
-        """Whether the owner that an ownerReference means is there and does not wait for its dependents to go."""
-        owner = self.owner(ref, namespace)
-        return owner is not None and "foregroundDeletion" not in (dig(owner, "metadata", "finalizers") or ())
-
     def dependents(self, uid):
         """(Kind, object, its ownerReferences) of all that name an object of this uid as an owner."""
         for kind in filter(is_stored, KINDS):
@@ -3823,26 +3815,28 @@ class Controllers:
                 self.store.put(kind, obj)
 
     def finalize(self, kind_name, namespace, name):
-        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object, and let go of
-        volumes and claims that no pod uses."""
+        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object; let go of
+        claims that no pod uses, and of volumes."""
         kind, obj = KIND.get(kind_name), self.store.get(kind_name, namespace, name)
         finalizers = obj["metadata"].get("finalizers") or [] if kind and obj and is_deleting(obj) else []
         done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
                                        "kubernetes.io/pv-protection") if each in finalizers), "")
         if done.startswith("kubernetes.io/"):
             claim = b'"claimName":"%s"' % name.encode()
-            is_held = any(True for _ in self.store.list("Pod", namespace, holding=claim))
+            is_held = any(self.store.list("Pod", namespace, holding=claim))
         elif done:
             uid = obj["metadata"]["uid"]
             for each, found, refs in list(self.dependents(uid)):
-                meta, others = found["metadata"], [ref for ref in refs if ref["uid"] != uid]
-                if done == "orphan" or any(self.stays(ref, meta.get("namespace", "")) for ref in others):
-                    meta["ownerReferences"] = others
+                others = [ref for ref in refs if ref["uid"] != uid]
+                owners = [self.owner(ref, key_of(found)[0]) for ref in others]
+                if done == "orphan" or any(owner is not None and "foregroundDeletion" not in dig(
+                        owner, "metadata", "finalizers", default=()) for owner in owners):      # one that does not wait
+                    found["metadata"]["ownerReferences"] = others
                     self.store.put(each, found)
                 elif not is_deleting(found):
-                    if any(is_deleting(below) for _, below, _ in self.dependents(meta["uid"])):     # a circle: do not wait
-                        for ref in refs:
-                            ref["blockOwnerDeletion"] = False
+                    below = self.dependents(found["metadata"]["uid"])
+                    for ref in refs if any(is_deleting(each) for _, each, _ in below) else ():
+                        ref["blockOwnerDeletion"] = False                       # a circle: do not wait
                     self.api.delete_object(each, found, {"propagationPolicy": "Foreground"})
             is_held = any(ref["uid"] == uid and ref.get("blockOwnerDeletion")
                           for _, _, refs in self.dependents(uid) for ref in refs)
@@ -3981,9 +3975,8 @@ def misfit(spec, node):
     """Why a pod may not go to the node, in the scheduler's words; "" if it may."""
     for taint in node["spec"].get("taints") or ():
         if taint["effect"] != "PreferNoSchedule" and not tolerates(spec, taint):
-            if taint["key"] == "node.kubernetes.io/unschedulable":
-                return "1 node(s) were unschedulable"
-            return f"1 node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+            return ("1 node(s) were unschedulable" if taint["key"] == "node.kubernetes.io/unschedulable" else
+                    f"1 node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}")
     labels = node["metadata"].get("labels") or {}
     fits = all(labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items())
     return "" if fits else "1 node(s) didn't match Pod's node affinity/selector"
@@ -4009,32 +4002,16 @@ def new_uid():
 # == 15. Access ==============================================================================
 # Certificates by the openssl program, the admin token, and who is asking. Files 0600; nothing here is ever logged.
 OPENSSL_CONFIG = """
-[req]
-distinguished_name = dn
-[dn]
-[ca]
-default_ca = k2d
-[k2d]
-database = {folder}/index
-new_certs_dir = {folder}
-rand_serial = yes
-default_md = sha256
-policy = any
+[req] ; distinguished_name = dn ; [dn]
+[ca] ; default_ca = k2d
+[k2d] ; database = {folder}/index ; new_certs_dir = {folder} ; rand_serial = yes ; default_md = sha256 ; policy = any
 unique_subject = no
-[any]
-commonName = supplied
-[root]
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,keyCertSign,cRLSign,digitalSignature
+[any] ; commonName = supplied
+[root] ; basicConstraints = critical,CA:TRUE ; keyUsage = critical,keyCertSign,cRLSign,digitalSignature
 subjectKeyIdentifier = hash
-[leaf]
-basicConstraints = critical,CA:FALSE
-keyUsage = critical,digitalSignature
-extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-subjectAltName = {names}
-"""
+[leaf] ; basicConstraints = critical,CA:FALSE ; keyUsage = critical,digitalSignature ; extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid ; subjectAltName = {names}
+""".replace(" ; ", "\n")
 VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")      # a clock may be years behind
 
 User = namedtuple("User", "name groups uid extra")
@@ -4053,45 +4030,41 @@ def is_subject(user, subject, namespace):
 
 def permits(rule, verb, group, resource, name, path):
     """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
-    names = rule.get("resourceNames")
-    if verb not in rule["verbs"] and "*" not in rule["verbs"]:
-        return False
-    if path is not None:
-        return any(path == url or url.endswith("*") and path.startswith(url[:-1])
-                   for url in rule.get("nonResourceURLs") or ())
-    wanted = {"*", resource, "*/" + resource.partition("/")[2]} if "/" in resource else {"*", resource}
-    return (bool({"*", group} & set(rule.get("apiGroups") or ())) and bool(wanted & set(rule.get("resources") or ())) and
-            (not names or name in names))
+    has = lambda field, *wanted: any(value in wanted for value in rule.get(field) or ())
+    if not has("verbs", "*", verb) or path is not None:
+        return has("verbs", "*", verb) and any(path == url or url.endswith("*") and path.startswith(url[:-1])
+                                               for url in rule.get("nonResourceURLs") or ())
+    below = ("*/" + resource.partition("/")[2],) if "/" in resource else ()
+    return has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
+        not rule.get("resourceNames") or has("resourceNames", name))
 
 def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
     for kind in KINDS:
         if kind.plural in wanted:
-            groups.setdefault(kind.group, set()).update(
-                {kind.plural, *(f"{kind.plural}/{sub}" for sub in kind.subresources)})
-    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
+            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources)])
+    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(set(found))}
             for group, found in sorted(groups.items())]
 
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
           kind.kept != "-" and kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
 READ, WRITE = "get list watch", "create delete deletecollection patch update"
 VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "events", verbs=READ)
-EDIT = VIEW + resource_rules("secrets", "leases", verbs=READ) + resource_rules(*COMMON, "secrets", "leases", verbs=WRITE)
+EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
+        resource_rules(*COMMON, "secrets", "leases", verbs=WRITE))
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
+DISCOVERY = sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                       {"verbs": ["*"], "nonResourceURLs": ["*"]}],
     "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
         "localsubjectaccessreviews", verbs="create"),
     "edit": EDIT, "view": VIEW,
-    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": [
-        "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version",
-        "/version/"]}],
+    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": DISCOVERY}],
     "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
-    "system:basic-user": [{"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": [
-        "selfsubjectaccessreviews", "selfsubjectrulesreviews"]}, {"verbs": ["create"], "apiGroups": [
-            "authentication.k8s.io"], "resources": ["selfsubjectreviews"]}],
+    "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", verbs="create") +
+                         resource_rules("selfsubjectreviews", verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
@@ -4099,7 +4072,7 @@ GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:au
            "system:basic-user": ("system:authenticated",)}      # ClusterRole -> the groups that have it
 
 class Access:
-    """The certificate authority, the server's certificate and the tokens of one data path; who is asking, what they may."""
+    """The certificates and tokens of one data path; who is asking, and what they may."""
     issuer = "https://kubernetes.default.svc"
 
     def __init__(self, settings, store):
@@ -4111,8 +4084,7 @@ class Access:
             write_file(self.file("sa.key"), os.urandom(32))
         with open(self.file("sa.key"), "rb") as file:
             self.key = file.read()
-        with open(self.file("ca.crt")) as file:
-            self.ca = file.read()
+        self.ca = read_text(self.file("ca.crt"))
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -4121,23 +4093,20 @@ class Access:
         path = self.settings.path("token")
         if not first_line(path):
             write_file(path, (os.urandom(24).hex() + "\n").encode())
-        with open(path) as file:
-            return file.read().strip()
+        return read_text(path).strip()
 
     def certify(self):
         """Make the CA once, and the server's certificate again whenever its names change."""
-        s = self.settings
+        s, names = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
+        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + name for name in names)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
-        names = ["localhost", s.node, "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-                 "kubernetes.default.svc." + CLUSTER_DOMAIN]
-        wanted = ",".join(["DNS:" + name for name in dict.fromkeys(names)] + ["IP:" + address for address in addresses])
+        wanted = ",".join(["DNS:" + name for name in names] + ["IP:" + address for address in addresses])
         if not os.path.exists(self.file("ca.crt")):
             self.sign("ca", "root", "/CN=k2d-ca", "", "-selfsign")
-        if first_line(self.file("server.names")) == wanted:
-            return
-        self.sign("server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
-        os.sync()                                               # what openssl wrote, before we say that it is there
-        write_file(self.file("server.names"), wanted.encode())
+        if first_line(self.file("server.names")) != wanted:
+            self.sign("server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
+            os.sync()                                           # what openssl wrote, before we say that it is there
+            write_file(self.file("server.names"), wanted.encode())
 
     def sign(self, name, extensions, subject, names, *issuer):
         """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt, signed by the CA."""
@@ -4176,17 +4145,17 @@ class Access:
         if not user:
             raise ApiError(401, "Unauthorized", "Unauthorized")
         name = headers.get("Impersonate-User")
-        if name:
-            groups = tuple(filter(None, (headers.get("Impersonate-Group") or "").split(",")))
-            for resource, who in (("users", name), *(("groups", group) for group in groups)):
-                if not self.allowed(user, "impersonate", "", resource, name=who):
-                    raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
-                                    f'resource "{resource}" in API group "" at the cluster scope')
-            own = ("system:unauthenticated",) if name == ANONYMOUS.name else ("system:authenticated",)
-            account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
-            more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
-            return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
-        return user
+        if not name:
+            return user
+        groups = tuple(filter(None, headers.get("Impersonate-Group", "").split(",")))
+        for resource, who in (("users", name), *(("groups", group) for group in groups)):
+            if not self.allowed(user, "impersonate", "", resource, name=who):
+                raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
+                                f'resource "{resource}" in API group "" at the cluster scope')
+        own = ANONYMOUS.groups if name == ANONYMOUS.name else ("system:authenticated",)
+        account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
+        more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
+        return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
 
     def user_of(self, token, audiences=None):
         """The User that a bearer token stands for, or None."""
@@ -4255,9 +4224,10 @@ class Access:
         for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
             for binding in self.store.list(kind, where) if where is not None else ():
                 if any(is_subject(user, subject, namespace) for subject in binding.get("subjects") or ()):
-                    role = binding["roleRef"]
-                    yield from self.rules_of(self.store.get(role["kind"], where if role["kind"] == "Role" else "",
-                                                            role["name"]))
+                    yield from self.rules_of(self.role(binding["roleRef"], where))
+
+    def role(self, ref, namespace):
+        return self.store.get(ref["kind"], namespace if ref["kind"] == "Role" else "", ref["name"])
 
     def rules_of(self, role):
         """The rules of a Role or ClusterRole, those it aggregates included."""
@@ -4274,41 +4244,35 @@ class Access:
     def require(self, request, verb):
         """Raise ApiError 403 unless the user of a request may do what it asks for."""
         user, kind = request.user, request.kind
+        who = f"User {json.dumps(user.name)} cannot {verb}"
         if not kind:
             if not self.allowed(user, verb, None, None, path=request.path):
-                raise ApiError(403, "Forbidden", f'forbidden: User {json.dumps(user.name)} cannot {verb} path '
-                               f'{json.dumps(request.path)}', {})
+                raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
             return
         resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
         if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
             where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
-            text = (f'User {json.dumps(user.name)} cannot {verb} resource "{resource}" in API group "{kind.group}" '
-                    f"{where}")
-            error = forbidden(kind, request.name or "", text)
+            error = forbidden(kind, request.name or "", f'{who} resource "{resource}" in API group "{kind.group}" {where}')
             if not request.name:
-                error.status["message"] = f"{resource_name(kind)} is forbidden: {text}"
+                error.status["message"] = error.status["message"].replace(' ""', "", 1)
             raise error
 
     def check_escalation(self, user, kind, obj):
         """Nobody gives away rights that they do not have (pkg/registry/rbac, escalation_check)."""
         if "system:masters" in user.groups:
             return
-        namespace, is_binding = obj["metadata"].get("namespace"), "roleRef" in obj
-        role = obj.get("roleRef", obj["metadata"])
-        role_kind = KIND[role.get("kind", kind.id)]
-        verb, rules = ("bind", self.rules_of(self.store.get(role_kind.id, namespace if role_kind.id == "Role" else "",
-                                                            role.get("name", "")))) if is_binding else (
-            "escalate", self.rules_of(obj))
-        if self.allowed(user, verb, kind.group, role_kind.plural, namespace, role.get("name")):
+        namespace, ref = obj["metadata"].get("namespace"), obj.get("roleRef")
+        role, verb = (self.role(ref, namespace), "bind") if ref else (obj, "escalate")
+        plural, name = KIND[ref["kind"] if ref else kind.id].plural, (ref or obj["metadata"]).get("name")
+        if self.allowed(user, verb, kind.group, plural, namespace, name):
             return
-        for rule in rules:
-            every = [(v, g, r, name, None) for v in rule["verbs"] for g in rule.get("apiGroups") or ()
-                     for r in rule.get("resources") or () for name in rule.get("resourceNames") or (None,)]
-            every += [(v, None, None, None, path) for v in rule["verbs"] for path in rule.get("nonResourceURLs") or ()]
-            for v, g, r, name, path in every:
-                if not self.allowed(user, v, g, r, namespace, name, path):
-                    raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)})'
-                                    f" is attempting to grant RBAC permissions not currently held: {json.dumps(rule)}")
+        for rule in self.rules_of(role):
+            every = [(g, r, namespace, name, None) for g in rule.get("apiGroups") or () for r in rule.get("resources") or ()
+                     for name in rule.get("resourceNames") or (None,)]
+            every += [(None, None, namespace, None, path) for path in rule.get("nonResourceURLs") or ()]
+            if not all(self.allowed(user, v, *each) for v in rule["verbs"] for each in every):
+                raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)}) '
+                                f"is attempting to grant RBAC permissions not currently held: {json.dumps(rule)}")
 
     def review(self, request, given):
         """The status of an authentication or authorization review."""
@@ -7554,8 +7518,7 @@ class K2d:
                     ("EndpointSlice", {COMPUTED[1]: "k2d", "kubernetes.io/service-name": "kubernetes"}, {
                         "addressType": "IPv4", "ports": [port],
                         "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})):
-                present = self.store.get(kind, "default", "kubernetes")
-                self.controllers.derive(kind, "default", "kubernetes", labels, present, None, body)
+                self.controllers.derive(kind, "default", "kubernetes", labels, None, body)
 
     # -- the engine, as it comes and goes
     def connect_engine(self):
