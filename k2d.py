@@ -2354,12 +2354,12 @@ def volume_files(kind, source, lookup):
     return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
 
 def projected_files(pod, name, source, lookup, host_ip):
-    """The files of a projected volume, by its sources. Raises ConfigError."""
+    """The files of a volume that shows what the API holds, by its sources. Raises ConfigError."""
     files, mode = {}, source.get("defaultMode", 0o644)
     for each in source.get("sources") or ():
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
-                files.update(volume_files(kind, {**each[field], "defaultMode": mode}, lookup))
+                files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
             text = pod_field(pod, dig(item, "fieldRef", "fieldPath", default=""), host_ip)
             files[item["path"]] = (text or "").encode(), item.get("mode", mode)
@@ -2426,13 +2426,9 @@ def prepare_volumes(pod, settings, lookup):
         folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
         try:
             sources[volume["name"]] = prepare_host_path(volume["hostPath"]) if "hostPath" in volume else folder
-            if "configMap" in volume:
-                project_files(folder, volume_files("ConfigMap", volume["configMap"], lookup), group)
-            elif "secret" in volume:
-                project_files(folder, volume_files("Secret", volume["secret"], lookup), group)
-            elif "projected" in volume:
-                files = projected_files(pod, volume["name"], volume["projected"], lookup, settings.host_ip)
-                project_files(folder, files, group)
+            if FROM_API & volume.keys():        # a volume of one source is its own entry of sources
+                source = volume.get("projected") or {"sources": [volume]}
+                project_files(folder, projected_files(pod, volume["name"], source, lookup, settings.host_ip), group)
             elif "hostPath" not in volume and not os.path.isdir(folder):
                 os.makedirs(folder)
                 os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
@@ -3256,13 +3252,14 @@ class Pods:
 
     def is_overdue(self, pod, found):
         """Whether a pod has run for its activeDeadlineSeconds; then it is stopped, and fails."""
-        limit, spec = pod["spec"].get("activeDeadlineSeconds"), pod["spec"]
-        left = limit and (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
-        if not limit or left > 0:
-            if limit:
-                self.queue.add_after(left + 0.05, key_of(pod))
+        limit = pod["spec"].get("activeDeadlineSeconds")
+        if not limit:
             return False
-        if not self.stop(pod, found, left + spec.get("terminationGracePeriodSeconds", 30)):
+        left = (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
+        if left > 0:
+            self.queue.add_after(left + 0.05, key_of(pod))
+            return False
+        if not self.stop(pod, found, left + pod["spec"].get("terminationGracePeriodSeconds", 30)):
             with self.store.transaction():
                 present = self.pod_of(pod["metadata"]["uid"])
                 if present:
@@ -3388,15 +3385,14 @@ def is_condition(obj, type_, status="True"):
 
 def available_in(pod, min_ready_s):
     """Seconds until a ready pod counts as available: 0 if it does, None if it is not ready."""
-    since = dig(get_condition(pod, "Ready"), "lastTransitionTime") if is_condition(pod, "Ready") else None
-    return max(0, (seconds_of(since) or 0) + min_ready_s - time.time()) if since else None
+    ready = get_condition(pod, "Ready") if is_condition(pod, "Ready") else None
+    return ready and max(0, (seconds_of(ready["lastTransitionTime"]) or 0) + min_ready_s - time.time())
 
 def resolve_count(value, total, up):
     """An IntOrString such as maxSurge, a number or "25%" of total, rounded up or down."""
     if isinstance(value, int):
         return value
-    percent = int(value.rstrip("%"))
-    return -(-percent * total // 100) if up else percent * total // 100
+    return (int(value.rstrip("%")) * total + (99 if up else 0)) // 100
 
 class Controllers:
     """reconcile(key), key = (kind, namespace, name): a method called like a kind is a pass over one of its objects; or
@@ -3535,33 +3531,26 @@ class Controllers:
         waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
         if any(waits):
             self.queue.add_after(min(filter(None, waits)) + 0.05, again)
-        template = (spec["template"]["metadata"].get("labels") or {}).items()
-        labelled = [pod for pod in active if template <= (pod["metadata"].get("labels") or {}).items()]
-        counts = filled(fullyLabeledReplicas=len(labelled), readyReplicas=len(waits) - waits.count(None),
-                        availableReplicas=waits.count(0))
-        status = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
-                  "observedGeneration": rs["metadata"]["generation"]}
+        labels = [(each["metadata"].get("labels") or {}).items() for each in (spec["template"], *active)]
+        counts = filled(fullyLabeledReplicas=sum(labels[0] <= each for each in labels[1:]),
+                        readyReplicas=len(waits) - waits.count(None), availableReplicas=waits.count(0))
+        failed = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
+        rs["status"] = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
+                        "observedGeneration": rs["metadata"]["generation"], **filled(conditions=failure and failed)}
         if failure:
-            status["conditions"] = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate",
-                                              failure)]
             self.queue.add_after(10, again)
-        rs["status"] = status
         self.store.put(KIND[rs["kind"]], rs)
 
     ReplicationController = ReplicaSet
 
     def pods_of(self, rs):
         """The pods of a ReplicaSet that have not ended; those without an owner that it selects become its own."""
-        pods = []
-        for pod in self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])):
-            owner = controller_of(pod)
-            if not owner and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
-                owner = owner_reference(rs)
-                pod["metadata"].setdefault("ownerReferences", []).append(owner)
+        pods = list(self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])))
+        for pod in pods:
+            if not controller_of(pod) and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
+                pod["metadata"].setdefault("ownerReferences", []).append(owner_reference(rs))
                 self.store.put(KIND["Pod"], pod)
-            if owner and owner["uid"] == rs["metadata"]["uid"] and not has_ended(pod):
-                pods.append(pod)
-        return pods
+        return [p for p in pods if dig(controller_of(p), "uid") == rs["metadata"]["uid"] and not has_ended(p)]
 
     def scale_pods(self, owner, pods, replicas):
         """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
@@ -3590,8 +3579,8 @@ class Controllers:
         if is_deleting(d):
             return
         uid = d["metadata"]["uid"]
-        sets = [rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
-                if dig(controller_of(rs), "uid") == uid]
+        sets = sorted((rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
+                       if dig(controller_of(rs), "uid") == uid), key=lambda rs: rs["metadata"]["creationTimestamp"])
         new = self.new_replicaset(d, sets)
         old = [rs for rs in sets if rs is not new]
         if new and not d["spec"].get("paused"):
@@ -3608,8 +3597,7 @@ class Controllers:
             return {**template, "metadata": {**template["metadata"], "labels": labels}}
         template, ready_s = bare(spec["template"]), spec.get("minReadySeconds", 0)
         last = max(map(revision_of, sets), default=0)
-        new = next((rs for rs in sorted(sets, key=lambda rs: rs["metadata"]["creationTimestamp"])
-                    if bare(rs["spec"]["template"]) == template), None)
+        new = next((rs for rs in sets if bare(rs["spec"]["template"]) == template), None)
         if not new and spec.get("paused"):
             return None
         if not new:
@@ -3665,17 +3653,14 @@ class Controllers:
         room = replicas + surge - sum(map(replicas_of, old)) - present
         self.set_replicas(d, new, min(replicas, present + max(0, room)))
         if replicas_of(new) != present:
-            return
+            return                                              # its status comes first
         available, least = (lambda rs: dig(rs, "status", "availableReplicas", default=0)), replicas - unavailable
         may_go = sum(map(replicas_of, old)) + available(new) - least
         for only_unavailable in (True, False):                 # first those that serve nobody
-            for rs in sorted(old, key=lambda rs: rs["metadata"]["creationTimestamp"]):
-                spare = replicas_of(rs)
-                if only_unavailable:
-                    spare -= available(rs)
-                else:
+            for rs in old:
+                if not only_unavailable:
                     may_go = min(may_go, sum(map(available, [new, *old])) - least)
-                step = max(0, min(spare, may_go))
+                step = max(0, min(replicas_of(rs) - (available(rs) if only_unavailable else 0), may_go))
                 self.set_replicas(d, rs, replicas_of(rs) - step)
                 may_go -= step
 
@@ -3942,10 +3927,10 @@ def deployment_conditions(d, new, sets, status, complete, enough):
     else:
         progress = was["status"], was["reason"], was.get("message", "")
     able = ("MinimumReplicasAvailable", "has") if enough else ("MinimumReplicasUnavailable", "does not have")
-    failure = next(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)), None)
+    failures = list(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)))
     wanted = [condition(old, "Available", str(enough), able[0], f"Deployment {able[1]} minimum availability."),
-              condition(old, "Progressing", *progress)]
-    wanted += [condition(old, "ReplicaFailure", "True", failure["reason"], failure["message"])] if failure else []
+              condition(old, "Progressing", *progress),
+              *(condition(old, c["type"], "True", c["reason"], c["message"]) for c in failures[:1])]
     for each in wanted:                                        # lastUpdateTime moves with the reason, or with progress
         same = next((c for c in old if all(c.get(key) == each.get(key) for key in ("type", "reason", "status"))), None)
         anew = not same or each["type"] == "Progressing" and moved and not complete
@@ -4182,7 +4167,7 @@ class Access:
 
     # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
     def make_token(self, account, seconds, audiences, bound=None):
-        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: {kind, name, uid}."""
+        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: kind, name, uid."""
         meta, start = account["metadata"], int(time.time())
         known = {"namespace": meta["namespace"], "serviceaccount": pick(meta, ("name", "uid"))}
         if bound:
@@ -4252,7 +4237,8 @@ class Access:
         resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
         if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
             where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
-            error = forbidden(kind, request.name or "", f'{who} resource "{resource}" in API group "{kind.group}" {where}')
+            why = f'{who} resource "{resource}" in API group "{kind.group}" {where}'
+            error = forbidden(kind, request.name or "", why)
             if not request.name:
                 error.status["message"] = error.status["message"].replace(' ""', "", 1)
             raise error
@@ -4267,8 +4253,8 @@ class Access:
         if self.allowed(user, verb, kind.group, plural, namespace, name):
             return
         for rule in self.rules_of(role):
-            every = [(g, r, namespace, name, None) for g in rule.get("apiGroups") or () for r in rule.get("resources") or ()
-                     for name in rule.get("resourceNames") or (None,)]
+            every = [(group, resource, namespace, name, None) for group in rule.get("apiGroups") or ()
+                     for resource in rule.get("resources") or () for name in rule.get("resourceNames") or (None,)]
             every += [(None, None, namespace, None, path) for path in rule.get("nonResourceURLs") or ()]
             if not all(self.allowed(user, v, *each) for v in rule["verbs"] for each in every):
                 raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)}) '
@@ -7488,27 +7474,22 @@ class K2d:
     def bootstrap(self):
         """The objects that every cluster has."""
         with self.store.transaction():
+            def make(kind, name, labels=None, namespace="", **fields):
+                if not self.store.row(kind, (namespace, name)):
+                    self.api.create(KIND[kind], namespace, {"metadata": {"name": name, "labels": labels}, **fields})
             for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
-                if not self.store.row("Namespace", ("", name)):
-                    self.api.create(KIND["Namespace"], "", {"metadata": {"name": name}})
-            if not self.store.row("Service", ("default", "kubernetes")):
-                self.api.create(KIND["Service"], "default", {
-                    "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-                    "spec": {"type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
-                             "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]}})
+                make("Namespace", name)
+            make("Service", "kubernetes", {"component": "apiserver", "provider": "kubernetes"}, "default", spec={
+                "type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
+                "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]})
             for name, rules in ROLES.items():
-                if not self.store.row("ClusterRole", ("", name)):
-                    self.api.create(KIND["ClusterRole"], "", {"metadata": {"name": name, "labels": BOOTSTRAP}, "rules": rules})
-            for name, groups in GRANTED.items():
-                if not self.store.row("ClusterRoleBinding", ("", name)):
-                    self.api.create(KIND["ClusterRoleBinding"], "", {
-                        "metadata": {"name": name, "labels": BOOTSTRAP},
-                        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}
-                                     for group in groups]})
+                make("ClusterRole", name, BOOTSTRAP, rules=rules)
+            group = {"apiGroup": "rbac.authorization.k8s.io"}
+            for name, names in GRANTED.items():
+                make("ClusterRoleBinding", name, BOOTSTRAP, roleRef={**group, "kind": "ClusterRole", "name": name},
+                     subjects=[{**group, "kind": "Group", "name": each} for each in names])
             for name, value in (("system-cluster-critical", 2 * 10 ** 9), ("system-node-critical", 2 * 10 ** 9 + 1000)):
-                if not self.store.row("PriorityClass", ("", name)):
-                    self.api.create(KIND["PriorityClass"], "", {"metadata": {"name": name}, "value": value})
+                make("PriorityClass", name, value=value)
             for crd in self.store.list("CustomResourceDefinition"):
                 if is_condition(crd, "Established"):
                     register(crd)
