@@ -3563,8 +3563,10 @@ class Controllers:
                     "metadata": {"generateName": meta["name"] + "-", "ownerReferences": [owner_reference(owner)],
                                  **pick(template["metadata"], ("labels", "annotations"))}, "spec": template["spec"]}))
             except ApiError as error:
-                tell("Warning", "FailedCreate", f"Error creating: {error}")
-                return str(error)
+                # without the random end of a name, as the API server says it: a text that stays does not wake us again
+                text = re.sub(rf'"{meta["name"]}-[^"]*"', f'"{meta["name"]}-"', str(error))
+                tell("Warning", "FailedCreate", f"Error creating: {text}")
+                return text
             tell("Normal", "SuccessfulCreate", f"Created pod: {pods[-1]['metadata']['name']}")
         if surplus > 0:                             # the least useful first, the youngest among equals
             pods.sort(key=lambda pod: (
