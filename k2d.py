@@ -2374,12 +2374,12 @@ def volume_files(kind, source, lookup):
     return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
 
 def projected_files(pod, name, source, lookup, host_ip):
-    """The files of a projected volume, by its sources. Raises ConfigError."""
+    """The files of a volume that shows what the API holds, by its sources. Raises ConfigError."""
     files, mode = {}, source.get("defaultMode", 0o644)
     for each in source.get("sources") or ():
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
-                files.update(volume_files(kind, {**each[field], "defaultMode": mode}, lookup))
+                files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
             text = pod_field(pod, dig(item, "fieldRef", "fieldPath", default=""), host_ip)
             files[item["path"]] = (text or "").encode(), item.get("mode", mode)
@@ -2446,13 +2446,9 @@ def prepare_volumes(pod, settings, lookup):
         folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
         try:
             sources[volume["name"]] = prepare_host_path(volume["hostPath"]) if "hostPath" in volume else folder
-            if "configMap" in volume:
-                project_files(folder, volume_files("ConfigMap", volume["configMap"], lookup), group)
-            elif "secret" in volume:
-                project_files(folder, volume_files("Secret", volume["secret"], lookup), group)
-            elif "projected" in volume:
-                files = projected_files(pod, volume["name"], volume["projected"], lookup, settings.host_ip)
-                project_files(folder, files, group)
+            if FROM_API & volume.keys():        # a volume of one source is its own entry of sources
+                source = volume.get("projected") or {"sources": [volume]}
+                project_files(folder, projected_files(pod, volume["name"], source, lookup, settings.host_ip), group)
             elif "hostPath" not in volume and not os.path.isdir(folder):
                 os.makedirs(folder)
                 os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
@@ -3276,13 +3272,14 @@ class Pods:
 
     def is_overdue(self, pod, found):
         """Whether a pod has run for its activeDeadlineSeconds; then it is stopped, and fails."""
-        limit, spec = pod["spec"].get("activeDeadlineSeconds"), pod["spec"]
-        left = limit and (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
-        if not limit or left > 0:
-            if limit:
-                self.queue.add_after(left + 0.05, key_of(pod))
+        limit = pod["spec"].get("activeDeadlineSeconds")
+        if not limit:
             return False
-        if not self.stop(pod, found, left + spec.get("terminationGracePeriodSeconds", 30)):
+        left = (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
+        if left > 0:
+            self.queue.add_after(left + 0.05, key_of(pod))
+            return False
+        if not self.stop(pod, found, left + pod["spec"].get("terminationGracePeriodSeconds", 30)):
             with self.store.transaction():
                 present = self.pod_of(pod["metadata"]["uid"])
                 if present:
@@ -3373,8 +3370,9 @@ class Pods:
                 self.remove_files(uid)
 
 # == 14. Controllers =========================================================================
-# One plain function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
+# One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
+WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
@@ -3383,12 +3381,8 @@ SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, so that no hash s
 
 def safe_hash(value, size=10):
     """A short name part that depends on a JSON value alone."""
-    digits = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8]
-    number, out = int.from_bytes(digits, "big"), ""
-    for _ in range(size):
-        number, letter = divmod(number, len(SAFE_LETTERS))
-        out += SAFE_LETTERS[letter]
-    return out
+    number = int.from_bytes(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8], "big")
+    return "".join(SAFE_LETTERS[number // len(SAFE_LETTERS) ** i % len(SAFE_LETTERS)] for i in range(size))
 
 def kind_named(api_version, name):
     """The Kind of this group and name, as it is stored; None if there is none."""
@@ -3397,9 +3391,9 @@ def kind_named(api_version, name):
 
 def controller_of(obj):
     return next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
-def owner_reference(kind, owner):
-    return {"apiVersion": group_version(kind), "kind": kind.name, "name": owner["metadata"]["name"],
-            "uid": owner["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True}
+def owner_reference(owner):
+    return {**pick(owner, ("apiVersion", "kind")), **pick(owner["metadata"], ("name", "uid")), "controller": True,
+            "blockOwnerDeletion": True}
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 def revision_of(rs):
@@ -3411,35 +3405,42 @@ def is_condition(obj, type_, status="True"):
 
 def available_in(pod, min_ready_s):
     """Seconds until a ready pod counts as available: 0 if it does, None if it is not ready."""
-    if not is_condition(pod, "Ready"):
-        return None
-    since = seconds_of(get_condition(pod, "Ready")["lastTransitionTime"]) or 0
-    return max(0, since + min_ready_s - time.time())
+    ready = get_condition(pod, "Ready") if is_condition(pod, "Ready") else None
+    return ready and max(0, (seconds_of(ready["lastTransitionTime"]) or 0) + min_ready_s - time.time())
 
 def resolve_count(value, total, up):
     """An IntOrString such as maxSurge, a number or "25%" of total, rounded up or down."""
     if isinstance(value, int):
         return value
-    percent = int(value.rstrip("%"))
-    return -(-percent * total // 100) if up else percent * total // 100
+    return (int(value.rstrip("%")) * total + (99 if up else 0)) // 100
 
 class Controllers:
-    """reconcile(key), key = (name of a method, its arguments ...), mostly namespace and name. All methods run in the
-    queue's one thread, except observe(), which runs in the thread of whoever wrote, and start()."""
-    WORKLOADS = {"Deployment": ("deployment",), "ReplicaSet": ("replicas", "ReplicaSet"),
-                 "ReplicationController": ("replicas", "ReplicationController")}     # kind -> the beginning of its key
-
+    """reconcile(key), key = (kind, namespace, name): a method called like a kind is a pass over one of its objects; or
+    (name of another method, its arguments ...). All methods run in the queue's one thread, in one transaction, except
+    observe(), which runs in the thread of whoever wrote, start(), and what does I/O: nat() and hosts()."""
     def __init__(self, k2d):
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
-        self.started = False                        # whether start() has looked at everything: NAT wants the whole picture
+        self.started = False                        # whether start() has looked at all: NAT wants the whole picture
 
     def reconcile(self, key):
-        getattr(self, key[0])(*key[1:])
+        what, *args = key
+        if what in ("nat", "hosts"):
+            return getattr(self, what)()
+        with self.store.transaction():
+            if what not in KIND:
+                return getattr(self, what)(*args)
+            obj = self.store.get(*key)
+            if obj or what in ("Service", "CustomResourceDefinition"):          # these leave something behind
+                getattr(self, what)(obj, *args)
 
     def add(self, *key):
         self.queue.add(key)
+
+    def add_all(self, kind, namespace):
+        for key in self.store.keys(kind, namespace):
+            self.add(kind, *key)
 
     # -- what a change concerns
     def observe(self, changes, watches):
@@ -3447,235 +3448,200 @@ class Controllers:
             (namespace, name), deleted, raw = change.key, change.type == "DELETED", change.raw
             meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
             for ref in meta.get("ownerReferences") or ():
-                if ref.get("controller") and ref["kind"] in self.WORKLOADS:
-                    self.add(*self.WORKLOADS[ref["kind"]], namespace, ref["name"])
                 owner = kind_named(ref["apiVersion"], ref["kind"])
-                if deleted and owner:
+                if owner and ref.get("controller") and owner.id in WORKLOADS:
+                    self.add(owner.id, namespace, ref["name"])
+                if owner and deleted:
                     self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
             if deleted:
                 self.add("collect", meta["uid"])
                 home = self.store.row("Namespace", ("", namespace)) if change.kind.namespaced else None
                 if home and b'"Terminating"' in home.raw:
-                    self.add("namespace", "", namespace)
+                    self.add("Namespace", "", namespace)
             elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
                 self.add("finalize", change.kind.id, namespace, name)
-            for quota in self.store.keys("ResourceQuota", namespace) if change.kind.namespaced else ():
-                self.add("quota", *quota)
+            if change.kind.namespaced:
+                self.add_all("ResourceQuota", namespace)
             if change.kind.id == "Pod":
                 self.observe_pod(change, deleted)
             else:
                 self.observe_other(change.kind.id, change, deleted)
 
     def observe_pod(self, change, deleted):
+        namespace = change.key[0]
         self.k2d.pods.on_pod(change)
         if not deleted and b'"podIP":' not in change.raw:
-            self.add("schedule", *change.key)
+            self.add("Pod", *change.key)
         if b'"hostPort"' in change.raw:
             self.add("nat")
         for key, selector in list(self.selectors.items()):
-            if key[0] == change.key[0] and (selects(selector, change.labels) or
-                                            change.old and selects(selector, change.old.labels)):
-                self.add("endpoints", *key)
-        for budget in self.store.keys("PodDisruptionBudget", change.key[0]):
-            self.add("budget", *budget)
-        if change.type == "ADDED" and not controller_of(json.loads(change.raw)):
-            for kind in ("ReplicaSet", "ReplicationController"):             # an orphan may be adopted
-                for owner in self.store.keys(kind, change.key[0]):
-                    self.add("replicas", kind, *owner)
+            if key[0] == namespace and any(row and selects(selector, row.labels) for row in (change, change.old)):
+                self.add("Service", *key)
+        self.add_all("PodDisruptionBudget", namespace)
+        if change.type == "ADDED" and not controller_of(json.loads(change.raw)):        # an orphan may be adopted
+            self.add_all("ReplicaSet", namespace)
+            self.add_all("ReplicationController", namespace)
 
     def observe_other(self, kind, change, deleted):
         namespace, name = change.key
-        if kind in self.WORKLOADS:
-            self.add(*self.WORKLOADS[kind], namespace, name)
-        elif kind == "PodDisruptionBudget":
-            self.add("budget", namespace, name)
-        elif kind == "CustomResourceDefinition":
-            self.add("definition", "", name)
-        elif kind == "Service":
+        if hasattr(self, kind):
+            self.add(kind, namespace, name)
+        if kind == "Service":
             self.selectors.pop(change.key, None)
             spec = json.loads(change.raw)["spec"]
             if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
                 self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
-            self.add("endpoints", namespace, name)
             self.add("hosts")
+        if kind in ("Service", "Endpoints"):
             self.add("nat")
-        elif kind == "Endpoints":
-            self.add("nat")
-        elif kind == "Namespace":
-            self.add("namespace", "", name)
         elif kind == "Node":
             for key in self.store.keys("Pod"):
                 if b'"podIP":' not in self.store.row("Pod", key).raw:
-                    self.add("schedule", *key)
+                    self.add("Pod", *key)
         elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
                 self.k2d.pods.queue.add(key_of(pod))
             if name in ("kube-root-ca.crt", "default"):
-                self.add("namespace", "", namespace)
-            if kind == "ServiceAccount" and not deleted:
-                self.add("accounts", "", namespace)
+                self.add("Namespace", "", namespace)
         elif kind == "Event" and not deleted:
             self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
     def start(self):
         """After a start: look at everything once, as if it were new, for whatever was half done."""
-        for kind in KINDS:
+        for kind in [kind for kind in KINDS if kind.id != "Event"]:
             for key in self.store.keys(kind.id):
                 row = self.store.row(kind.id, key)
-                if row and kind.id != "Event":
+                if row:
                     self.observe([Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
-                    refs = json.loads(row.raw)["metadata"].get("ownerReferences") if b'"ownerRef' in row.raw else ()
-                    for ref in refs or ():
-                        if not self.owner(ref, key[0]):
-                            self.add("collect", ref["uid"])
+            for obj in self.store.list(kind.id, holding=b'"ownerReferences"'):
+                for ref in obj["metadata"].get("ownerReferences") or ():
+                    if not self.owner(ref, key_of(obj)[0]):
+                        self.add("collect", ref["uid"])
         self.started = True
         self.add("nat")
 
     # -- scheduling on the one node
-    def schedule(self, namespace, name):
+    def Pod(self, pod, namespace, name):
         """Bind a pod to the node and give it its address, or say why it does not fit."""
-        with self.store.transaction():
-            pod, node = self.store.get("Pod", namespace, name), self.store.get("Node", "", self.settings.node)
-            if not pod or not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
-                return
-            spec, why = pod["spec"], misfit(pod["spec"], node)
-            if (spec.get("nodeName") not in (None, self.settings.node) or
-                    spec.get("schedulerName", "default-scheduler") != "default-scheduler" and not spec.get("nodeName")):
-                return                                          # somebody else's
-            if why and not spec.get("nodeName"):
-                text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
-                        "available: 1 Preemption is not helpful for scheduling.")
-                pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
-                                                         "Unschedulable", text, lastProbeTime=None)]
-                self.store.put(KIND["Pod"], pod)
-                self.k2d.event(pod, "Warning", "FailedScheduling", text, component="default-scheduler")
-                return
-            spec["nodeName"] = self.settings.node
-            if not spec.get("hostNetwork"):
-                pod["status"]["podIP"] = self.k2d.network.allocate()
-            pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+        spec, ours, node = pod["spec"], self.settings.node, self.store.get("Node", "", self.settings.node)
+        if not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
+            return
+        if spec.get("nodeName", ours) != ours or (
+                not spec.get("nodeName") and spec.get("schedulerName", "default-scheduler") != "default-scheduler"):
+            return                                              # somebody else's
+        why, tell = misfit(spec, node), lambda *words: self.k2d.event(pod, *words, component="default-scheduler")
+        if why and not spec.get("nodeName"):
+            text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
+                    "available: 1 Preemption is not helpful for scheduling.")
+            pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
+                                                     "Unschedulable", text, lastProbeTime=None)]
             self.store.put(KIND["Pod"], pod)
-            self.k2d.event(pod, "Normal", "Scheduled", component="default-scheduler",
-                           text=f"Successfully assigned {namespace}/{name} to {self.settings.node}")
-        self.k2d.pods.queue.add((namespace, name))
+            return tell("Warning", "FailedScheduling", text)
+        spec["nodeName"] = ours
+        if not spec.get("hostNetwork"):
+            pod["status"]["podIP"] = self.k2d.network.allocate()
+        pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+        self.store.put(KIND["Pod"], pod)                        # which the pod worker hears of, like everybody
+        tell("Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {ours}")
 
     # -- ReplicaSet, ReplicationController and Deployment
-    def replicas(self, kind, namespace, name):
-        again = "replicas", kind, namespace, name
-        with self.store.transaction():
-            rs, kind = self.store.get(kind, namespace, name), KIND[kind]
-            if not rs:
-                return
-            spec, pods = rs["spec"], self.pods_of(rs)
-            active = [pod for pod in pods if not is_deleting(pod)]
-            failure = None if is_deleting(rs) else self.scale_pods(rs, kind, active, replicas_of(rs))
-            if len(active) < replicas_of(rs) and not failure and not is_deleting(rs):
-                self.add(*again)
-            waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
-            if any(waits):
-                self.queue.add_after(min(filter(None, waits)) + 0.05, again)
-            template = (spec["template"]["metadata"].get("labels") or {}).items()
-            labelled = [pod for pod in active if template <= (pod["metadata"].get("labels") or {}).items()]
-            status = {"replicas": len(active), "fullyLabeledReplicas": len(labelled),
-                      "readyReplicas": len(waits) - waits.count(None), "availableReplicas": waits.count(0),
-                      "terminatingReplicas": len(pods) - len(active),
-                      "observedGeneration": rs["metadata"]["generation"]}
-            if failure:
-                status["conditions"] = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True",
-                                                  "FailedCreate", failure)]
-                self.queue.add_after(10, again)
-            rs["status"] = {k: v for k, v in status.items() if v or k in ("replicas", "terminatingReplicas")}
-            self.store.put(kind, rs)
+    def ReplicaSet(self, rs, namespace, name):
+        spec, pods, again = rs["spec"], self.pods_of(rs), (rs["kind"], namespace, name)
+        active = [pod for pod in pods if not is_deleting(pod)]
+        failure = None if is_deleting(rs) else self.scale_pods(rs, active, replicas_of(rs))
+        waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
+        if any(waits):
+            self.queue.add_after(min(filter(None, waits)) + 0.05, again)
+        labels = [(each["metadata"].get("labels") or {}).items() for each in (spec["template"], *active)]
+        counts = filled(fullyLabeledReplicas=sum(labels[0] <= each for each in labels[1:]),
+                        readyReplicas=len(waits) - waits.count(None), availableReplicas=waits.count(0))
+        failed = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
+        rs["status"] = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
+                        "observedGeneration": rs["metadata"]["generation"], **filled(conditions=failure and failed)}
+        if failure:
+            self.queue.add_after(10, again)
+        self.store.put(KIND[rs["kind"]], rs)
+
+    ReplicationController = ReplicaSet
 
     def pods_of(self, rs):
         """The pods of a ReplicaSet that have not ended; those without an owner that it selects become its own."""
-        pods = []
-        for pod in self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])):
-            owner = controller_of(pod)
-            if not owner and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
-                owner = owner_reference(KIND[rs["kind"]], rs)
-                pod["metadata"].setdefault("ownerReferences", []).append(owner)
+        pods = list(self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])))
+        for pod in pods:
+            if not controller_of(pod) and not is_deleting(pod) and not is_deleting(rs) and not is_foreign(pod):
+                pod["metadata"].setdefault("ownerReferences", []).append(owner_reference(rs))
                 self.store.put(KIND["Pod"], pod)
-            if owner and owner["uid"] == rs["metadata"]["uid"] and not has_ended(pod):
-                pods.append(pod)
-        return pods
+        return [p for p in pods if dig(controller_of(p), "uid") == rs["metadata"]["uid"] and not has_ended(p)]
 
-    def scale_pods(self, owner, kind, pods, replicas):
+    def scale_pods(self, owner, pods, replicas):
         """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
-        meta, template = owner["metadata"], owner["spec"]["template"]
-        tell = lambda *words: self.k2d.event(owner, *words, component="replication-controller" if kind.group == "" else
-                                           "replicaset-controller")
-        for _ in range(min(replicas - len(pods), 50)):          # more in a pass of its own: others may write between
-            given = {k: v for k, v in template["metadata"].items() if k in ("labels", "annotations") and v}
+        meta, template, surplus = owner["metadata"], owner["spec"]["template"], len(pods) - replicas
+        tell = lambda *words: self.k2d.event(owner, *words, component="replicaset-controller" if (
+            owner["kind"] == "ReplicaSet") else "replication-controller")
+        for _ in range(min(-surplus, 50)):          # what is made brings us back, for more: others may write between
             try:
                 pods.append(self.api.create(KIND["Pod"], meta["namespace"], {
-                    "kind": "Pod", "apiVersion": "v1", "metadata": {
-                        "generateName": meta["name"] + "-", "namespace": meta["namespace"],
-                        "ownerReferences": [owner_reference(kind, owner)], **json.loads(dumps(given))},
-                    "spec": json.loads(dumps(template["spec"]))}))
+                    "metadata": {"generateName": meta["name"] + "-", "ownerReferences": [owner_reference(owner)],
+                                 **pick(template["metadata"], ("labels", "annotations"))}, "spec": template["spec"]}))
             except ApiError as error:
-                tell("Warning", "FailedCreate", f"Error creating: {error}")
-                return str(error)
+                # without the random end of a name, as the API server says it: a text that stays does not wake us again
+                text = re.sub(rf'"{meta["name"]}-[^"]*"', f'"{meta["name"]}-"', str(error))
+                tell("Warning", "FailedCreate", f"Error creating: {text}")
+                return text
             tell("Normal", "SuccessfulCreate", f"Created pod: {pods[-1]['metadata']['name']}")
-        if len(pods) > replicas:                                # the least useful first, the youngest among equals
+        if surplus > 0:                             # the least useful first, the youngest among equals
             pods.sort(key=lambda pod: (
                 bool(pod["spec"].get("nodeName")), dig(pod, "status", "phase") == "Running", is_condition(pod, "Ready"),
                 -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0), pod["metadata"]["name"]))
-            for pod in pods[:len(pods) - replicas]:
+            for pod in pods[:surplus]:
                 self.api.delete_object(KIND["Pod"], pod, {})
                 tell("Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
-            del pods[:len(pods) - replicas]
+            del pods[:surplus]
 
-    def deployment(self, namespace, name):
-        with self.store.transaction():
-            d = self.store.get("Deployment", namespace, name)
-            if not d or is_deleting(d):
-                return
-            uid = d["metadata"]["uid"]
-            sets = [rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
-                    if dig(controller_of(rs), "uid") == uid]
-            new = self.new_replicaset(d, sets)
-            old = [rs for rs in sets if not new or rs["metadata"]["uid"] != new["metadata"]["uid"]]
-            if new and not d["spec"].get("paused"):
-                self.roll(d, new, old)
-            elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:      # paused in mid-rollout: as it stands
-                self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
-            self.deployment_status(d, new, old)
+    def Deployment(self, d, namespace, name):
+        if is_deleting(d):
+            return
+        uid = d["metadata"]["uid"]
+        sets = sorted((rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
+                       if dig(controller_of(rs), "uid") == uid), key=lambda rs: rs["metadata"]["creationTimestamp"])
+        new = self.new_replicaset(d, sets)
+        old = [rs for rs in sets if rs is not new]
+        if new and not d["spec"].get("paused"):
+            self.roll(d, new, old)
+        elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:          # paused in mid-rollout: as it stands
+            self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
+        self.deployment_status(d, new, old)
 
     def new_replicaset(self, d, sets):
         """The ReplicaSet of the present template, made if there is none; revisions in order."""
         meta, spec, kind = d["metadata"], d["spec"], KIND["ReplicaSet"]
         def bare(template):
-            labels = {k: v for k, v in (template["metadata"].get("labels") or {}).items() if k != HASH_LABEL}
-            return dict(template, metadata=dict(template["metadata"], labels=labels))
+            labels = without(template["metadata"].get("labels") or {}, HASH_LABEL)
+            return {**template, "metadata": {**template["metadata"], "labels": labels}}
+        template, ready_s = bare(spec["template"]), spec.get("minReadySeconds", 0)
         last = max(map(revision_of, sets), default=0)
-        new = next((rs for rs in sorted(sets, key=lambda rs: rs["metadata"]["creationTimestamp"])
-                    if bare(rs["spec"]["template"]) == bare(spec["template"])), None)
+        new = next((rs for rs in sets if bare(rs["spec"]["template"]) == template), None)
         if not new and spec.get("paused"):
             return None
         if not new:
-            template, selector = json.loads(dumps([bare(spec["template"]), spec["selector"]]))
-            hash_ = safe_hash([template, meta["uid"]])
-            labels = template["metadata"]["labels"]
-            labels[HASH_LABEL] = selector.setdefault("matchLabels", {})[HASH_LABEL] = hash_
-            notes = {**meta.get("annotations", {}), REVISION: str(last + 1)}
-            notes.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+            hash_, labels = safe_hash([template, meta["uid"]]), template["metadata"]["labels"]
+            labels[HASH_LABEL] = hash_
+            selector = {**spec["selector"], "matchLabels": {**(spec["selector"].get("matchLabels") or {}),
+                                                            HASH_LABEL: hash_}}
+            notes = without(meta.get("annotations", {}), "kubectl.kubernetes.io/last-applied-configuration")
             new = self.api.create(kind, meta["namespace"], {
-                "kind": "ReplicaSet", "apiVersion": "apps/v1",
-                "metadata": {"name": f"{meta['name']}-{hash_}", "namespace": meta["namespace"], "labels": labels,
-                             "annotations": notes, "ownerReferences": [owner_reference(KIND["Deployment"], d)]},
-                "spec": {"replicas": 0, "minReadySeconds": spec.get("minReadySeconds", 0), "selector": selector,
-                         "template": template}})
+                "metadata": {"name": f"{meta['name']}-{hash_}", "labels": labels, "annotations":
+                             {**notes, REVISION: str(last + 1)}, "ownerReferences": [owner_reference(d)]},
+                "spec": {"replicas": 0, "minReadySeconds": ready_s, "selector": selector, "template": template}})
             sets.append(new)
         elif revision_of(new) < last:                           # an earlier template is wanted again
             new["metadata"]["annotations"][REVISION] = str(last + 1)
-            self.store.put(kind, new)
         meta.setdefault("annotations", {})[REVISION] = new["metadata"]["annotations"][REVISION]
-        if new["spec"].get("minReadySeconds", 0) != spec.get("minReadySeconds", 0):
-            new["spec"]["minReadySeconds"] = spec.get("minReadySeconds", 0)
-            self.store.put(kind, new)
+        if new["spec"].get("minReadySeconds", 0) != ready_s:
+            new["spec"]["minReadySeconds"] = ready_s
+        self.store.put(kind, new)
         return new
 
     def set_replicas(self, d, rs, count):
@@ -3709,23 +3675,17 @@ class Controllers:
                     "Pod", d["metadata"]["namespace"], selector_of(d["spec"]["selector"]))):
                 self.set_replicas(d, new, replicas)
             return
-        if present > replicas:
-            self.set_replicas(d, new, replicas)
-        elif present < replicas:
-            room = replicas + surge - sum(map(replicas_of, old)) - present
-            self.set_replicas(d, new, present + max(0, min(replicas - present, room)))
+        room = replicas + surge - sum(map(replicas_of, old)) - present
+        self.set_replicas(d, new, min(replicas, present + max(0, room)))
         if replicas_of(new) != present:
-            return
+            return                                              # its status comes first
         available, least = (lambda rs: dig(rs, "status", "availableReplicas", default=0)), replicas - unavailable
         may_go = sum(map(replicas_of, old)) + available(new) - least
         for only_unavailable in (True, False):                 # first those that serve nobody
-            for rs in sorted(old, key=lambda rs: rs["metadata"]["creationTimestamp"]):
-                spare = replicas_of(rs)
-                if only_unavailable:
-                    spare -= available(rs)
-                else:
+            for rs in old:
+                if not only_unavailable:
                     may_go = min(may_go, sum(map(available, [new, *old])) - least)
-                step = max(0, min(spare, may_go))
+                step = max(0, min(replicas_of(rs) - (available(rs) if only_unavailable else 0), may_go))
                 self.set_replicas(d, rs, replicas_of(rs) - step)
                 may_go -= step
 
@@ -3751,59 +3711,56 @@ class Controllers:
         self.store.put(KIND["Deployment"], d)
         progress = conditions[1]
         if progress["status"] == "True" and progress["reason"] != "NewReplicaSetAvailable" and deadline < 2 ** 31 - 1:
-            self.queue.add_after(deadline - late_s(progress) + 0.1, ("deployment", *key_of(d)))
+            self.queue.add_after(deadline - late_s(progress) + 0.1, ("Deployment", *key_of(d)))
 
     # -- Services
-    def endpoints(self, namespace, name):
+    def Service(self, service, namespace, name):
         """The Endpoints and the EndpointSlice of a Service with a selector, from its pods."""
         if not self.k2d.pods.digested:
             return                                              # absence means nothing yet
-        with self.store.transaction():
-            slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
-            service, present, present_slice = (self.store.get(kind, namespace, each) for kind, each in (
-                ("Service", name), ("Endpoints", name), ("EndpointSlice", slice_name)))
-            if not service or (namespace, name) not in self.selectors:
-                for kind, obj in (("Endpoints", present), ("EndpointSlice", present_slice)):
-                    if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
-                        self.store.remove(KIND[kind], obj)
-                return
-            subsets, slices, wanted = {}, [], service["spec"].get("ports") or ()
-            for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
-                if dig(pod, "status", "podIP") and not has_ended(pod):
-                    ports = tuple((p.get("name", ""), number, p.get("protocol", "TCP")) for p in wanted
-                                  for number in [target_port(p, pod)] if number)
-                    place, address, endpoint = endpoint_of(pod, service, self.settings.node)
-                    slices.append((ports, endpoint))
-                    if not is_deleting(pod):
-                        subsets.setdefault(ports, {}).setdefault(place, []).append(address)
-            as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
-            body = [{**{k: found[k] for k in ("addresses", "notReadyAddresses") if k in found},
-                     "ports": [{k: v for k, v in port.items() if v != ""} for port in as_ports(ports)]}
-                    for ports, found in sorted(subsets.items())]
-            labels = service["metadata"].get("labels") or {}
-            self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, present, None,
-                        {"subsets": body} if body else {})
-            ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
-                                                 for p in wanted if isinstance(p.get("targetPort"), int)]
-            labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
-            self.derive("EndpointSlice", namespace, slice_name, labels, present_slice, service, {
-                "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
-                "ports": as_ports(ports)})
+        slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
+        if not service or (namespace, name) not in self.selectors:
+            for kind, each in (("Endpoints", name), ("EndpointSlice", slice_name)):
+                obj = self.store.get(kind, namespace, each)
+                if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
+                    self.store.remove(KIND[kind], obj)
+            return
+        subsets, slices, wanted = {}, [], service["spec"].get("ports") or ()
+        for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
+            if dig(pod, "status", "podIP") and not has_ended(pod):
+                ports = tuple((p.get("name", ""), number, p.get("protocol", "TCP")) for p in wanted
+                              for number in [target_port(p, pod)] if number)
+                place, address, endpoint = endpoint_of(pod, service, self.settings.node)
+                slices.append((ports, endpoint))
+                if not is_deleting(pod):
+                    subsets.setdefault(ports, {}).setdefault(place, []).append(address)
+        as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
+        body = [{**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
+                for ports, found in sorted(subsets.items())]
+        labels = service["metadata"].get("labels") or {}
+        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None,
+                    filled(subsets=body))
+        ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
+                                             for p in wanted if isinstance(p.get("targetPort"), int)]
+        labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
+        self.derive("EndpointSlice", namespace, slice_name, labels, service, {
+            "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
+            "ports": as_ports(ports)})
 
-    def derive(self, kind, namespace, name, labels, present, owner, body):
+    def derive(self, kind, namespace, name, labels, owner, body):
         """Put an object that follows from others, keeping its identity."""
-        kind = KIND[kind]
+        kind, present = KIND[kind], self.store.get(kind, namespace, name)
         if present and not is_computed(present):
             return                                              # a client's own
         meta = present["metadata"] if present else {"name": name, "namespace": namespace, "uid": new_uid(),
                                                     "creationTimestamp": now()}
         meta["labels"] = labels
         if owner:
-            meta.update(ownerReferences=[owner_reference(KIND["Service"], owner)], generation=1)
+            meta.update(ownerReferences=[owner_reference(owner)], generation=1)
         self.store.put(kind, {"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **body})
 
     def nat(self):
-        if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
+        if any(key[0] == "Service" for key in list(self.queue.waiting)):
             self.add("nat")                                     # after them: half of a picture would refuse somebody
         elif self.started and self.k2d.pods.digested:
             self.k2d.network.sync()
@@ -3818,34 +3775,28 @@ class Controllers:
                 continue
 
     # -- namespaces and garbage
-    def namespace(self, _, name):
-        with self.store.transaction():
-            ns = self.store.get("Namespace", "", name)
-            if not ns:
-                return
-            since = seconds_of(ns["metadata"].get("deletionTimestamp"))
-            if since and time.time() < since + NAMESPACE_GRACE_S:
-                # Its content goes a moment later, so that the rest of a `kubectl delete -f` still finds its objects.
-                self.queue.add_after(since + NAMESPACE_GRACE_S - time.time(), ("namespace", "", name))
-                return
-            if not since:
-                if not self.store.row("ServiceAccount", (name, "default")):
-                    self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
-                ca = {"data": {"ca.crt": self.k2d.ca}}
-                present = self.store.get("ConfigMap", name, "kube-root-ca.crt")
-                if not present:
-                    self.api.create(KIND["ConfigMap"], name, {"metadata": {"name": "kube-root-ca.crt"}, **ca})
-                elif present.get("data") != ca["data"]:
-                    self.store.put(KIND["ConfigMap"], {**present, **ca})
-                return
-            kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
-            for kind in kinds:
-                for obj in self.store.list(kind.id, name):
-                    if not is_deleting(obj):
-                        self.api.delete_object(kind, obj, {})
-            if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
-                ns["spec"].pop("finalizers", None)
-                self.store.remove(KIND["Namespace"], ns)
+    def Namespace(self, ns, _, name):
+        since = seconds_of(ns["metadata"].get("deletionTimestamp"))
+        if not since:
+            if not self.store.row("ServiceAccount", (name, "default")):
+                self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
+            present, data = self.store.get("ConfigMap", name, "kube-root-ca.crt"), {"ca.crt": self.k2d.ca}
+            if present:
+                self.store.put(KIND["ConfigMap"], {**present, "data": data})
+            else:
+                self.api.create(KIND["ConfigMap"], name, {"metadata": {"name": "kube-root-ca.crt"}, "data": data})
+            return
+        wait = since + NAMESPACE_GRACE_S - time.time()
+        if wait > 0:    # its content goes a moment later: the rest of a `kubectl delete -f` still finds its objects
+            return self.queue.add_after(wait, ("Namespace", "", name))
+        kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
+        for kind in kinds:
+            for obj in self.store.list(kind.id, name):
+                if not is_deleting(obj):
+                    self.api.delete_object(kind, obj, {})
+        if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
+            ns["spec"].pop("finalizers", None)
+            self.store.remove(KIND["Namespace"], ns)
 
     def owner(self, ref, namespace):
         """The object an ownerReference means, or None if it is gone."""
@@ -3855,155 +3806,138 @@ class Controllers:
         obj = self.store.get(kind.id, namespace if kind.namespaced else "", ref["name"])
         return obj if obj and obj["metadata"]["uid"] == ref["uid"] else None
 
-    def stays(self, ref, namespace):
-        """Whether the owner that an ownerReference means is there and does not wait for its dependents to go."""
-        owner = self.owner(ref, namespace)
-        return owner is not None and "foregroundDeletion" not in (dig(owner, "metadata", "finalizers") or ())
-
     def dependents(self, uid):
-        """(Kind, object) of all that name an object of this uid as an owner."""
-        return [(kind, obj) for kind in KINDS if is_stored(kind) for obj in self.store.list(kind.id, holding=uid.encode())
-                if any(ref["uid"] == uid for ref in obj["metadata"].get("ownerReferences") or ())]
+        """(Kind, object, its ownerReferences) of all that name an object of this uid as an owner."""
+        for kind in filter(is_stored, KINDS):
+            for obj in self.store.list(kind.id, holding=uid.encode()):
+                refs = obj["metadata"].get("ownerReferences") or ()
+                if any(ref["uid"] == uid for ref in refs):
+                    yield kind, obj, refs
 
     def collect(self, uid):
         """Delete what was owned by an object that is gone, unless somebody else owns it too."""
-        with self.store.transaction():
-            for kind, obj in self.dependents(uid):
-                refs = obj["metadata"]["ownerReferences"]
-                living = [ref for ref in refs if self.owner(ref, obj["metadata"].get("namespace", ""))]
-                if not living and not is_deleting(obj):
-                    self.api.delete_object(kind, obj, {})
-                elif living and len(living) < len(refs):
-                    obj["metadata"]["ownerReferences"] = living
-                    self.store.put(kind, obj)
+        for kind, obj, refs in list(self.dependents(uid)):
+            living = [ref for ref in refs if self.owner(ref, key_of(obj)[0])]
+            if not living and not is_deleting(obj):
+                self.api.delete_object(kind, obj, {})
+            elif living and len(living) < len(refs):
+                obj["metadata"]["ownerReferences"] = living
+                self.store.put(kind, obj)
 
     def finalize(self, kind_name, namespace, name):
-        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object, and let go of
-        volumes and claims that no pod uses."""
-        kind = KIND.get(kind_name)
-        if not kind:
-            return
-        with self.store.transaction():
-            obj = self.store.get(kind.id, namespace, name)
-            finalizers = obj["metadata"].get("finalizers") or [] if obj and is_deleting(obj) else []
-            done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
-                                           "kubernetes.io/pv-protection") if each in finalizers), None)
-            if not done:
-                return
-            uid, claim = obj["metadata"]["uid"], b'"claimName":"%s"' % name.encode()
-            if done.startswith("kubernetes.io/") and any(self.store.list("Pod", namespace, holding=claim)):
-                return
-            for each, found in self.dependents(uid) if not done.startswith("kubernetes.io/") else ():
-                meta = found["metadata"]
-                others = [ref for ref in meta["ownerReferences"] if ref["uid"] != uid]
-                if done == "orphan" or any(self.stays(ref, meta.get("namespace", "")) for ref in others):
-                    meta["ownerReferences"] = others
+        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object; let go of
+        claims that no pod uses, and of volumes."""
+        kind, obj = KIND.get(kind_name), self.store.get(kind_name, namespace, name)
+        finalizers = obj["metadata"].get("finalizers") or [] if kind and obj and is_deleting(obj) else []
+        done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
+                                       "kubernetes.io/pv-protection") if each in finalizers), "")
+        if done.startswith("kubernetes.io/"):
+            claim = b'"claimName":"%s"' % name.encode()
+            is_held = any(self.store.list("Pod", namespace, holding=claim))
+        elif done:
+            uid = obj["metadata"]["uid"]
+            for each, found, refs in list(self.dependents(uid)):
+                others = [ref for ref in refs if ref["uid"] != uid]
+                owners = [self.owner(ref, key_of(found)[0]) for ref in others]
+                if done == "orphan" or any(owner is not None and "foregroundDeletion" not in dig(
+                        owner, "metadata", "finalizers", default=()) for owner in owners):      # one that does not wait
+                    found["metadata"]["ownerReferences"] = others
                     self.store.put(each, found)
                 elif not is_deleting(found):
-                    if any(is_deleting(below) for _, below in self.dependents(meta["uid"])):    # a circle: do not wait
-                        for ref in meta["ownerReferences"]:
-                            ref["blockOwnerDeletion"] = False
+                    below = self.dependents(found["metadata"]["uid"])
+                    for ref in refs if any(is_deleting(each) for _, each, _ in below) else ():
+                        ref["blockOwnerDeletion"] = False                       # a circle: do not wait
                     self.api.delete_object(each, found, {"propagationPolicy": "Foreground"})
-            if not any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for _, found in self.dependents(uid)
-                       for ref in found["metadata"]["ownerReferences"]):
-                obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
-                self.api.settle(kind, obj)
+            is_held = any(ref["uid"] == uid and ref.get("blockOwnerDeletion")
+                          for _, _, refs in self.dependents(uid) for ref in refs)
+        if done and not is_held:
+            obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
+            self.api.settle(kind, obj)
 
     # -- quotas, disruption budgets, tokens, custom resources
-    def quota(self, namespace, name):
-        with self.store.transaction():
-            quota = self.store.get("ResourceQuota", namespace, name)
-            if quota:
-                used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
-                quota["status"] = {"hard": quota["spec"].get("hard") or {}, "used": used}
-                self.store.put(KIND["ResourceQuota"], quota)
+    def ResourceQuota(self, quota, namespace, name):
+        used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
+        quota["status"] = {"hard": quota["spec"].get("hard") or {}, "used": used}
+        self.store.put(KIND["ResourceQuota"], quota)
 
-    def budget(self, namespace, name):
+    def PodDisruptionBudget(self, pdb, namespace, name):
         """How many pods may be evicted now (KEP-85; pkg/controller/disruption)."""
-        with self.store.transaction():
-            pdb = self.store.get("PodDisruptionBudget", namespace, name)
-            if not pdb:
-                return
-            spec, selector = pdb["spec"], pdb["spec"].get("selector")
-            pods = [pod for pod in self.store.list("Pod", namespace, selector_of(selector) if selector else [])
-                    if not has_ended(pod)] if selector is not None else []
-            healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
-            owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
-            scale, least = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner), spec.get(
-                "minAvailable")
-            expected = len(pods) if isinstance(least, int) else scale
-            wanted = (resolve_count(least, expected, True) if least is not None else
-                      max(0, expected - resolve_count(spec.get("maxUnavailable", 0), expected, True)))
-            allowed = max(0, healthy - wanted) if pods else 0
-            told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
-                             "SufficientPods" if allowed else "InsufficientPods",
-                             observedGeneration=pdb["metadata"]["generation"])
-            pdb["status"] = {"observedGeneration": pdb["metadata"]["generation"], "disruptionsAllowed": allowed,
-                             "currentHealthy": healthy, "desiredHealthy": wanted, "expectedPods": expected,
-                             "conditions": [{**told, "message": ""}]}
-            self.store.put(KIND["PodDisruptionBudget"], pdb)
+        spec, selector, generation = pdb["spec"], pdb["spec"].get("selector"), pdb["metadata"]["generation"]
+        pods = [] if selector is None else [
+            pod for pod in self.store.list("Pod", namespace, selector_of(selector)) if not has_ended(pod)]
+        healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
+        owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
+        scale = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner)
+        least, most = spec.get("minAvailable"), spec.get("maxUnavailable", 0)
+        expected = len(pods) if isinstance(least, int) else scale
+        wanted = (resolve_count(least, expected, True) if least is not None else
+                  max(0, expected - resolve_count(most, expected, True)))
+        allowed = max(0, healthy - wanted) if pods else 0
+        told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
+                         "SufficientPods" if allowed else "InsufficientPods", observedGeneration=generation)
+        pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed, "currentHealthy": healthy,
+                         "desiredHealthy": wanted, "expectedPods": expected, "conditions": [{**told, "message": ""}]}
+        self.store.put(KIND["PodDisruptionBudget"], pdb)
 
-    def accounts(self, _, namespace):
+    def ServiceAccount(self, account, namespace, name):
         """Fill Secrets of type service-account-token that came before their account."""
-        with self.store.transaction():
-            for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
-                if not secret.get("data"):
-                    self.k2d.access.fill_token(secret)
-                    self.store.put(KIND["Secret"], secret)
+        for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
+            if not secret.get("data"):
+                self.k2d.access.fill_token(secret)
+                self.store.put(KIND["Secret"], secret)
 
-    def definition(self, _, name):
-        """Accept the names of a CustomResourceDefinition and serve its resources; when it goes, they go first."""
-        with self.store.transaction():
-            crd, kind = self.store.get("CustomResourceDefinition", "", name), KIND["CustomResourceDefinition"]
-            if not crd:
-                return register({"metadata": {"name": name}}, False)
-            spec, names, status = crd["spec"], crd["spec"]["names"], crd.setdefault("status", {})
-            if is_deleting(crd):
-                for obj in list(self.store.list(name)):
-                    if not is_deleting(obj):
-                        self.api.delete_object(KIND[name], obj, {})
-                status["conditions"] = [c for c in status.get("conditions") or () if c["type"] != "Terminating"] + [
-                    condition(status.get("conditions"), "Terminating", "True", "InstanceDeletionInProgress",
-                              "CustomResource deletion is in progress")]
-                if self.store.keys(name):
-                    self.store.put(kind, crd)
-                    return self.queue.add_after(1, ("definition", "", name))
-                crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
-                register(crd, False)
-                return self.api.settle(kind, crd)
-            taken = [k for k in KINDS if k.group == spec["group"] and k.id != name and (
-                k.plural == names["plural"] or k.name == names["kind"])]
-            old = status.get("conditions")
-            why = f'"{names["kind"] if taken[0].name == names["kind"] else names["plural"]}" is already in use' if taken else ""
-            accepted = (("True", "NoConflicts", "no conflicts found"), ("True", "InitialNamesAccepted",
-                        "the initial names have been accepted")) if not taken else (
-                            ("False", "KindConflict", why), ("False", "NotAccepted", "not all names are accepted"))
-            ours = [condition(old, type_, *words) for type_, words in zip(("NamesAccepted", "Established"), accepted)]
-            status["conditions"] = ours + [c for c in old or () if c["type"] not in ("NamesAccepted", "Established")]
-            if not taken:
-                status["acceptedNames"] = names
-            stored = status.get("storedVersions") or []
-            status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
-                                                 v["name"] not in stored]
-            register(crd, not taken)
-            self.store.put(kind, crd)
+    def CustomResourceDefinition(self, crd, _, name):
+        """Accept the names of a definition and serve its resources; when it goes, they go first."""
+        if not crd:
+            return register({"metadata": {"name": name}}, False)
+        kind, spec, names, status = KIND["CustomResourceDefinition"], crd["spec"], crd["spec"]["names"], crd.setdefault(
+            "status", {})
+        old = status.get("conditions") or ()
+        but = lambda *types: [c for c in old if c["type"] not in types]
+        if is_deleting(crd):
+            for obj in self.store.list(name):
+                if not is_deleting(obj):
+                    self.api.delete_object(KIND[name], obj, {})
+            status["conditions"] = [*but("Terminating"), condition(
+                old, "Terminating", "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress")]
+            if self.store.keys(name):
+                self.store.put(kind, crd)
+                return self.queue.add_after(1, ("CustomResourceDefinition", "", name))
+            crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
+            register(crd, False)
+            return self.api.settle(kind, crd)
+        taken = next((k for k in KINDS if k.group == spec["group"] and k.id != name and (
+            k.plural == names["plural"] or k.name == names["kind"])), None)
+        word = names["kind"] if taken and taken.name == names["kind"] else names["plural"]
+        status["conditions"] = [
+            condition(old, "NamesAccepted", *(("False", "KindConflict", f'"{word}" is already in use') if taken else
+                                              ("True", "NoConflicts", "no conflicts found"))),
+            condition(old, "Established", *(("False", "NotAccepted", "not all names are accepted") if taken else
+                                            ("True", "InitialNamesAccepted", "the initial names have been accepted"))),
+            *but("NamesAccepted", "Established")]
+        if not taken:
+            status["acceptedNames"] = names
+        stored = status.get("storedVersions") or []
+        status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
+                                             v["name"] not in stored]
+        register(crd, not taken)
+        self.store.put(kind, crd)
 
     def expire(self):
         """Forget Events after their hour, and the oldest beyond the limit at once."""
         when = lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]
-        with self.store.transaction():
-            present = sorted(self.store.list("Event"), key=when)
-            for i, event in enumerate(present):
-                left = (seconds_of(when(event)) or 0) + EVENT_SECONDS - time.time()
-                if i >= len(present) - EVENTS and left >= 0:
-                    return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
-                self.store.remove(KIND["Event"], event)
+        present = sorted(self.store.list("Event"), key=when)
+        for i, event in enumerate(present):
+            left = (seconds_of(when(event)) or 0) + EVENT_SECONDS - time.time()
+            if i >= len(present) - EVENTS and left >= 0:
+                return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
+            self.store.remove(KIND["Event"], event)
 
 def deployment_conditions(d, new, sets, status, complete, enough):
     """Available, Progressing and, where a pod could not be made, ReplicaFailure, by the status before and to be."""
-    spec, before = d["spec"], d.get("status", {})
+    spec, before, subject = d["spec"], d.get("status", {}), new or d
     old, was = before.get("conditions") or [], get_condition(d, "Progressing")
-    subject = f'ReplicaSet "{new["metadata"]["name"]}"' if new else f'Deployment "{d["metadata"]["name"]}"'
+    subject = f'{subject["kind"]} "{subject["metadata"]["name"]}"'
     outdated = lambda status: status.get("replicas", 0) - status.get("updatedReplicas", 0)
     moved = not was or outdated(status) < outdated(before) or any(
         status[key] > before.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas"))
@@ -4017,12 +3951,11 @@ def deployment_conditions(d, new, sets, status, complete, enough):
         progress = "False", "ProgressDeadlineExceeded", subject + " has timed out progressing."
     else:
         progress = was["status"], was["reason"], was.get("message", "")
-    word = "has" if enough else "does not have"
-    wanted = [condition(old, "Available", str(enough), f"MinimumReplicas{'Available' if enough else 'Unavailable'}",
-                        f"Deployment {word} minimum availability."), condition(old, "Progressing", *progress)]
-    failure = next(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)), None)
-    if failure:
-        wanted.append(condition(old, "ReplicaFailure", "True", failure["reason"], failure["message"]))
+    able = ("MinimumReplicasAvailable", "has") if enough else ("MinimumReplicasUnavailable", "does not have")
+    failures = list(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)))
+    wanted = [condition(old, "Available", str(enough), able[0], f"Deployment {able[1]} minimum availability."),
+              condition(old, "Progressing", *progress),
+              *(condition(old, c["type"], "True", c["reason"], c["message"]) for c in failures[:1])]
     for each in wanted:                                        # lastUpdateTime moves with the reason, or with progress
         same = next((c for c in old if all(c.get(key) == each.get(key) for key in ("type", "reason", "status"))), None)
         anew = not same or each["type"] == "Progressing" and moved and not complete
@@ -4040,8 +3973,8 @@ def endpoint_of(pod, service, node):
     unready_too = service["spec"].get("publishNotReadyAddresses")
     serves = {"ready": bool(unready_too or ready and not deleting), "serving": ready, "terminating": deleting}
     named = spec.get("hostname") and spec.get("subdomain") == service["metadata"]["name"]
-    more = {**({"hostname": spec["hostname"]} if named else {}), "nodeName": node, "targetRef": {
-        "kind": "Pod", "namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]}}
+    more = {**(pick(spec, ("hostname",)) if named else {}), "nodeName": node,
+            "targetRef": {"kind": "Pod", **pick(meta, ("namespace", "name", "uid"))}}
     return ("addresses" if ready or unready_too else "notReadyAddresses", {"ip": ip, **more},
             {"addresses": [ip], "conditions": serves, **more})
 
@@ -4052,9 +3985,8 @@ def misfit(spec, node):
     """Why a pod may not go to the node, in the scheduler's words; "" if it may."""
     for taint in node["spec"].get("taints") or ():
         if taint["effect"] != "PreferNoSchedule" and not tolerates(spec, taint):
-            if taint["key"] == "node.kubernetes.io/unschedulable":
-                return "1 node(s) were unschedulable"
-            return f"1 node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"
+            return ("1 node(s) were unschedulable" if taint["key"] == "node.kubernetes.io/unschedulable" else
+                    f"1 node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}")
     labels = node["metadata"].get("labels") or {}
     fits = all(labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items())
     return "" if fits else "1 node(s) didn't match Pod's node affinity/selector"
@@ -4080,32 +4012,16 @@ def new_uid():
 # == 15. Access ==============================================================================
 # Certificates by the openssl program, the admin token, and who is asking. Files 0600; nothing here is ever logged.
 OPENSSL_CONFIG = """
-[req]
-distinguished_name = dn
-[dn]
-[ca]
-default_ca = k2d
-[k2d]
-database = {folder}/index
-new_certs_dir = {folder}
-rand_serial = yes
-default_md = sha256
-policy = any
+[req] ; distinguished_name = dn ; [dn]
+[ca] ; default_ca = k2d
+[k2d] ; database = {folder}/index ; new_certs_dir = {folder} ; rand_serial = yes ; default_md = sha256 ; policy = any
 unique_subject = no
-[any]
-commonName = supplied
-[root]
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,keyCertSign,cRLSign,digitalSignature
+[any] ; commonName = supplied
+[root] ; basicConstraints = critical,CA:TRUE ; keyUsage = critical,keyCertSign,cRLSign,digitalSignature
 subjectKeyIdentifier = hash
-[leaf]
-basicConstraints = critical,CA:FALSE
-keyUsage = critical,digitalSignature
-extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-subjectAltName = {names}
-"""
+[leaf] ; basicConstraints = critical,CA:FALSE ; keyUsage = critical,digitalSignature ; extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid ; subjectAltName = {names}
+""".replace(" ; ", "\n")
 VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")      # a clock may be years behind
 
 User = namedtuple("User", "name groups uid extra")
@@ -4124,45 +4040,41 @@ def is_subject(user, subject, namespace):
 
 def permits(rule, verb, group, resource, name, path):
     """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
-    names = rule.get("resourceNames")
-    if verb not in rule["verbs"] and "*" not in rule["verbs"]:
-        return False
-    if path is not None:
-        return any(path == url or url.endswith("*") and path.startswith(url[:-1])
-                   for url in rule.get("nonResourceURLs") or ())
-    wanted = {"*", resource, "*/" + resource.partition("/")[2]} if "/" in resource else {"*", resource}
-    return (bool({"*", group} & set(rule.get("apiGroups") or ())) and bool(wanted & set(rule.get("resources") or ())) and
-            (not names or name in names))
+    has = lambda field, *wanted: any(value in wanted for value in rule.get(field) or ())
+    if not has("verbs", "*", verb) or path is not None:
+        return has("verbs", "*", verb) and any(path == url or url.endswith("*") and path.startswith(url[:-1])
+                                               for url in rule.get("nonResourceURLs") or ())
+    below = ("*/" + resource.partition("/")[2],) if "/" in resource else ()
+    return has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
+        not rule.get("resourceNames") or has("resourceNames", name))
 
 def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
     for kind in KINDS:
         if kind.plural in wanted:
-            groups.setdefault(kind.group, set()).update(
-                {kind.plural, *(f"{kind.plural}/{sub}" for sub in kind.subresources)})
-    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
+            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources)])
+    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(set(found))}
             for group, found in sorted(groups.items())]
 
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
           kind.kept != "-" and kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
 READ, WRITE = "get list watch", "create delete deletecollection patch update"
 VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "events", verbs=READ)
-EDIT = VIEW + resource_rules("secrets", "leases", verbs=READ) + resource_rules(*COMMON, "secrets", "leases", verbs=WRITE)
+EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
+        resource_rules(*COMMON, "secrets", "leases", verbs=WRITE))
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
+DISCOVERY = sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                       {"verbs": ["*"], "nonResourceURLs": ["*"]}],
     "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
         "localsubjectaccessreviews", verbs="create"),
     "edit": EDIT, "view": VIEW,
-    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": [
-        "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version",
-        "/version/"]}],
+    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": DISCOVERY}],
     "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
-    "system:basic-user": [{"verbs": ["create"], "apiGroups": ["authorization.k8s.io"], "resources": [
-        "selfsubjectaccessreviews", "selfsubjectrulesreviews"]}, {"verbs": ["create"], "apiGroups": [
-            "authentication.k8s.io"], "resources": ["selfsubjectreviews"]}],
+    "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", verbs="create") +
+                         resource_rules("selfsubjectreviews", verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
@@ -4170,7 +4082,7 @@ GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:au
            "system:basic-user": ("system:authenticated",)}      # ClusterRole -> the groups that have it
 
 class Access:
-    """The certificate authority, the server's certificate and the tokens of one data path; who is asking, what they may."""
+    """The certificates and tokens of one data path; who is asking, and what they may."""
     issuer = "https://kubernetes.default.svc"
 
     def __init__(self, settings, store):
@@ -4182,8 +4094,7 @@ class Access:
             write_file(self.file("sa.key"), os.urandom(32))
         with open(self.file("sa.key"), "rb") as file:
             self.key = file.read()
-        with open(self.file("ca.crt")) as file:
-            self.ca = file.read()
+        self.ca = read_text(self.file("ca.crt"))
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -4192,23 +4103,20 @@ class Access:
         path = self.settings.path("token")
         if not first_line(path):
             write_file(path, (os.urandom(24).hex() + "\n").encode())
-        with open(path) as file:
-            return file.read().strip()
+        return read_text(path).strip()
 
     def certify(self):
         """Make the CA once, and the server's certificate again whenever its names change."""
-        s = self.settings
+        s, names = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
+        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + name for name in names)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
-        names = ["localhost", s.node, "kubernetes", "kubernetes.default", "kubernetes.default.svc",
-                 "kubernetes.default.svc." + CLUSTER_DOMAIN]
-        wanted = ",".join(["DNS:" + name for name in dict.fromkeys(names)] + ["IP:" + address for address in addresses])
+        wanted = ",".join(["DNS:" + name for name in names] + ["IP:" + address for address in addresses])
         if not os.path.exists(self.file("ca.crt")):
             self.sign("ca", "root", "/CN=k2d-ca", "", "-selfsign")
-        if first_line(self.file("server.names")) == wanted:
-            return
-        self.sign("server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
-        os.sync()                                               # what openssl wrote, before we say that it is there
-        write_file(self.file("server.names"), wanted.encode())
+        if first_line(self.file("server.names")) != wanted:
+            self.sign("server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
+            os.sync()                                           # what openssl wrote, before we say that it is there
+            write_file(self.file("server.names"), wanted.encode())
 
     def sign(self, name, extensions, subject, names, *issuer):
         """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt, signed by the CA."""
@@ -4247,17 +4155,17 @@ class Access:
         if not user:
             raise ApiError(401, "Unauthorized", "Unauthorized")
         name = headers.get("Impersonate-User")
-        if name:
-            groups = tuple(filter(None, (headers.get("Impersonate-Group") or "").split(",")))
-            for resource, who in (("users", name), *(("groups", group) for group in groups)):
-                if not self.allowed(user, "impersonate", "", resource, name=who):
-                    raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
-                                    f'resource "{resource}" in API group "" at the cluster scope')
-            own = ("system:unauthenticated",) if name == ANONYMOUS.name else ("system:authenticated",)
-            account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
-            more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
-            return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
-        return user
+        if not name:
+            return user
+        groups = tuple(filter(None, headers.get("Impersonate-Group", "").split(",")))
+        for resource, who in (("users", name), *(("groups", group) for group in groups)):
+            if not self.allowed(user, "impersonate", "", resource, name=who):
+                raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
+                                f'resource "{resource}" in API group "" at the cluster scope')
+        own = ANONYMOUS.groups if name == ANONYMOUS.name else ("system:authenticated",)
+        account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
+        more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
+        return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
 
     def user_of(self, token, audiences=None):
         """The User that a bearer token stands for, or None."""
@@ -4284,7 +4192,7 @@ class Access:
 
     # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
     def make_token(self, account, seconds, audiences, bound=None):
-        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: {kind, name, uid}."""
+        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: kind, name, uid."""
         meta, start = account["metadata"], int(time.time())
         known = {"namespace": meta["namespace"], "serviceaccount": pick(meta, ("name", "uid"))}
         if bound:
@@ -4326,9 +4234,10 @@ class Access:
         for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
             for binding in self.store.list(kind, where) if where is not None else ():
                 if any(is_subject(user, subject, namespace) for subject in binding.get("subjects") or ()):
-                    role = binding["roleRef"]
-                    yield from self.rules_of(self.store.get(role["kind"], where if role["kind"] == "Role" else "",
-                                                            role["name"]))
+                    yield from self.rules_of(self.role(binding["roleRef"], where))
+
+    def role(self, ref, namespace):
+        return self.store.get(ref["kind"], namespace if ref["kind"] == "Role" else "", ref["name"])
 
     def rules_of(self, role):
         """The rules of a Role or ClusterRole, those it aggregates included."""
@@ -4345,41 +4254,36 @@ class Access:
     def require(self, request, verb):
         """Raise ApiError 403 unless the user of a request may do what it asks for."""
         user, kind = request.user, request.kind
+        who = f"User {json.dumps(user.name)} cannot {verb}"
         if not kind:
             if not self.allowed(user, verb, None, None, path=request.path):
-                raise ApiError(403, "Forbidden", f'forbidden: User {json.dumps(user.name)} cannot {verb} path '
-                               f'{json.dumps(request.path)}', {})
+                raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
             return
         resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
         if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
             where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
-            text = (f'User {json.dumps(user.name)} cannot {verb} resource "{resource}" in API group "{kind.group}" '
-                    f"{where}")
-            error = forbidden(kind, request.name or "", text)
+            why = f'{who} resource "{resource}" in API group "{kind.group}" {where}'
+            error = forbidden(kind, request.name or "", why)
             if not request.name:
-                error.status["message"] = f"{resource_name(kind)} is forbidden: {text}"
+                error.status["message"] = error.status["message"].replace(' ""', "", 1)
             raise error
 
     def check_escalation(self, user, kind, obj):
         """Nobody gives away rights that they do not have (pkg/registry/rbac, escalation_check)."""
         if "system:masters" in user.groups:
             return
-        namespace, is_binding = obj["metadata"].get("namespace"), "roleRef" in obj
-        role = obj.get("roleRef", obj["metadata"])
-        role_kind = KIND[role.get("kind", kind.id)]
-        verb, rules = ("bind", self.rules_of(self.store.get(role_kind.id, namespace if role_kind.id == "Role" else "",
-                                                            role.get("name", "")))) if is_binding else (
-            "escalate", self.rules_of(obj))
-        if self.allowed(user, verb, kind.group, role_kind.plural, namespace, role.get("name")):
+        namespace, ref = obj["metadata"].get("namespace"), obj.get("roleRef")
+        role, verb = (self.role(ref, namespace), "bind") if ref else (obj, "escalate")
+        plural, name = KIND[ref["kind"] if ref else kind.id].plural, (ref or obj["metadata"]).get("name")
+        if self.allowed(user, verb, kind.group, plural, namespace, name):
             return
-        for rule in rules:
-            every = [(v, g, r, name, None) for v in rule["verbs"] for g in rule.get("apiGroups") or ()
-                     for r in rule.get("resources") or () for name in rule.get("resourceNames") or (None,)]
-            every += [(v, None, None, None, path) for v in rule["verbs"] for path in rule.get("nonResourceURLs") or ()]
-            for v, g, r, name, path in every:
-                if not self.allowed(user, v, g, r, namespace, name, path):
-                    raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)})'
-                                    f" is attempting to grant RBAC permissions not currently held: {json.dumps(rule)}")
+        for rule in self.rules_of(role):
+            every = [(group, resource, namespace, name, None) for group in rule.get("apiGroups") or ()
+                     for resource in rule.get("resources") or () for name in rule.get("resourceNames") or (None,)]
+            every += [(None, None, namespace, None, path) for path in rule.get("nonResourceURLs") or ()]
+            if not all(self.allowed(user, v, *each) for v in rule["verbs"] for each in every):
+                raise forbidden(kind, obj["metadata"]["name"], f'user "{user.name}" (groups={json.dumps(user.groups)}) '
+                                f"is attempting to grant RBAC permissions not currently held: {json.dumps(rule)}")
 
     def review(self, request, given):
         """The status of an authentication or authorization review."""
@@ -7570,27 +7474,22 @@ class K2d:
     def bootstrap(self):
         """The objects that every cluster has."""
         with self.store.transaction():
+            def make(kind, name, labels=None, namespace="", **fields):
+                if not self.store.row(kind, (namespace, name)):
+                    self.api.create(KIND[kind], namespace, {"metadata": {"name": name, "labels": labels}, **fields})
             for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
-                if not self.store.row("Namespace", ("", name)):
-                    self.api.create(KIND["Namespace"], "", {"metadata": {"name": name}})
-            if not self.store.row("Service", ("default", "kubernetes")):
-                self.api.create(KIND["Service"], "default", {
-                    "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
-                    "spec": {"type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
-                             "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]}})
+                make("Namespace", name)
+            make("Service", "kubernetes", {"component": "apiserver", "provider": "kubernetes"}, "default", spec={
+                "type": "ClusterIP", "clusterIP": self.settings.kubernetes_ip,
+                "ports": [{"name": "https", "port": 443, "targetPort": self.settings.port}]})
             for name, rules in ROLES.items():
-                if not self.store.row("ClusterRole", ("", name)):
-                    self.api.create(KIND["ClusterRole"], "", {"metadata": {"name": name, "labels": BOOTSTRAP}, "rules": rules})
-            for name, groups in GRANTED.items():
-                if not self.store.row("ClusterRoleBinding", ("", name)):
-                    self.api.create(KIND["ClusterRoleBinding"], "", {
-                        "metadata": {"name": name, "labels": BOOTSTRAP},
-                        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-                        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}
-                                     for group in groups]})
+                make("ClusterRole", name, BOOTSTRAP, rules=rules)
+            group = {"apiGroup": "rbac.authorization.k8s.io"}
+            for name, names in GRANTED.items():
+                make("ClusterRoleBinding", name, BOOTSTRAP, roleRef={**group, "kind": "ClusterRole", "name": name},
+                     subjects=[{**group, "kind": "Group", "name": each} for each in names])
             for name, value in (("system-cluster-critical", 2 * 10 ** 9), ("system-node-critical", 2 * 10 ** 9 + 1000)):
-                if not self.store.row("PriorityClass", ("", name)):
-                    self.api.create(KIND["PriorityClass"], "", {"metadata": {"name": name}, "value": value})
+                make("PriorityClass", name, value=value)
             for crd in self.store.list("CustomResourceDefinition"):
                 if is_condition(crd, "Established"):
                     register(crd)
@@ -7600,8 +7499,7 @@ class K2d:
                     ("EndpointSlice", {COMPUTED[1]: "k2d", "kubernetes.io/service-name": "kubernetes"}, {
                         "addressType": "IPv4", "ports": [port],
                         "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})):
-                present = self.store.get(kind, "default", "kubernetes")
-                self.controllers.derive(kind, "default", "kubernetes", labels, present, None, body)
+                self.controllers.derive(kind, "default", "kubernetes", labels, None, body)
 
     # -- the engine, as it comes and goes
     def connect_engine(self):
