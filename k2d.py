@@ -265,8 +265,9 @@ RESOURCES = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 def group_version(kind):
     return f"{kind.group}/{kind.version}" if kind.group else kind.version
 
-# SCHEMA: NAME [NAME ...]: TOKENS, " ; " between messages; a token per field:  flags number name :type /keys =default |rules
-#   A kind of the usual form (metadata, spec XSpec and, if there is one, status XStatus) needs no line.
+# SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
+#   A message that one field alone needs stands behind its name there: TYPE(TOKENS). A kind of the usual form
+#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down.
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
 #   number  the protobuf field number; a token without name is a struct that Go embeds: its fields stand in this message
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
@@ -280,368 +281,313 @@ def group_version(kind):
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: 1name 2generateName 3namespace 4selfLink 5uid 6resourceVersion 7generation:int 8creationTimestamp:Time
-  9deletionTimestamp:Time? 10deletionGracePeriodSeconds:int? 11labels:{} 12annotations:{}
-  13ownerReferences:[]OwnerReference#/uid 14finalizers:[]/ 17managedFields:[]ManagedFieldsEntry
-OwnerReference: *5apiVersion|req *1kind|req *3name|req *4uid|req 6controller:bool? 7blockOwnerDeletion:bool?
-ManagedFieldsEntry: 1manager 2operation 3apiVersion 4time:Time? 6fieldsType 7fieldsV1:Raw? 8subresource
-LabelSelector: 1matchLabels:{} 2matchExpressions:[]LabelSelectorRequirement
-LabelSelectorRequirement: *1key|req|@labelkey *2operator 3values:[]
-DeleteOptions: 1gracePeriodSeconds:int? 2preconditions:Preconditions 3orphanDependents:bool? 4propagationPolicy:string?
-  5dryRun:[] 6ignoreStoreReadErrorWithClusterBreakingPotential:bool?
-Preconditions: 1uid:string? 2resourceVersion:string?
-Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message
-PodSpec: 1volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique
-  *2containers:[]Container/name|req|unique !34ephemeralContainers:[]EphemeralContainer/name|unique
-  3restartPolicy=Always|Always,OnFailure,Never 4terminationGracePeriodSeconds:int?=30|0..
-  5activeDeadlineSeconds:int?|1..2147483647 6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
-  7nodeSelector:{}# 8serviceAccountName|@subdomain 9serviceAccount 21automountServiceAccountToken:bool?
-  10nodeName|@subdomain 11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool?
-  14securityContext:PodSecurityContext={} ~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label
-  ~17subdomain|@label ~18affinity:Affinity 19schedulerName=default-scheduler 22tolerations:[]Toleration
-  23hostAliases:[]HostAlias/ip 24priorityClassName|@subdomain 25priority:int? 26dnsConfig:PodDNSConfig
-  !28readinessGates:[]PodReadinessGate 29runtimeClassName:string?|@subdomain 30enableServiceLinks:bool?
-  31preemptionPolicy:string?|PreemptLowerPriority,Never ~32overhead:{}Quantity
-  ~33topologySpreadConstraints:[]TopologySpreadConstraint/topologyKey,whenUnsatisfiable !35setHostnameAsFQDN:bool?
-  36os:PodOS !37hostUsers:bool? !38schedulingGates:[]PodSchedulingGate/name
-  !39resourceClaims:[]PodResourceClaim&/name|unique !40resources:ResourceRequirements !41hostnameOverride:string?
-  ~42workloadRef:WorkloadReference ; Volume: *1name|req|@label 2:VolumeSource
-VolumeSource: 1hostPath:HostPathVolumeSource 2emptyDir:EmptyDirVolumeSource !3gcePersistentDisk:Raw
-  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:NFSVolumeSource !8iscsi:Raw !9glusterfs:Raw
-  !10persistentVolumeClaim:PersistentVolumeClaimVolumeSource !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw
-  !15flocker:Raw !16downwardAPI:DownwardAPIVolumeSource !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource
-  !20vsphereVolume:Raw !21quobyte:Raw !22azureDisk:Raw !23photonPersistentDisk:Raw 26projected:ProjectedVolumeSource
-  !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw !28csi:CSIVolumeSource !29ephemeral:EphemeralVolumeSource
-  !30image:ImageVolumeSource ; EmptyDirVolumeSource: !1medium ~2sizeLimit:Quantity? ; LocalObjectReference: 1name
+9deletionTimestamp:Time? 10deletionGracePeriodSeconds:int? 11labels:{} 12annotations:{}
+13ownerReferences:[]OwnerReference(*5apiVersion|req *1kind|req *3name|req *4uid|req 6controller:bool?
+7blockOwnerDeletion:bool?)#/uid 14finalizers:[]/ 17managedFields:[]ManagedFieldsEntry(1manager 2operation 3apiVersion
+4time:Time? 6fieldsType 7fieldsV1:Raw? 8subresource); LabelSelector: 1matchLabels:{}
+2matchExpressions:[]LabelSelectorRequirement; LabelSelectorRequirement: *1key|req|@labelkey *2operator 3values:[];
+Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message; PodSpec:
+1volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique *2containers:[]Container/name|req|unique
+!34ephemeralContainers:[]EphemeralContainer/name|unique 3restartPolicy=Always|Always,OnFailure,Never
+4terminationGracePeriodSeconds:int?=30|0.. 5activeDeadlineSeconds:int?|1..2147483647
+6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None 7nodeSelector:{}#
+8serviceAccountName|@subdomain 9serviceAccount 21automountServiceAccountToken:bool? 10nodeName|@subdomain
+11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={}
+~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label ~17subdomain|@label ~18affinity:Affinity
+19schedulerName=default-scheduler 22tolerations:[]Toleration 23hostAliases:[]HostAlias(*1ip|@ip 2hostnames:[])/ip
+24priorityClassName|@subdomain 25priority:int? 26dnsConfig:PodDNSConfig(1nameservers:[] 2searches:[]
+3options:[]PodDNSConfigOption(1name 2value:string?)) !28readinessGates:[]PodReadinessGate(*1conditionType|@labelkey)
+29runtimeClassName:string?|@subdomain 30enableServiceLinks:bool? 31preemptionPolicy:string?|PreemptLowerPriority,Never
+~32overhead:{}Quantity ~33topologySpreadConstraints:[]TopologySpreadConstraint(*1maxSkew:int *2topologyKey
+*3whenUnsatisfiable|DoNotSchedule,ScheduleAnyway 4labelSelector:LabelSelector# 5minDomains:int?
+6nodeAffinityPolicy:string?|Honor,Ignore 7nodeTaintsPolicy:string?|Honor,Ignore
+8matchLabelKeys:[])/topologyKey,whenUnsatisfiable !35setHostnameAsFQDN:bool? 36os:PodOS(*1name|req) !37hostUsers:bool?
+!38schedulingGates:[]PodSchedulingGate(*1name)/name !39resourceClaims:[]PodResourceClaim(*1name|req|@label
+3resourceClaimName:string? 4resourceClaimTemplateName:string?)&/name|unique !40resources:ResourceRequirements
+!41hostnameOverride:string? ~42workloadRef:WorkloadReference(*1name *2podGroup 3podGroupReplicaKey); Volume:
+*1name|req|@label 2:VolumeSource; VolumeSource: 1hostPath:HostPathVolumeSource 2emptyDir:EmptyDirVolumeSource(!1medium
+~2sizeLimit:Quantity?) !3gcePersistentDisk:Raw !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource(
+1secretName|req 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?) !7nfs:NFSVolumeSource !8iscsi:Raw
+!9glusterfs:Raw !10persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*1claimName|req 2readOnly:bool) !11rbd:Raw
+!12flexVolume:Raw !13cinder:Raw !14cephfs:Raw !15flocker:Raw !16downwardAPI:DownwardAPIVolumeSource(
+1items:[]DownwardAPIVolumeFile 2defaultMode:int?=420) !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource(
+1:LocalObjectReference 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?) !20vsphereVolume:Raw !21quobyte:Raw
+!22azureDisk:Raw !23photonPersistentDisk:Raw 26projected:ProjectedVolumeSource(*1sources:[]VolumeProjection(
+1secret:SecretProjection 2downwardAPI:DownwardAPIProjection(1items:[]DownwardAPIVolumeFile)
+3configMap:ConfigMapProjection 4serviceAccountToken:ServiceAccountTokenProjection(1audience 2expirationSeconds:int?=3600
+*3path|req) 5clusterTrustBundle:ClusterTrustBundleProjection(1name:string? 2signerName:string?
+3labelSelector:LabelSelector# 5optional:bool? *4path|req) 6podCertificate:PodCertificateProjection(1signerName
+2keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 3maxExpirationSeconds:int? 4credentialBundlePath 5keyPath
+6certificateChainPath 7userAnnotations:{})) 2defaultMode:int?=420) !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw
+!28csi:CSIVolumeSource(*1driver|req 2readOnly:bool? 3fsType:string? 4volumeAttributes:{}
+5nodePublishSecretRef:LocalObjectReference#) !29ephemeral:EphemeralVolumeSource(
+1volumeClaimTemplate:PersistentVolumeClaimTemplate(1metadata:ObjectMeta+ 2spec:PersistentVolumeClaimSpec+)|req)
+!30image:ImageVolumeSource(1reference 2pullPolicy|Always,IfNotPresent,Never); LocalObjectReference: 1name;
 HostPathVolumeSource: *1path|req
-  2type:string?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket
-SecretVolumeSource: 1secretName|req 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-KeyToPath: *1key|req *2path|req 3mode:int? ; NFSVolumeSource: *1server|req *2path|req 3readOnly:bool
-PersistentVolumeClaimVolumeSource: *1claimName|req 2readOnly:bool ; ObjectFieldSelector: 1apiVersion=v1 *2fieldPath|req
-DownwardAPIVolumeSource: 1items:[]DownwardAPIVolumeFile 2defaultMode:int?=420
-DownwardAPIVolumeFile: *1path|req 2fieldRef:ObjectFieldSelector# 3resourceFieldRef:ResourceFieldSelector# 4mode:int?
-ResourceFieldSelector: 1containerName *2resource|req *3divisor:Quantity
-ConfigMapVolumeSource: 1:LocalObjectReference 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-ProjectedVolumeSource: *1sources:[]VolumeProjection 2defaultMode:int?=420
-VolumeProjection: 1secret:SecretProjection 2downwardAPI:DownwardAPIProjection 3configMap:ConfigMapProjection
-  4serviceAccountToken:ServiceAccountTokenProjection 5clusterTrustBundle:ClusterTrustBundleProjection
-  6podCertificate:PodCertificateProjection ; DownwardAPIProjection: 1items:[]DownwardAPIVolumeFile
-SecretProjection ConfigMapProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?
-ServiceAccountTokenProjection: 1audience 2expirationSeconds:int?=3600 *3path|req
-ClusterTrustBundleProjection: 1name:string? 2signerName:string? 3labelSelector:LabelSelector# 5optional:bool? *4path|req
-PodCertificateProjection: 1signerName 2keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519
-  3maxExpirationSeconds:int? 4credentialBundlePath 5keyPath 6certificateChainPath 7userAnnotations:{}
-CSIVolumeSource: *1driver|req 2readOnly:bool? 3fsType:string? 4volumeAttributes:{}
-  5nodePublishSecretRef:LocalObjectReference# ; VolumeResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity
-EphemeralVolumeSource: 1volumeClaimTemplate:PersistentVolumeClaimTemplate|req
-PersistentVolumeClaimTemplate: 1metadata:ObjectMeta+ 2spec:PersistentVolumeClaimSpec+
-PersistentVolumeClaimSpec: 1accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements+ 3volumeName
-  5storageClassName:string?|@subdomain 6volumeMode:string?=Filesystem|Block,Filesystem
-  7dataSource:TypedLocalObjectReference# 8dataSourceRef:TypedObjectReference
-  9volumeAttributesClassName:string?|@subdomain ; ImageVolumeSource: 1reference 2pullPolicy|Always,IfNotPresent,Never
-TypedLocalObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req ; ResourceClaim: *1name 2request
-TypedObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req 4namespace:string?
-Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:[]ContainerPort/containerPort,protocol
-  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy
-  !24restartPolicy:string? !25restartPolicyRules:[]ContainerRestartRule 9volumeMounts:[]VolumeMount/mountPath
-  !21volumeDevices:[]VolumeDevice/devicePath ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe
-  !12lifecycle:Lifecycle 13terminationMessagePath=/dev/termination-log
-  20terminationMessagePolicy=File|File,FallbackToLogsOnError 14imagePullPolicy|Always,IfNotPresent,Never
-  15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
-ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP
-  5hostIP|@ip ; EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
-ConfigMapEnvSource SecretEnvSource: 1:LocalObjectReference 2optional:bool? ; VolumeDevice: *1name|req *2devicePath|req
-EnvVar: *1name|req|@env 2value 3valueFrom:EnvVarSource ; ContainerResizePolicy: *1resourceName *2restartPolicy
-EnvVarSource: 1fieldRef:ObjectFieldSelector# !2resourceFieldRef:ResourceFieldSelector#
-  3configMapKeyRef:ConfigMapKeySelector# 4secretKeyRef:SecretKeySelector# !5fileKeyRef:FileKeySelector#
-ConfigMapKeySelector SecretKeySelector: 1:LocalObjectReference *2key|req 3optional:bool? ; ExecAction: 1command:[]|req
-FileKeySelector: *1volumeName|req *2path|req *3key|req 4optional:bool?=false ; HTTPHeader Sysctl: *1name *2value
-ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]ResourceClaim/name_
-ContainerRestartRule: 1action 2exitCodes:ContainerRestartRuleOnExitCodes ; TCPSocketAction: *1port:IntOrString 2host
-ContainerRestartRuleOnExitCodes: 1operator 2values:[]int/_ ; GRPCAction: *1port:int|1..65535 *2service:string?=
-VolumeMount: *1name|req 2readOnly:bool ~7recursiveReadOnly:string? *3mountPath|req !4subPath
-  5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr ; SleepAction: *1seconds:int
-Probe: 1:ProbeHandler 2initialDelaySeconds:int|0.. 3timeoutSeconds:int=1|0.. 4periodSeconds:int=10|0..
-  5successThreshold:int=1|0.. 6failureThreshold:int=3|0.. 7terminationGracePeriodSeconds:int?
-ProbeHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4grpc:GRPCAction
-HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP|HTTP,HTTPS 5httpHeaders:[]HTTPHeader
-Lifecycle: 1postStart:LifecycleHandler 2preStop:LifecycleHandler 3stopSignal:string? ; Capabilities: 1add:[] 2drop:[]
-LifecycleHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4sleep:SleepAction
-SecurityContext: 1capabilities:Capabilities 2privileged:bool? ~3seLinuxOptions:SELinuxOptions ~10windowsOptions:Raw
-  4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool? 6readOnlyRootFilesystem:bool?
-  7allowPrivilegeEscalation:bool? !9procMount:string?|Default,Unmasked 11seccompProfile:SeccompProfile
-  ~12appArmorProfile:AppArmorProfile ; SELinuxOptions: 1user 2role 3type 4level
-SeccompProfile: *1type|Localhost,RuntimeDefault,Unconfined !2localhostProfile:string?
-AppArmorProfile: *1type|Localhost,RuntimeDefault,Unconfined 2localhostProfile:string?
-EphemeralContainer: 1:Container 2targetContainerName ; NodeSelector: *1nodeSelectorTerms:[]NodeSelectorTerm
-PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
-  6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? 4supplementalGroups:[]int
-  ~12supplementalGroupsPolicy:string?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:string?|Always,OnRootMismatch 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
-  ~13seLinuxChangePolicy:string?|Recursive ; NodeSelectorRequirement: *1key|@labelkey *2operator 3values:[]
-Affinity: 1nodeAffinity:NodeAffinity 2podAffinity:PodAffinity 3podAntiAffinity:PodAntiAffinity
-NodeAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
-  2preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm ; HostAlias: *1ip|@ip 2hostnames:[]
-NodeSelectorTerm: 1matchExpressions:[]NodeSelectorRequirement 2matchFields:[]NodeSelectorRequirement ; PodOS: *1name|req
-PreferredSchedulingTerm: *1weight:int 2preference:NodeSelectorTerm+# ; PodDNSConfigOption: 1name 2value:string?
-PodAffinity PodAntiAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
-  2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm ; PodSchedulingGate: *1name
-PodAffinityTerm: 1labelSelector:LabelSelector# 2namespaces:[] *3topologyKey 4namespaceSelector:LabelSelector#
-  5matchLabelKeys:[] 6mismatchLabelKeys:[] ; WeightedPodAffinityTerm: *1weight:int 2podAffinityTerm:PodAffinityTerm+
-Toleration: 1key|@labelkey 2operator|Equal,Exists 3value 4effect|NoSchedule,PreferNoSchedule,NoExecute
-  5tolerationSeconds:int? ; PodDNSConfig: 1nameservers:[] 2searches:[] 3options:[]PodDNSConfigOption
-PodReadinessGate: *1conditionType|@labelkey ; WorkloadReference: *1name *2podGroup 3podGroupReplicaKey
-TopologySpreadConstraint: *1maxSkew:int *2topologyKey *3whenUnsatisfiable|DoNotSchedule,ScheduleAnyway
-  4labelSelector:LabelSelector# 5minDomains:int? 6nodeAffinityPolicy:string?|Honor,Ignore
-  7nodeTaintsPolicy:string?|Honor,Ignore 8matchLabelKeys:[] ; HostIP PodIP: *1ip
-PodResourceClaim: *1name|req|@label 3resourceClaimName:string? 4resourceClaimTemplateName:string?
-PodStatus: 17observedGeneration:int 1phase 2conditions:[]PodCondition/type 3message 4reason 11nominatedNodeName 5hostIP
-  16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
-  8containerStatuses:[]ContainerStatus 9qosClass 13ephemeralContainerStatuses:[]ContainerStatus 14resize
-  15resourceClaimStatuses:[]PodResourceClaimStatus&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus
-  19allocatedResources:{}Quantity 20resources:ResourceRequirements ; ContainerStateWaiting: 1reason 2message
-PodCondition: *1type 7observedGeneration:int *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason 6message
-ContainerStatus: *1name 2state:ContainerState+ 3lastState:ContainerState+ *4ready:bool *5restartCount:int *6image
-  *7imageID 8containerID 9started:bool? 10allocatedResources:{}Quantity 11resources:ResourceRequirements
-  12volumeMounts:[]VolumeMountStatus/mountPath 13user:ContainerUser 14allocatedResourcesStatus:[]ResourceStatus/name
-  15stopSignal:string? ; ContainerStateRunning: *1startedAt:Time ; ContainerUser: 1linux:LinuxContainerUser
-ContainerState: 1waiting:ContainerStateWaiting 2running:ContainerStateRunning 3terminated:ContainerStateTerminated
-ContainerStateTerminated: *1exitCode:int 2signal:int 3reason 4message *5startedAt:Time *6finishedAt:Time 7containerID
-VolumeMountStatus: *1name *2mountPath 3readOnly:bool 4recursiveReadOnly:string? ; ResourceHealth: *1resourceID 2health
-LinuxContainerUser: *1uid:int *2gid:int 3supplementalGroups:[]int
-ResourceStatus: *1name 2resources:[]ResourceHealth/resourceID_
-PodResourceClaimStatus: *1name 2resourceClaimName:string?
-PodExtendedResourceClaimStatus: *1requestMappings:[]ContainerExtendedResourceRequest *2resourceClaimName
-ContainerExtendedResourceRequest: *1containerName *2resourceName *3requestName
-ServiceSpec: 1ports:[]ServicePort/port,protocol 2selector:{}# 3clusterIP 18clusterIPs:[]
-  4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !5externalIPs:[] 7sessionAffinity=None|ClientIP,None
-  ~8loadBalancerIP !9loadBalancerSourceRanges:[] 10externalName 11externalTrafficPolicy|Cluster,Local
-  ~12healthCheckNodePort:int 13publishNotReadyAddresses:bool 14sessionAffinityConfig:SessionAffinityConfig
-  19ipFamilies:[] 17ipFamilyPolicy:string?|PreferDualStack,RequireDualStack,SingleStack
-  20allocateLoadBalancerNodePorts:bool? ~21loadBalancerClass:string? 22internalTrafficPolicy:string?|Cluster,Local
-  23trafficDistribution:string?|PreferClose,PreferSameZone,PreferSameNode ; ClientIPConfig: 1timeoutSeconds:int?
-ServicePort: 1name|@label 2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string?|@labelkey *3port:int|1..65535
-  *4targetPort:IntOrString 5nodePort:int ; SessionAffinityConfig: 1clientIP:ClientIPConfig
-ServiceStatus: 1loadBalancer:LoadBalancerStatus+ 2conditions:[]Condition/type
-LoadBalancerStatus: 1ingress:[]LoadBalancerIngress ; PortStatus IngressPortStatus: *1port:int *2protocol 3error:string?
-LoadBalancerIngress: 1ip 2hostname 3ipMode:string? 4ports:[]PortStatus
-Endpoints: 1metadata:ObjectMeta+ 2subsets:[]EndpointSubset
-EndpointSubset: 1addresses:[]EndpointAddress 2notReadyAddresses:[]EndpointAddress 3ports:[]EndpointPort
-EndpointAddress: *1ip|req|@ip 3hostname|@label 4nodeName:string?|@subdomain 2targetRef:ObjectReference#
-ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7fieldPath
-EndpointPort: 1name|@label *2port:int|1..65535 3protocol=TCP|SCTP,TCP,UDP 4appProtocol:string?|@labelkey
-ConfigMap: 1metadata:ObjectMeta+ 4immutable:bool? 2data:{} 3binaryData:{}bytes
-Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque
-ServiceAccount: 1metadata:ObjectMeta+ 2secrets:[]ObjectReference#/name 3imagePullSecrets:[]LocalObjectReference
-  4automountServiceAccountToken:bool?
-NamespaceSpec: 1finalizers:[] ; NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition/type
-NamespaceCondition: *1type *2status *4lastTransitionTime:Time 5reason 6message ; NodeAddress: *1type *2address
-NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:Raw 2externalID
-Taint: *1key|req|@labelkey 2value|@labelvalue *3effect|req|NoSchedule,PreferNoSchedule,NoExecute 4timeAdded:Time?
-NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition/type
-  5addresses:[]NodeAddress/type 6daemonEndpoints:NodeDaemonEndpoints+ 7nodeInfo:NodeSystemInfo+ 8images:[]ContainerImage
-  9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw 12runtimeHandlers:[]NodeRuntimeHandler 13features:NodeFeatures
-  14declaredFeatures:[] ; NodeDaemonEndpoints: 1kubeletEndpoint:DaemonEndpoint+ ; DaemonEndpoint: *1Port:int
-NodeCondition: *1type *2status *3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message
-NodeSystemInfo: *1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion *7kubeletVersion
-  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:NodeSwapStatus ; NodeSwapStatus: 1capacity:int?
-ContainerImage: *1names:[] 2sizeBytes:int ; NodeRuntimeHandler: *1name 2features:NodeRuntimeHandlerFeatures
-NodeRuntimeHandlerFeatures: 1recursiveReadOnlyMounts:bool? 2userNamespaces:bool? ; EventSource: 1component 2host
-NodeFeatures: 1supplementalGroupsPolicy:bool? ; EventSeries: 1count:int *2lastObservedTime:MicroTime
-Event: 1metadata:ObjectMeta+ 2involvedObject:ObjectReference+# 3reason 4message 5source:EventSource+
-  *6firstTimestamp:Time *7lastTimestamp:Time 8count:int 9type *10eventTime:MicroTime 11series:EventSeries 12action
-  13related:ObjectReference# *14reportingComponent *15reportingInstance
+2type:string?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket; KeyToPath: *1key|req
+*2path|req 3mode:int?; NFSVolumeSource: *1server|req *2path|req 3readOnly:bool; ObjectFieldSelector: 1apiVersion=v1
+*2fieldPath|req; DownwardAPIVolumeFile: *1path|req 2fieldRef:ObjectFieldSelector#
+3resourceFieldRef:ResourceFieldSelector# 4mode:int?; ResourceFieldSelector: 1containerName *2resource|req
+*3divisor:Quantity; SecretProjection ConfigMapProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?;
+PersistentVolumeClaimSpec: 1accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements(
+1limits:{}Quantity 2requests:{}Quantity)+ 3volumeName 5storageClassName:string?|@subdomain
+6volumeMode:string?=Filesystem|Block,Filesystem 7dataSource:TypedLocalObjectReference#
+8dataSourceRef:TypedObjectReference(*1apiGroup:string?|@subdomain *2kind|req *3name|req 4namespace:string?)
+9volumeAttributesClassName:string?|@subdomain; TypedLocalObjectReference: *1apiGroup:string?|@subdomain *2kind|req
+*3name|req; Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:[]ContainerPort(1name|@port
+2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP 5hostIP|@ip)/containerPort,protocol
+19envFrom:[]EnvFromSource(1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource) 7env:[]EnvVar(
+*1name|req|@env 2value 3valueFrom:EnvVarSource(1fieldRef:ObjectFieldSelector# !2resourceFieldRef:ResourceFieldSelector#
+3configMapKeyRef:ConfigMapKeySelector# 4secretKeyRef:SecretKeySelector# !5fileKeyRef:FileKeySelector(*1volumeName|req
+*2path|req *3key|req 4optional:bool?=false)#))/name 8resources:ResourceRequirements+
+~23resizePolicy:[]ContainerResizePolicy(*1resourceName *2restartPolicy) !24restartPolicy:string?
+!25restartPolicyRules:[]ContainerRestartRule(1action 2exitCodes:ContainerRestartRuleOnExitCodes(1operator
+2values:[]int/_)) 9volumeMounts:[]VolumeMount(*1name|req 2readOnly:bool ~7recursiveReadOnly:string? *3mountPath|req
+!4subPath 5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr)/mountPath
+!21volumeDevices:[]VolumeDevice(*1name|req *2devicePath|req)/devicePath ~10livenessProbe:Probe ~11readinessProbe:Probe
+~22startupProbe:Probe !12lifecycle:Lifecycle(1postStart:LifecycleHandler 2preStop:LifecycleHandler 3stopSignal:string?)
+13terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
+14imagePullPolicy|Always,IfNotPresent,Never 15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool;
+ConfigMapEnvSource SecretEnvSource: 1:LocalObjectReference 2optional:bool?; ConfigMapKeySelector SecretKeySelector:
+1:LocalObjectReference *2key|req 3optional:bool?; ExecAction: 1command:[]|req; HTTPHeader Sysctl: *1name *2value;
+ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]ResourceClaim(*1name 2request)/name_;
+TCPSocketAction: *1port:IntOrString 2host; Probe: 1:ProbeHandler 2initialDelaySeconds:int|0.. 3timeoutSeconds:int=1|0..
+4periodSeconds:int=10|0.. 5successThreshold:int=1|0.. 6failureThreshold:int=3|0.. 7terminationGracePeriodSeconds:int?;
+ProbeHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4grpc:GRPCAction(*1port:int|1..65535
+*2service:string?=); HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP|HTTP,HTTPS 5httpHeaders:[]HTTPHeader;
+LifecycleHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4sleep:SleepAction(*1seconds:int);
+SecurityContext: 1capabilities:Capabilities(1add:[] 2drop:[]) 2privileged:bool? ~3seLinuxOptions:SELinuxOptions
+~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
+6readOnlyRootFilesystem:bool? 7allowPrivilegeEscalation:bool? !9procMount:string?|Default,Unmasked
+11seccompProfile:SeccompProfile ~12appArmorProfile:AppArmorProfile; SELinuxOptions: 1user 2role 3type 4level;
+SeccompProfile: *1type|Localhost,RuntimeDefault,Unconfined !2localhostProfile:string?; AppArmorProfile:
+*1type|Localhost,RuntimeDefault,Unconfined 2localhostProfile:string?; EphemeralContainer: 1:Container
+2targetContainerName; NodeSelector: *1nodeSelectorTerms:[]NodeSelectorTerm; PodSecurityContext:
+~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647
+3runAsNonRoot:bool? 4supplementalGroups:[]int ~12supplementalGroupsPolicy:string?|Merge,Strict
+5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl ~9fsGroupChangePolicy:string?|Always,OnRootMismatch
+10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile ~13seLinuxChangePolicy:string?|Recursive;
+NodeSelectorRequirement: *1key|@labelkey *2operator 3values:[]; Affinity: 1nodeAffinity:NodeAffinity(
+1requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
+2preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*1weight:int 2preference:NodeSelectorTerm+#))
+2podAffinity:PodAffinity 3podAntiAffinity:PodAntiAffinity; NodeSelectorTerm: 1matchExpressions:[]NodeSelectorRequirement
+2matchFields:[]NodeSelectorRequirement; PodAffinity PodAntiAffinity:
+1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
+2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*1weight:int
+2podAffinityTerm:PodAffinityTerm+); PodAffinityTerm: 1labelSelector:LabelSelector# 2namespaces:[] *3topologyKey
+4namespaceSelector:LabelSelector# 5matchLabelKeys:[] 6mismatchLabelKeys:[]; Toleration: 1key|@labelkey
+2operator|Equal,Exists 3value 4effect|NoSchedule,PreferNoSchedule,NoExecute 5tolerationSeconds:int?; HostIP PodIP: *1ip;
+PodStatus: 17observedGeneration:int 1phase 2conditions:[]PodCondition(*1type 7observedGeneration:int *2status
+*3lastProbeTime:Time *4lastTransitionTime:Time 5reason 6message)/type 3message 4reason 11nominatedNodeName 5hostIP
+16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
+8containerStatuses:[]ContainerStatus 9qosClass 13ephemeralContainerStatuses:[]ContainerStatus 14resize
+15resourceClaimStatuses:[]PodResourceClaimStatus(*1name 2resourceClaimName:string?)&/name
+18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(*1requestMappings:[]ContainerExtendedResourceRequest(
+*1containerName *2resourceName *3requestName) *2resourceClaimName) 19allocatedResources:{}Quantity
+20resources:ResourceRequirements; ContainerStatus: *1name 2state:ContainerState+ 3lastState:ContainerState+ *4ready:bool
+*5restartCount:int *6image *7imageID 8containerID 9started:bool? 10allocatedResources:{}Quantity
+11resources:ResourceRequirements 12volumeMounts:[]VolumeMountStatus(*1name *2mountPath 3readOnly:bool
+4recursiveReadOnly:string?)/mountPath 13user:ContainerUser(1linux:LinuxContainerUser(*1uid:int *2gid:int
+3supplementalGroups:[]int)) 14allocatedResourcesStatus:[]ResourceStatus(*1name 2resources:[]ResourceHealth(*1resourceID
+2health)/resourceID_)/name 15stopSignal:string?; ContainerState: 1waiting:ContainerStateWaiting(1reason 2message)
+2running:ContainerStateRunning(*1startedAt:Time) 3terminated:ContainerStateTerminated(*1exitCode:int 2signal:int 3reason
+4message *5startedAt:Time *6finishedAt:Time 7containerID); ServiceSpec: 1ports:[]ServicePort(1name|@label
+2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string?|@labelkey *3port:int|1..65535 *4targetPort:IntOrString
+5nodePort:int)/port,protocol 2selector:{}# 3clusterIP 18clusterIPs:[]
+4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !5externalIPs:[] 7sessionAffinity=None|ClientIP,None
+~8loadBalancerIP !9loadBalancerSourceRanges:[] 10externalName 11externalTrafficPolicy|Cluster,Local
+~12healthCheckNodePort:int 13publishNotReadyAddresses:bool 14sessionAffinityConfig:SessionAffinityConfig(
+1clientIP:ClientIPConfig(1timeoutSeconds:int?)) 19ipFamilies:[]
+17ipFamilyPolicy:string?|PreferDualStack,RequireDualStack,SingleStack 20allocateLoadBalancerNodePorts:bool?
+~21loadBalancerClass:string? 22internalTrafficPolicy:string?|Cluster,Local
+23trafficDistribution:string?|PreferClose,PreferSameZone,PreferSameNode; ServiceStatus:
+1loadBalancer:LoadBalancerStatus(1ingress:[]LoadBalancerIngress(1ip 2hostname 3ipMode:string? 4ports:[]PortStatus))+
+2conditions:[]Condition/type; PortStatus IngressPortStatus: *1port:int *2protocol 3error:string?; Endpoints:
+1metadata:ObjectMeta+ 2subsets:[]EndpointSubset(1addresses:[]EndpointAddress 2notReadyAddresses:[]EndpointAddress
+3ports:[]EndpointPort(1name|@label *2port:int|1..65535 3protocol=TCP|SCTP,TCP,UDP 4appProtocol:string?|@labelkey));
+EndpointAddress: *1ip|req|@ip 3hostname|@label 4nodeName:string?|@subdomain 2targetRef:ObjectReference#;
+ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7fieldPath; ConfigMap: 1metadata:ObjectMeta+
+4immutable:bool? 2data:{} 3binaryData:{}bytes; Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes
+4stringData:{} 3type=Opaque; ServiceAccount: 1metadata:ObjectMeta+ 2secrets:[]ObjectReference#/name
+3imagePullSecrets:[]LocalObjectReference 4automountServiceAccountToken:bool?; NamespaceSpec: 1finalizers:[];
+NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition(*1type *2status *4lastTransitionTime:Time 5reason
+6message)/type; NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint(*1key|req|@labelkey
+2value|@labelvalue *3effect|req|NoSchedule,PreferNoSchedule,NoExecute 4timeAdded:Time?) 6configSource:Raw 2externalID;
+NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition(*1type *2status
+*3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message)/type 5addresses:[]NodeAddress(*1type
+*2address)/type 6daemonEndpoints:NodeDaemonEndpoints(1kubeletEndpoint:DaemonEndpoint(*1Port:int)+)+
+7nodeInfo:NodeSystemInfo(*1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion
+*7kubeletVersion *8kubeProxyVersion *9operatingSystem *10architecture 11swap:NodeSwapStatus(1capacity:int?))+
+8images:[]ContainerImage(*1names:[] 2sizeBytes:int) 9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw
+12runtimeHandlers:[]NodeRuntimeHandler(*1name 2features:NodeRuntimeHandlerFeatures(1recursiveReadOnlyMounts:bool?
+2userNamespaces:bool?)) 13features:NodeFeatures(1supplementalGroupsPolicy:bool?) 14declaredFeatures:[]; EventSource:
+1component 2host; Event: 1metadata:ObjectMeta+ 2involvedObject:ObjectReference+# 3reason 4message 5source:EventSource+
+*6firstTimestamp:Time *7lastTimestamp:Time 8count:int 9type *10eventTime:MicroTime 11series:EventSeries(1count:int
+*2lastObservedTime:MicroTime) 12action 13related:ObjectReference# *14reportingComponent *15reportingInstance;
 PersistentVolumeClaimStatus: 1phase=Pending 2accessModes:[] 3capacity:{}Quantity
-  4conditions:[]PersistentVolumeClaimCondition/type 5allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
-  8currentVolumeAttributesClassName:string? 9modifyVolumeStatus:ModifyVolumeStatus
-PersistentVolumeClaimCondition JobCondition: *1type *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason
-  6message ; ModifyVolumeStatus: 1targetVolumeAttributesClassName *2status ; SecretReference: 1name|req 2namespace|req
-PersistentVolumeSpec: 1capacity:{}Quantity|req 2:PersistentVolumeSource 3accessModes:[]|req 4claimRef:ObjectReference
-  5persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain 6storageClassName|@subdomain 7mountOptions:[]
-  8volumeMode:string?=Filesystem|Block,Filesystem 9nodeAffinity:VolumeNodeAffinity
-  10volumeAttributesClassName:string?|@subdomain ; LocalVolumeSource: *1path|req 2fsType:string?
-PersistentVolumeSource: 1gcePersistentDisk:Raw 2awsElasticBlockStore:Raw 3hostPath:HostPathVolumeSource 4glusterfs:Raw
-  5nfs:NFSVolumeSource 6rbd:Raw 7iscsi:Raw 8cinder:Raw 9cephfs:Raw 10fc:Raw 11flocker:Raw 12flexVolume:Raw
-  13azureFile:Raw 14vsphereVolume:Raw 15quobyte:Raw 16azureDisk:Raw 17photonPersistentDisk:Raw 18portworxVolume:Raw
-  19scaleIO:Raw 20local:LocalVolumeSource 21storageos:Raw 22csi:CSIPersistentVolumeSource
-CSIPersistentVolumeSource: *1driver|req *2volumeHandle|req 3readOnly:bool 4fsType 5volumeAttributes:{}
-  6controllerPublishSecretRef:SecretReference# 7nodeStageSecretRef:SecretReference#
-  8nodePublishSecretRef:SecretReference# 9controllerExpandSecretRef:SecretReference#
-  10nodeExpandSecretRef:SecretReference# ; VolumeNodeAffinity: 1required:NodeSelector#
-PersistentVolumeStatus: 1phase=Pending 2message 3reason 4lastPhaseTransitionTime:Time?
-ReplicationControllerSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req 3template:PodTemplateSpec|req
-PodTemplateSpec: 1metadata:ObjectMeta+ 2spec:PodSpec+ ; PodTemplate: 1metadata:ObjectMeta+ 2template:PodTemplateSpec+
-ReplicationControllerStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
-  3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type ; LimitRangeSpec: *1limits:[]LimitRangeItem
-ReplicationControllerCondition ReplicaSetCondition StatefulSetCondition DaemonSetCondition
-  HorizontalPodAutoscalerCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message
-LimitRangeItem: *1type 2max:{}Quantity 3min:{}Quantity 4default:{}Quantity 5defaultRequest:{}Quantity
-  6maxLimitRequestRatio:{}Quantity ; ResourceQuotaSpec: 1hard:{}Quantity 2scopes:[] 3scopeSelector:ScopeSelector#
-ScopeSelector: 1matchExpressions:[]ScopedResourceSelectorRequirement
-ScopedResourceSelectorRequirement: *1scopeName *2operator 3values:[]
-ResourceQuotaStatus: 1hard:{}Quantity 2used:{}Quantity ; Binding: 1metadata:ObjectMeta+ 2target:ObjectReference+#
-DeploymentSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+ 4strategy:DeploymentStrategy+&
-  5minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. 7paused:bool 9progressDeadlineSeconds:int?=600|0..
-DeploymentStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDeployment ; StatefulSetOrdinals: *1start:int|0..
-RollingUpdateDeployment: 1maxUnavailable:IntOrString?=25% 2maxSurge:IntOrString?=25%
-DeploymentStatus: 1observedGeneration:int 2replicas:int 3updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
-  5unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition/type 8collisionCount:int?
-DeploymentCondition: *1type *2status *6lastUpdateTime:Time *7lastTransitionTime:Time 4reason 5message
-ReplicaSetSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
-ReplicaSetStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
-  7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type
+4conditions:[]PersistentVolumeClaimCondition/type 5allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
+8currentVolumeAttributesClassName:string? 9modifyVolumeStatus:ModifyVolumeStatus(1targetVolumeAttributesClassName
+*2status); PersistentVolumeClaimCondition JobCondition: *1type *2status *3lastProbeTime:Time *4lastTransitionTime:Time
+5reason 6message; SecretReference: 1name|req 2namespace|req; PersistentVolumeSpec: 1capacity:{}Quantity|req
+2:PersistentVolumeSource 3accessModes:[]|req 4claimRef:ObjectReference
+5persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain 6storageClassName|@subdomain 7mountOptions:[]
+8volumeMode:string?=Filesystem|Block,Filesystem 9nodeAffinity:VolumeNodeAffinity(1required:NodeSelector#)
+10volumeAttributesClassName:string?|@subdomain; PersistentVolumeSource: 1gcePersistentDisk:Raw 2awsElasticBlockStore:Raw
+3hostPath:HostPathVolumeSource 4glusterfs:Raw 5nfs:NFSVolumeSource 6rbd:Raw 7iscsi:Raw 8cinder:Raw 9cephfs:Raw 10fc:Raw
+11flocker:Raw 12flexVolume:Raw 13azureFile:Raw 14vsphereVolume:Raw 15quobyte:Raw 16azureDisk:Raw
+17photonPersistentDisk:Raw 18portworxVolume:Raw 19scaleIO:Raw 20local:LocalVolumeSource(*1path|req 2fsType:string?)
+21storageos:Raw 22csi:CSIPersistentVolumeSource(*1driver|req *2volumeHandle|req 3readOnly:bool 4fsType
+5volumeAttributes:{} 6controllerPublishSecretRef:SecretReference# 7nodeStageSecretRef:SecretReference#
+8nodePublishSecretRef:SecretReference# 9controllerExpandSecretRef:SecretReference#
+10nodeExpandSecretRef:SecretReference#); PersistentVolumeStatus: 1phase=Pending 2message 3reason
+4lastPhaseTransitionTime:Time?; ReplicationControllerSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0..
+2selector:{}#|req 3template:PodTemplateSpec|req; PodTemplateSpec: 1metadata:ObjectMeta+ 2spec:PodSpec+; PodTemplate:
+1metadata:ObjectMeta+ 2template:PodTemplateSpec+; ReplicationControllerStatus: *1replicas:int 2fullyLabeledReplicas:int
+4readyReplicas:int 5availableReplicas:int 3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type;
+LimitRangeSpec: *1limits:[]LimitRangeItem(*1type 2max:{}Quantity 3min:{}Quantity 4default:{}Quantity
+5defaultRequest:{}Quantity 6maxLimitRequestRatio:{}Quantity); ReplicationControllerCondition ReplicaSetCondition
+StatefulSetCondition DaemonSetCondition HorizontalPodAutoscalerCondition: *1type *2status *3lastTransitionTime:Time
+4reason 5message; ResourceQuotaSpec: 1hard:{}Quantity 2scopes:[] 3scopeSelector:ScopeSelector(
+1matchExpressions:[]ScopedResourceSelectorRequirement(*1scopeName *2operator 3values:[]))#; ResourceQuotaStatus:
+1hard:{}Quantity 2used:{}Quantity; Binding: 1metadata:ObjectMeta+ 2target:ObjectReference+#; DeploymentSpec:
+1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+ 4strategy:DeploymentStrategy(
+1type=RollingUpdate 2rollingUpdate:RollingUpdateDeployment(1maxUnavailable:IntOrString?=25%
+2maxSurge:IntOrString?=25%))+& 5minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. 7paused:bool
+9progressDeadlineSeconds:int?=600|0..; DeploymentStatus: 1observedGeneration:int 2replicas:int 3updatedReplicas:int
+7readyReplicas:int 4availableReplicas:int 5unavailableReplicas:int 9terminatingReplicas:int?
+6conditions:[]DeploymentCondition(*1type *2status *6lastUpdateTime:Time *7lastTransitionTime:Time 4reason 5message)/type
+8collisionCount:int?; ReplicaSetSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector#
+3template:PodTemplateSpec+; ReplicaSetStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int
+5availableReplicas:int 7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type;
 StatefulSetSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
-  4volumeClaimTemplates:[]PersistentVolumeClaim *5serviceName|@label 6podManagementPolicy=OrderedReady
-  7updateStrategy:StatefulSetUpdateStrategy+ 8revisionHistoryLimit:int?=10 9minReadySeconds:int|0..
-  10persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy={}
-  11ordinals:StatefulSetOrdinals ; StatefulSetUpdateStrategy: 1type 2rollingUpdate:RollingUpdateStatefulSetStrategy
-RollingUpdateStatefulSetStrategy: 1partition:int?=0|0.. 2maxUnavailable:IntOrString? ; ScaleSpec: 1replicas:int|0..
-StatefulSetPersistentVolumeClaimRetentionPolicy: 1whenDeleted=Retain|Retain,Delete 2whenScaled=Retain|Retain,Delete
+4volumeClaimTemplates:[]PersistentVolumeClaim *5serviceName|@label 6podManagementPolicy=OrderedReady
+7updateStrategy:StatefulSetUpdateStrategy(1type 2rollingUpdate:RollingUpdateStatefulSetStrategy(1partition:int?=0|0..
+2maxUnavailable:IntOrString?))+ 8revisionHistoryLimit:int?=10 9minReadySeconds:int|0..
+10persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(1whenDeleted=Retain|Retain,Delete
+2whenScaled=Retain|Retain,Delete)={} 11ordinals:StatefulSetOrdinals(*1start:int|0..); ScaleSpec: 1replicas:int|0..;
 StatefulSetStatus: 1observedGeneration:int *2replicas:int 3readyReplicas:int 4currentReplicas:int 5updatedReplicas:int
-  6currentRevision 7updateRevision 9collisionCount:int? 10conditions:[]StatefulSetCondition/type
-  *11availableReplicas:int ; DaemonSetUpdateStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDaemonSet
-DaemonSetSpec: *1selector:LabelSelector# 2template:PodTemplateSpec+ 3updateStrategy:DaemonSetUpdateStrategy+
-  4minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. ; ScaleStatus: *1replicas:int 2selector
-RollingUpdateDaemonSet: 1maxUnavailable:IntOrString?=1 2maxSurge:IntOrString?=0
-DaemonSetStatus: *1currentNumberScheduled:int *2numberMisscheduled:int *3desiredNumberScheduled:int *4numberReady:int
-  5observedGeneration:int 6updatedNumberScheduled:int 7numberAvailable:int 8numberUnavailable:int 9collisionCount:int?
-  10conditions:[]DaemonSetCondition/type ; ControllerRevision: 1metadata:ObjectMeta+ *2data:Raw *3revision:int|0..
-JobSpec: 1parallelism:int?|0.. 2completions:int?|0.. 3activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy
-  16successPolicy:SuccessPolicy 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. 13maxFailedIndexes:int?|0..
-  4selector:LabelSelector# 5manualSelector:bool? 6template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
-  9completionMode:string?|NonIndexed,Indexed 10suspend:bool? 14podReplacementPolicy:string?|Failed,TerminatingOrFailed
-  15managedBy:string? ; PodFailurePolicy: *1rules:[]PodFailurePolicyRule ; SuccessPolicy: *1rules:[]SuccessPolicyRule
-PodFailurePolicyRule: *1action|Count,FailIndex,FailJob,Ignore 2onExitCodes:PodFailurePolicyOnExitCodesRequirement
-  3onPodConditions:[]PodFailurePolicyOnPodConditionsPattern ; UncountedTerminatedPods: 1succeeded:[]/_ 2failed:[]/_
-PodFailurePolicyOnExitCodesRequirement: 1containerName:string? *2operator|In,NotIn *3values:[]int/_
-PodFailurePolicyOnPodConditionsPattern: *1type|@labelkey *2status=True|False,True,Unknown
-SuccessPolicyRule: 1succeededIndexes:string? 2succeededCount:int?|0..
-JobStatus: 1conditions:[]JobCondition/type^ 2startTime:Time? 3completionTime:Time? 4active:int 5succeeded:int
-  6failed:int 11terminating:int? 7completedIndexes 10failedIndexes:string?
-  8uncountedTerminatedPods:UncountedTerminatedPods 9ready:int? ; JobTemplateSpec: 1metadata:ObjectMeta+ 2spec:JobSpec+
-CronJobSpec: *1schedule|req 8timeZone:string? 2startingDeadlineSeconds:int?|0..
-  3concurrencyPolicy=Allow|Allow,Forbid,Replace 4suspend:bool?=false 5jobTemplate:JobTemplateSpec+
-  6successfulJobsHistoryLimit:int?=3|0.. 7failedJobsHistoryLimit:int?=1|0..
-CronJobStatus: 1active:[]ObjectReference 4lastScheduleTime:Time? 5lastSuccessfulTime:Time?
-HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+ 2minReplicas:int?=1|1.. *3maxReplicas:int
-  4metrics:[]MetricSpec 5behavior:HorizontalPodAutoscalerBehavior ; MetricIdentifier: *1name 2selector:LabelSelector#
-CrossVersionObjectReference: *1kind|req *2name|req 3apiVersion ; ResourceMetricSource: *1name 2target:MetricTarget+
-MetricSpec: *1type|ContainerResource,External,Object,Pods,Resource 2object:ObjectMetricSource 3pods:PodsMetricSource
-  4resource:ResourceMetricSource 7containerResource:ContainerResourceMetricSource 5external:ExternalMetricSource
-ObjectMetricSource: 1describedObject:CrossVersionObjectReference+ 2target:MetricTarget+ 3metric:MetricIdentifier+
-MetricTarget: *1type 2value:Quantity? 3averageValue:Quantity? 4averageUtilization:int?
-PodsMetricSource ExternalMetricSource: 1metric:MetricIdentifier+ 2target:MetricTarget+
-ContainerResourceMetricSource: *1name 2target:MetricTarget+ *3container|@label
-HorizontalPodAutoscalerBehavior: 1scaleUp:HPAScalingRules={} 2scaleDown:HPAScalingRules={}
+6currentRevision 7updateRevision 9collisionCount:int? 10conditions:[]StatefulSetCondition/type *11availableReplicas:int;
+DaemonSetSpec: *1selector:LabelSelector# 2template:PodTemplateSpec+ 3updateStrategy:DaemonSetUpdateStrategy(
+1type=RollingUpdate 2rollingUpdate:RollingUpdateDaemonSet(1maxUnavailable:IntOrString?=1 2maxSurge:IntOrString?=0))+
+4minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0..; ScaleStatus: *1replicas:int 2selector; DaemonSetStatus:
+*1currentNumberScheduled:int *2numberMisscheduled:int *3desiredNumberScheduled:int *4numberReady:int
+5observedGeneration:int 6updatedNumberScheduled:int 7numberAvailable:int 8numberUnavailable:int 9collisionCount:int?
+10conditions:[]DaemonSetCondition/type; ControllerRevision: 1metadata:ObjectMeta+ *2data:Raw *3revision:int|0..;
+JobSpec: 1parallelism:int?|0.. 2completions:int?|0.. 3activeDeadlineSeconds:int?|0..
+11podFailurePolicy:PodFailurePolicy(*1rules:[]PodFailurePolicyRule(*1action|Count,FailIndex,FailJob,Ignore
+2onExitCodes:PodFailurePolicyOnExitCodesRequirement(1containerName:string? *2operator|In,NotIn *3values:[]int/_)
+3onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*1type|@labelkey *2status=True|False,True,Unknown)))
+16successPolicy:SuccessPolicy(*1rules:[]SuccessPolicyRule(1succeededIndexes:string? 2succeededCount:int?|0..))
+7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. 13maxFailedIndexes:int?|0.. 4selector:LabelSelector#
+5manualSelector:bool? 6template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
+9completionMode:string?|NonIndexed,Indexed 10suspend:bool? 14podReplacementPolicy:string?|Failed,TerminatingOrFailed
+15managedBy:string?; JobStatus: 1conditions:[]JobCondition/type^ 2startTime:Time? 3completionTime:Time? 4active:int
+5succeeded:int 6failed:int 11terminating:int? 7completedIndexes 10failedIndexes:string?
+8uncountedTerminatedPods:UncountedTerminatedPods(1succeeded:[]/_ 2failed:[]/_) 9ready:int?; JobTemplateSpec:
+1metadata:ObjectMeta+ 2spec:JobSpec+; CronJobSpec: *1schedule|req 8timeZone:string? 2startingDeadlineSeconds:int?|0..
+3concurrencyPolicy=Allow|Allow,Forbid,Replace 4suspend:bool?=false 5jobTemplate:JobTemplateSpec+
+6successfulJobsHistoryLimit:int?=3|0.. 7failedJobsHistoryLimit:int?=1|0..; CronJobStatus: 1active:[]ObjectReference
+4lastScheduleTime:Time? 5lastSuccessfulTime:Time?; HorizontalPodAutoscalerSpec:
+1scaleTargetRef:CrossVersionObjectReference+ 2minReplicas:int?=1|1.. *3maxReplicas:int 4metrics:[]MetricSpec
+5behavior:HorizontalPodAutoscalerBehavior; MetricIdentifier: *1name 2selector:LabelSelector#;
+CrossVersionObjectReference: *1kind|req *2name|req 3apiVersion; MetricSpec:
+*1type|ContainerResource,External,Object,Pods,Resource 2object:ObjectMetricSource(
+1describedObject:CrossVersionObjectReference+ 2target:MetricTarget+ 3metric:MetricIdentifier+) 3pods:PodsMetricSource
+4resource:ResourceMetricSource(*1name 2target:MetricTarget+) 7containerResource:ContainerResourceMetricSource(*1name
+2target:MetricTarget+ *3container|@label) 5external:ExternalMetricSource; MetricTarget: *1type 2value:Quantity?
+3averageValue:Quantity? 4averageUtilization:int?; PodsMetricSource ExternalMetricSource: 1metric:MetricIdentifier+
+2target:MetricTarget+; HorizontalPodAutoscalerBehavior: 1scaleUp:HPAScalingRules={} 2scaleDown:HPAScalingRules={};
 HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:string?=Max|Disabled,Max,Min
-  2policies:[]HPAScalingPolicy 4tolerance:Quantity? ; ResourceMetricStatus: *1name 2current:MetricValueStatus+
-HPAScalingPolicy: *1type|Percent,Pods *2value:int *3periodSeconds:int
+2policies:[]HPAScalingPolicy(*1type|Percent,Pods *2value:int *3periodSeconds:int) 4tolerance:Quantity?;
 HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? 3currentReplicas:int *4desiredReplicas:int
-  *5currentMetrics:[]MetricStatus 6conditions:[]HorizontalPodAutoscalerCondition/type
-MetricStatus: *1type 2object:ObjectMetricStatus 3pods:PodsMetricStatus 4resource:ResourceMetricStatus
-  7containerResource:ContainerResourceMetricStatus 5external:ExternalMetricStatus
-ObjectMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+ 3describedObject:CrossVersionObjectReference+
-MetricValueStatus: 1value:Quantity? 2averageValue:Quantity? 3averageUtilization:int?
-PodsMetricStatus ExternalMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+
-ContainerResourceMetricStatus: *1name 2current:MetricValueStatus+ *3container
+*5currentMetrics:[]MetricStatus 6conditions:[]HorizontalPodAutoscalerCondition/type; MetricStatus: *1type
+2object:ObjectMetricStatus(1metric:MetricIdentifier+ 2current:MetricValueStatus+
+3describedObject:CrossVersionObjectReference+) 3pods:PodsMetricStatus 4resource:ResourceMetricStatus(*1name
+2current:MetricValueStatus+) 7containerResource:ContainerResourceMetricStatus(*1name 2current:MetricValueStatus+
+*3container) 5external:ExternalMetricStatus; MetricValueStatus: 1value:Quantity? 2averageValue:Quantity?
+3averageUtilization:int?; PodsMetricStatus ExternalMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+;
 autoscaling.v1.HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+# 2minReplicas:int?=1|1..
-  *3maxReplicas:int 4targetCPUUtilizationPercentage:int?
-autoscaling.v1.HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? *3currentReplicas:int
-  *4desiredReplicas:int 5currentCPUUtilizationPercentage:int?
-IngressSpec: 4ingressClassName:string?|@subdomain 1defaultBackend:IngressBackend 2tls:[]IngressTLS 3rules:[]IngressRule
-IngressBackend: 4service:IngressServiceBackend 3resource:TypedLocalObjectReference#
-IngressServiceBackend: *1name|req|@rfc1035 2port:ServiceBackendPort+# ; IngressTLS: 1hosts:[] 2secretName|@subdomain
-ServiceBackendPort: 1name|@port 2number:int|1..65535 ; IngressRule: 1host 2:IngressRuleValue
-IngressRuleValue: 1http:HTTPIngressRuleValue ; HTTPIngressRuleValue: *1paths:[]HTTPIngressPath|req
-HTTPIngressPath: 1path *3pathType:string?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+
-IngressStatus: 1loadBalancer:IngressLoadBalancerStatus+ ; IPBlock: *1cidr|req 2except:[]
-IngressLoadBalancerStatus: 1ingress:[]IngressLoadBalancerIngress
-IngressLoadBalancerIngress: 1ip|@ip 2hostname|@subdomain 4ports:[]IngressPortStatus ; ForZone: *1name|@labelvalue
-IngressClassSpec: 1controller|req 2parameters:IngressClassParametersReference ; ForNode: *1name|@subdomain
-IngressClassParametersReference: 1apiGroup:string?|@subdomain *2kind|req *3name|req
-  *4scope:string?=Cluster|Cluster,Namespace 5namespace:string? ; EndpointHints: 1forZones:[]ForZone 2forNodes:[]ForNode
-NetworkPolicySpec: 1podSelector:LabelSelector+# 2ingress:[]NetworkPolicyIngressRule 3egress:[]NetworkPolicyEgressRule
-  4policyTypes:[] ; NetworkPolicyIngressRule: 1ports:[]NetworkPolicyPort 2from:[]NetworkPolicyPeer
-NetworkPolicyPort: 1protocol:string?=TCP|TCP,UDP,SCTP 2port:IntOrString? 3endPort:int?
-NetworkPolicyPeer: 1podSelector:LabelSelector# 2namespaceSelector:LabelSelector# 3ipBlock:IPBlock
-NetworkPolicyEgressRule: 1ports:[]NetworkPolicyPort 2to:[]NetworkPolicyPeer
-EndpointSlice: 1metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint
-  *3ports:[]discovery.EndpointPort ; EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
-Endpoint: *1addresses:[]/_ 2conditions:EndpointConditions+ 3hostname:string?|@label 4targetRef:ObjectReference#
-  5deprecatedTopology:{} 6nodeName:string?|@subdomain 7zone:string? 8hints:EndpointHints
-discovery.EndpointPort: 1name:string?=|@label 2protocol:string?=TCP|SCTP,TCP,UDP 3port:int?
-  4appProtocol:string?|@labelkey
-PodDisruptionBudgetSpec: 1minAvailable:IntOrString? 2selector:LabelSelector# 3maxUnavailable:IntOrString?
-  4unhealthyPodEvictionPolicy:string?|AlwaysAllow,IfHealthyBudget
-PodDisruptionBudgetStatus: 1observedGeneration:int 2disruptedPods:{}Time *3disruptionsAllowed:int *4currentHealthy:int
-  *5desiredHealthy:int *6expectedPods:int 7conditions:[]Condition/type
-Eviction: 1metadata:ObjectMeta+ 2deleteOptions:DeleteOptions
-Role: 1metadata:ObjectMeta+ *2rules:[]PolicyRule ; AggregationRule: 1clusterRoleSelectors:[]LabelSelector
-PolicyRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[] 5nonResourceURLs:[]
-ClusterRole: 1metadata:ObjectMeta+ *2rules:[]PolicyRule 3aggregationRule:AggregationRule
-RoleBinding ClusterRoleBinding: 1metadata:ObjectMeta+ 2subjects:[]Subject 3roleRef:RoleRef+#
-Subject: *1kind|ServiceAccount,User,Group 2apiGroup *3name|req 4namespace
-RoleRef: *1apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *2kind *3name|req
-StorageClass: 1metadata:ObjectMeta+ *2provisioner|req 3parameters:{} 4reclaimPolicy:string?=Delete|Delete,Retain
-  5mountOptions:[] 6allowVolumeExpansion:bool? 7volumeBindingMode:string?=Immediate|Immediate,WaitForFirstConsumer
-  8allowedTopologies:[]TopologySelectorTerm ; TopologySelectorLabelRequirement: *1key|@labelkey *2values:[]|req
-TopologySelectorTerm: 1matchLabelExpressions:[]TopologySelectorLabelRequirement ; Overhead: 1podFixed:{}Quantity
-PriorityClass: 1metadata:ObjectMeta+ *2value:int 3globalDefault:bool 4description
-  5preemptionPolicy:string?=PreemptLowerPriority|PreemptLowerPriority,Never
-RuntimeClass: 1metadata:ObjectMeta+ *2handler|@label 3overhead:Overhead 4scheduling:Scheduling
-Scheduling: 1nodeSelector:{}# 2tolerations:[]Toleration ; events.EventSeries: *1count:int *2lastObservedTime:MicroTime
-LeaseSpec: 1holderIdentity:string? 2leaseDurationSeconds:int? 3acquireTime:MicroTime? 4renewTime:MicroTime?
-  5leaseTransitions:int?|0.. 6strategy:string? 7preferredHolder:string?
-events.Event: 1metadata:ObjectMeta+ *2eventTime:MicroTime|req 3series:events.EventSeries 4reportingController
-  5reportingInstance 6action 7reason 8regarding:ObjectReference+# 9related:ObjectReference# 10note 11type
-  12deprecatedSource:EventSource+ *13deprecatedFirstTimestamp:Time *14deprecatedLastTimestamp:Time 15deprecatedCount:int
-CustomResourceDefinitionSpec: *1group|req|@subdomain 3names:CustomResourceDefinitionNames+
-  *4scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion
-  10preserveUnknownFields:bool ; CustomResourceValidation: 1openAPIV3Schema:JSONSchemaProps
-CustomResourceDefinitionNames: *1plural|@rfc1035 2singular|@rfc1035 3shortNames:[] *4kind 5listKind 6categories:[]
-CustomResourceDefinitionVersion: *1name *2served:bool *3storage:bool 7deprecated:bool 8deprecationWarning:string?
-  4schema:CustomResourceValidation 5subresources:CustomResourceSubresources
-  6additionalPrinterColumns:[]CustomResourceColumnDefinition 9selectableFields:[]SelectableField
-JSONSchemaProps: 1id 2$schema 3$ref:string? 4description 5type 6format 7title 8default:Raw? 9maximum:Double?
-  10exclusiveMaximum:bool 11minimum:Double? 12exclusiveMinimum:bool 13maxLength:int? 14minLength:int? 15pattern
-  16maxItems:int? 17minItems:int? 18uniqueItems:bool 19multipleOf:Double? 20enum:[]Raw 21maxProperties:int?
-  22minProperties:int? 23required:[] 24items:SchemaOrArray 25allOf:[]JSONSchemaProps 26oneOf:[]JSONSchemaProps
-  27anyOf:[]JSONSchemaProps 28not:JSONSchemaProps 29properties:{}JSONSchemaProps 30additionalProperties:SchemaOrBool
-  31patternProperties:{}JSONSchemaProps 32dependencies:{}SchemaOrStrings 33additionalItems:SchemaOrBool
-  34definitions:{}JSONSchemaProps 35externalDocs:ExternalDocumentation 36example:Raw? 37nullable:bool
-  38x-kubernetes-preserve-unknown-fields:bool? 39x-kubernetes-embedded-resource:bool 40x-kubernetes-int-or-string:bool
-  41x-kubernetes-list-map-keys:[] 42x-kubernetes-list-type:string? 43x-kubernetes-map-type:string?
-  ~44x-kubernetes-validations:[]ValidationRule/rule ; ExternalDocumentation: 1description 2url
-ValidationRule: *1rule 2message 3messageExpression 4reason:string? 5fieldPath 6optionalOldSelf:bool?
-CustomResourceSubresources: 1status:CustomResourceSubresourceStatus 2scale:CustomResourceSubresourceScale
-CustomResourceSubresourceStatus: ; SelectableField: *1jsonPath
-CustomResourceSubresourceScale: *1specReplicasPath *2statusReplicasPath 3labelSelectorPath:string?
-CustomResourceColumnDefinition: *1name|req *2type 3format 4description 5priority:int *6jsonPath
-CustomResourceConversion: *1strategy|None,Webhook ~2webhook:WebhookConversion
-WebhookConversion: 2clientConfig:WebhookClientConfig *3conversionReviewVersions:[]
-WebhookClientConfig: 3url:string? 1service:ServiceReference 2caBundle:bytes
-ServiceReference: *1namespace *2name 3path:string? 4port:int?=443
-CustomResourceDefinitionStatus: *1conditions:[]CustomResourceDefinitionCondition/type_
-  2acceptedNames:CustomResourceDefinitionNames+ *3storedVersions:[] 4observedGeneration:int
-CustomResourceDefinitionCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message 6observedGeneration:int
-TokenReviewSpec: 1token 2audiences:[] ; TokenReviewStatus: 1authenticated:bool 2user:UserInfo+ 4audiences:[] 3error
-UserInfo: 1username 2uid 3groups:[] 4extra:{}ExtraValue ; BoundObjectReference: 1kind 2apiVersion 3name 4uid
-TokenRequestSpec: *1audiences:[] *4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference
-TokenRequestStatus: *1token *2expirationTimestamp:Time ; SelfSubjectReviewStatus: 1userInfo:UserInfo+
-SelfSubjectReview: 1metadata:ObjectMeta+ 2status:SelfSubjectReviewStatus+ ; NonResourceAttributes: 1path 2verb
-SubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes 3user
-  4groups:[] 5extra:{}ExtraValue 6uid ; FieldSelectorAttributes: 1rawSelector 2requirements:[]FieldSelectorRequirement
-ResourceAttributes: 1namespace 2verb 3group 4version 5resource 6subresource 7name 8fieldSelector:FieldSelectorAttributes
-  9labelSelector:LabelSelectorAttributes ; FieldSelectorRequirement: *1key *2operator 3values:[]
-LabelSelectorAttributes: 1rawSelector 2requirements:[]LabelSelectorRequirement ; SelfSubjectRulesReviewSpec: 1namespace
-SubjectAccessReviewStatus: *1allowed:bool 4denied:bool 2reason 3evaluationError
-LocalSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
-SelfSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
-SelfSubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes
-SelfSubjectRulesReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectRulesReviewSpec+ 3status:SubjectRulesReviewStatus+
-SubjectRulesReviewStatus: *1resourceRules:[]ResourceRule *2nonResourceRules:[]NonResourceRule *3incomplete:bool
-  4evaluationError ; ResourceRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[]
-NonResourceRule: *1verbs:[] 2nonResourceURLs:[]
-APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: 1metadata:ObjectMeta+
+*3maxReplicas:int 4targetCPUUtilizationPercentage:int?; autoscaling.v1.HorizontalPodAutoscalerStatus:
+1observedGeneration:int? 2lastScaleTime:Time? *3currentReplicas:int *4desiredReplicas:int
+5currentCPUUtilizationPercentage:int?; IngressSpec: 4ingressClassName:string?|@subdomain 1defaultBackend:IngressBackend
+2tls:[]IngressTLS(1hosts:[] 2secretName|@subdomain) 3rules:[]IngressRule(1host 2:IngressRuleValue(
+1http:HTTPIngressRuleValue(*1paths:[]HTTPIngressPath(1path *3pathType:string?|Exact,ImplementationSpecific,Prefix
+2backend:IngressBackend+)|req))); IngressBackend: 4service:IngressServiceBackend(*1name|req|@rfc1035
+2port:ServiceBackendPort(1name|@port 2number:int|1..65535)+#) 3resource:TypedLocalObjectReference#; IngressStatus:
+1loadBalancer:IngressLoadBalancerStatus(1ingress:[]IngressLoadBalancerIngress(1ip|@ip 2hostname|@subdomain
+4ports:[]IngressPortStatus))+; IngressClassSpec: 1controller|req 2parameters:IngressClassParametersReference(
+1apiGroup:string?|@subdomain *2kind|req *3name|req *4scope:string?=Cluster|Cluster,Namespace 5namespace:string?);
+NetworkPolicySpec: 1podSelector:LabelSelector+# 2ingress:[]NetworkPolicyIngressRule(1ports:[]NetworkPolicyPort
+2from:[]NetworkPolicyPeer) 3egress:[]NetworkPolicyEgressRule(1ports:[]NetworkPolicyPort 2to:[]NetworkPolicyPeer)
+4policyTypes:[]; NetworkPolicyPort: 1protocol:string?=TCP|TCP,UDP,SCTP 2port:IntOrString? 3endPort:int?;
+NetworkPolicyPeer: 1podSelector:LabelSelector# 2namespaceSelector:LabelSelector# 3ipBlock:IPBlock(*1cidr|req
+2except:[]); EndpointSlice: 1metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint(
+*1addresses:[]/_ 2conditions:EndpointConditions(1ready:bool? 2serving:bool? 3terminating:bool?)+
+3hostname:string?|@label 4targetRef:ObjectReference# 5deprecatedTopology:{} 6nodeName:string?|@subdomain 7zone:string?
+8hints:EndpointHints(1forZones:[]ForZone(*1name|@labelvalue) 2forNodes:[]ForNode(*1name|@subdomain)))
+*3ports:[]discovery.EndpointPort(1name:string?=|@label 2protocol:string?=TCP|SCTP,TCP,UDP 3port:int?
+4appProtocol:string?|@labelkey); PodDisruptionBudgetSpec: 1minAvailable:IntOrString? 2selector:LabelSelector#
+3maxUnavailable:IntOrString? 4unhealthyPodEvictionPolicy:string?|AlwaysAllow,IfHealthyBudget; PodDisruptionBudgetStatus:
+1observedGeneration:int 2disruptedPods:{}Time *3disruptionsAllowed:int *4currentHealthy:int *5desiredHealthy:int
+*6expectedPods:int 7conditions:[]Condition/type; Eviction: 1metadata:ObjectMeta+ 2deleteOptions:DeleteOptions(
+1gracePeriodSeconds:int? 2preconditions:Preconditions(1uid:string? 2resourceVersion:string?) 3orphanDependents:bool?
+4propagationPolicy:string? 5dryRun:[] 6ignoreStoreReadErrorWithClusterBreakingPotential:bool?); Role:
+1metadata:ObjectMeta+ *2rules:[]PolicyRule; PolicyRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[]
+5nonResourceURLs:[]; ClusterRole: 1metadata:ObjectMeta+ *2rules:[]PolicyRule 3aggregationRule:AggregationRule(
+1clusterRoleSelectors:[]LabelSelector); RoleBinding ClusterRoleBinding: 1metadata:ObjectMeta+ 2subjects:[]Subject(
+*1kind|ServiceAccount,User,Group 2apiGroup *3name|req 4namespace) 3roleRef:RoleRef(
+*1apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *2kind *3name|req)+#; StorageClass: 1metadata:ObjectMeta+
+*2provisioner|req 3parameters:{} 4reclaimPolicy:string?=Delete|Delete,Retain 5mountOptions:[]
+6allowVolumeExpansion:bool? 7volumeBindingMode:string?=Immediate|Immediate,WaitForFirstConsumer
+8allowedTopologies:[]TopologySelectorTerm(1matchLabelExpressions:[]TopologySelectorLabelRequirement(*1key|@labelkey
+*2values:[]|req)); PriorityClass: 1metadata:ObjectMeta+ *2value:int 3globalDefault:bool 4description
+5preemptionPolicy:string?=PreemptLowerPriority|PreemptLowerPriority,Never; RuntimeClass: 1metadata:ObjectMeta+
+*2handler|@label 3overhead:Overhead(1podFixed:{}Quantity) 4scheduling:Scheduling(1nodeSelector:{}#
+2tolerations:[]Toleration); LeaseSpec: 1holderIdentity:string? 2leaseDurationSeconds:int? 3acquireTime:MicroTime?
+4renewTime:MicroTime? 5leaseTransitions:int?|0.. 6strategy:string? 7preferredHolder:string?; events.Event:
+1metadata:ObjectMeta+ *2eventTime:MicroTime|req 3series:events.EventSeries(*1count:int *2lastObservedTime:MicroTime)
+4reportingController 5reportingInstance 6action 7reason 8regarding:ObjectReference+# 9related:ObjectReference# 10note
+11type 12deprecatedSource:EventSource+ *13deprecatedFirstTimestamp:Time *14deprecatedLastTimestamp:Time
+15deprecatedCount:int; CustomResourceDefinitionSpec: *1group|req|@subdomain 3names:CustomResourceDefinitionNames+
+*4scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion(
+*1strategy|None,Webhook ~2webhook:WebhookConversion(2clientConfig:WebhookClientConfig(3url:string?
+1service:ServiceReference(*1namespace *2name 3path:string? 4port:int?=443) 2caBundle:bytes)
+*3conversionReviewVersions:[])) 10preserveUnknownFields:bool; CustomResourceDefinitionNames: *1plural|@rfc1035
+2singular|@rfc1035 3shortNames:[] *4kind 5listKind 6categories:[]; CustomResourceDefinitionVersion: *1name *2served:bool
+*3storage:bool 7deprecated:bool 8deprecationWarning:string? 4schema:CustomResourceValidation(
+1openAPIV3Schema:JSONSchemaProps) 5subresources:CustomResourceSubresources(1status:CustomResourceSubresourceStatus()
+2scale:CustomResourceSubresourceScale(*1specReplicasPath *2statusReplicasPath 3labelSelectorPath:string?))
+6additionalPrinterColumns:[]CustomResourceColumnDefinition(*1name|req *2type 3format 4description 5priority:int
+*6jsonPath) 9selectableFields:[]SelectableField(*1jsonPath); JSONSchemaProps: 1id 2$schema 3$ref:string? 4description
+5type 6format 7title 8default:Raw? 9maximum:Double? 10exclusiveMaximum:bool 11minimum:Double? 12exclusiveMinimum:bool
+13maxLength:int? 14minLength:int? 15pattern 16maxItems:int? 17minItems:int? 18uniqueItems:bool 19multipleOf:Double?
+20enum:[]Raw 21maxProperties:int? 22minProperties:int? 23required:[] 24items:SchemaOrArray 25allOf:[]JSONSchemaProps
+26oneOf:[]JSONSchemaProps 27anyOf:[]JSONSchemaProps 28not:JSONSchemaProps 29properties:{}JSONSchemaProps
+30additionalProperties:SchemaOrBool 31patternProperties:{}JSONSchemaProps 32dependencies:{}SchemaOrStrings
+33additionalItems:SchemaOrBool 34definitions:{}JSONSchemaProps 35externalDocs:ExternalDocumentation(1description 2url)
+36example:Raw? 37nullable:bool 38x-kubernetes-preserve-unknown-fields:bool? 39x-kubernetes-embedded-resource:bool
+40x-kubernetes-int-or-string:bool 41x-kubernetes-list-map-keys:[] 42x-kubernetes-list-type:string?
+43x-kubernetes-map-type:string? ~44x-kubernetes-validations:[]ValidationRule(*1rule 2message 3messageExpression
+4reason:string? 5fieldPath 6optionalOldSelf:bool?)/rule; CustomResourceDefinitionStatus:
+*1conditions:[]CustomResourceDefinitionCondition(*1type *2status *3lastTransitionTime:Time 4reason 5message
+6observedGeneration:int)/type_ 2acceptedNames:CustomResourceDefinitionNames+ *3storedVersions:[]
+4observedGeneration:int; TokenReviewSpec: 1token 2audiences:[]; TokenReviewStatus: 1authenticated:bool 2user:UserInfo+
+4audiences:[] 3error; UserInfo: 1username 2uid 3groups:[] 4extra:{}ExtraValue; TokenRequestSpec: *1audiences:[]
+*4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference(1kind 2apiVersion 3name 4uid); TokenRequestStatus:
+*1token *2expirationTimestamp:Time; SelfSubjectReview: 1metadata:ObjectMeta+ 2status:SelfSubjectReviewStatus(
+1userInfo:UserInfo+)+; NonResourceAttributes: 1path 2verb; SubjectAccessReviewSpec:
+1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes 3user 4groups:[] 5extra:{}ExtraValue
+6uid; ResourceAttributes: 1namespace 2verb 3group 4version 5resource 6subresource 7name
+8fieldSelector:FieldSelectorAttributes(1rawSelector 2requirements:[]FieldSelectorRequirement(*1key *2operator
+3values:[])) 9labelSelector:LabelSelectorAttributes(1rawSelector 2requirements:[]LabelSelectorRequirement);
+SubjectAccessReviewStatus: *1allowed:bool 4denied:bool 2reason 3evaluationError; LocalSubjectAccessReview:
+1metadata:ObjectMeta+ 2spec:SubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+; SelfSubjectAccessReview:
+1metadata:ObjectMeta+ 2spec:SelfSubjectAccessReviewSpec(1resourceAttributes:ResourceAttributes
+2nonResourceAttributes:NonResourceAttributes)+ 3status:SubjectAccessReviewStatus+; SelfSubjectRulesReview:
+1metadata:ObjectMeta+ 2spec:SelfSubjectRulesReviewSpec(1namespace)+ 3status:SubjectRulesReviewStatus(
+*1resourceRules:[]ResourceRule(*1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[])
+*2nonResourceRules:[]NonResourceRule(*1verbs:[] 2nonResourceURLs:[]) *3incomplete:bool 4evaluationError)+; APIService
+CSINode CertificateSigningRequest ValidatingWebhookConfiguration: 1metadata:ObjectMeta+
 """
 
 Field = namedtuple("Field", "number name kind type pointer plain retain atomic keys merges applies default always flag "
@@ -651,9 +597,12 @@ TOKEN = re.compile(r"([*~!]*)(\d+)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
 SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw", "Double",
            "ExtraValue", "SchemaOrArray", "SchemaOrBool", "SchemaOrStrings"}
-MESSAGES = {}                                           # name: tokens
-for line in SCHEMA.replace("\n  ", " ").replace(" ; ", "\n").strip().split("\n"):
-    names, tokens = line.split(":", 1)
+MESSAGES, rest = {}, SCHEMA                             # name: tokens
+while "(" in rest:
+    MESSAGES.update(re.findall(r"([\w.]+)\(([^()]*)\)", rest))
+    rest = re.sub(r"\([^()]*\)", "", rest)
+for part in rest.split(";"):
+    names, tokens = part.split(":", 1)
     MESSAGES.update(dict.fromkeys(names.split(), tokens))
 for name in [name[:-4] for name in MESSAGES if name.endswith("Spec")]:
     status = f" 3status:{name}Status+" if name + "Status" in MESSAGES else ""
