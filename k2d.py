@@ -118,8 +118,7 @@ def run(*argv, stdin=b""):
     """Run a program of the host: (exit code, what it printed). The subprocess module would keep 0.4 MB resident."""
     given, taken = os.memfd_create("stdin"), os.memfd_create("output")
     try:
-        os.write(given, stdin)
-        os.lseek(given, 0, os.SEEK_SET)
+        os.pwrite(given, stdin, 0)
         pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[
             (os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, taken, 1), (os.POSIX_SPAWN_DUP2, taken, 2)])
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -593,10 +592,10 @@ class Message:
             flags, number, label, kind, type_, mark, slash, keys, only, default, rules = TOKEN.fullmatch(token).groups()
             last = int(number or last + 1)
             field = self.by_number[last] = Field(
-                last, label, kind, type_ or "string", "?" in mark, "+" in mark, "&" in mark, "#" in mark,
-                tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^",
-                default and WORDS.get(default, int(default) if default.isdigit() else default),
-                "*" in flags, flags.strip("*"), tuple(filter(None, rules.split("|"))))
+                last, label, kind, type_ or "string", *(sign in mark for sign in "?+&#"),
+                tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^", default and WORDS.get(
+                    default, int(default) if default.isdigit() else default), "*" in flags, flags.strip("*"),
+                tuple(filter(None, rules.split("|"))))
             self.by_name.update({label: field} if label else message(field.type).by_name)
 
 def message(name, parsed={}):
@@ -760,7 +759,8 @@ def name_faults(rule, value):
     if rule == "labelkey":
         return label_key_faults(value)
     if rule == "path":
-        return [f"may not contain '{c}'" for c in "/%" if c in value] + [f"may not be '{value}'"] * (value in (".", ".."))
+        return [f"may not be '{value}'"] if value in (".", "..") else [
+            f"may not contain '{c}'" for c in "/%" if c in value]
     pattern, longest, refusal, examples = NAME_RULES[rule]
     refusal += f" (e.g. {examples}, regex used for validation is '{pattern}')" if examples else ""
     too_long = f"must be no more than {longest} {'characters' if rule == 'key' else 'bytes'}"
@@ -818,16 +818,16 @@ def selects(requirements, labels):
 
 def selector_text(selector):
     """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as text, terms by key."""
-    terms = [(key, SELECTOR_TEXT[op].format(key, ",".join(sorted(values)))) for key, op, values in selector_of(selector)]
+    terms = [(key, SELECTOR_TEXT[op].format(key, ",".join(sorted(values))))
+             for key, op, values in selector_of(selector)]
     return ",".join(text for _, text in sorted(terms, key=lambda term: term[is_plain(selector)])) or "<none>"
 
 # What a field selector may name, besides metadata.name and metadata.namespace.
 FIELD_LABELS = {
     "Pod": "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase "
            "status.podIP status.nominatedNodeName",
-    "Event": "involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid "
-             "involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath reason "
-             "reportingComponent source type",
+    "Event": " ".join(["reason reportingComponent source type",
+                       *("involvedObject." + field for field in message("ObjectReference").by_name)]),
     "Secret": "type", "Namespace": "status.phase", "Node": "spec.unschedulable", "Service": "spec.clusterIP spec.type",
     "ReplicaSet": "status.replicas",
 }
@@ -866,12 +866,10 @@ class ApiError(Exception):
     def __init__(self, code, reason, message, details=None, retry_after=None):
         super().__init__(message)
         self.code = code
-        self.status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
-                       **filled(reason=reason), "details": details, "code": code}
         if retry_after is not None:
-            self.status["details"] = dict(details or {}, retryAfterSeconds=retry_after)
-        elif details is None:
-            del self.status["details"]
+            details = dict(details or {}, retryAfterSeconds=retry_after)
+        self.status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
+                       **filled(reason=reason), **({} if details is None else {"details": details}), "code": code}
 
 def bad_request(message):
     return ApiError(400, "BadRequest", message)
@@ -884,7 +882,8 @@ def not_found(kind, name):
     return ApiError(404, "NotFound", f'{resource_name(kind)} "{name}" not found', about(kind, name))
 def already_exists(kind, name):
     return ApiError(409, "AlreadyExists", f'{resource_name(kind)} "{name}" already exists', about(kind, name))
-def conflict(kind, name, why="the object has been modified; please apply your changes to the latest version and try again"):
+def conflict(kind, name,
+             why="the object has been modified; please apply your changes to the latest version and try again"):
     return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {resource_name(kind)} "{name}": {why}',
                     about(kind, name))
 def forbidden(kind, name, why, causes=None):
@@ -895,16 +894,12 @@ def no_such_resource():
 def wrong_method():
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
-REASONS = {"Invalid value": "FieldValueInvalid", "Required value": "FieldValueRequired",
-           "Unsupported value": "FieldValueNotSupported", "Duplicate value": "FieldValueDuplicate",
-           "Forbidden": "FieldValueForbidden", "Not found": "FieldValueNotFound", "Too long": "FieldValueTooLong",
-           "Too many": "FieldValueTooMany"}
-
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
     def add(self, field, what, found=None, why=""):
         text = what + ("" if found is None else f": {dumps(found).decode()}") + (f": {why}" if why else "")
-        self.append({"reason": REASONS[what], "message": text, "field": field})
+        word = what.replace(" value", "").title().replace(" ", "").replace("Unsupported", "NotSupported")
+        self.append({"reason": "FieldValue" + word, "message": text, "field": field})
 
     def name(self, field, found, rule):
         if not found:
@@ -915,9 +910,10 @@ class Faults(list):
     def check(self, kind, name):
         """Raise ApiError 422 if anything was found. kind: a Kind, or for the options of a request their name."""
         if self:
-            shown, text = kind.name + ("." + kind.group).rstrip("."), ", ".join(
-                f"{fault['field']}: {fault['message']}" for fault in self)
-            raise ApiError(422, "Invalid", f'{shown} "{name}" is invalid: ' + (text if len(self) == 1 else f"[{text}]"),
+            shown = f"{kind.name}.{kind.group}" if kind.group else kind.name
+            text = ", ".join(f"{fault['field']}: {fault['message']}" for fault in self)
+            text = text if len(self) == 1 else f"[{text}]"
+            raise ApiError(422, "Invalid", f'{shown} "{name}" is invalid: {text}',
                            dict(about(kind, name, "name"), causes=list(self)))
 
 def check_options(kind_name, query, is_apply=False):
@@ -944,15 +940,13 @@ def check_options(kind_name, query, is_apply=False):
 # == 5. Bodies ===============================================================================
 # Bytes of a request -> dict. What comes out has been through clean(): whatever the encoding, the same object.
 def parse_json(data, duplicates=None):
-    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of keys that occur twice go to duplicates. Raises
-    ValueError."""
+    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates. Raises ValueError."""
     def no_constant(name):
         raise ValueError(f"invalid literal {name}")
 
     def read_pairs(pairs):
         seen, out = set(), dict(pairs)
-        for name in [key for key, _ in pairs if key in seen or seen.add(key)]:
-            twice.append((out, name))
+        twice.extend((out, key) for key, _ in pairs if key in seen or seen.add(key))
         return out
 
     def find(value, path):                                  # only now is it known where the doubled keys stand
@@ -966,19 +960,18 @@ def parse_json(data, duplicates=None):
     if twice:
         find(out, "")
     if "\\ud" in text.lower():                               # half a pair of surrogates is U+FFFD to Go
-        out = json.loads(json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        out = json.loads(halved.decode("utf-16", "replace"))
     return out
 
 def parse_yaml(data, duplicates=None):
-    """A YAML document that is an object; what is wrong with keys that occur twice goes to duplicates. Raises ApiError
-    400, 413, 415."""
+    """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError 400, 413, 415."""
     if len(data) > YAML_BYTES:
         raise ApiError(413, "RequestEntityTooLarge", f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
     try:
         import yaml
     except ImportError:
-        raise ApiError(415, "UnsupportedMediaType",
-                       "YAML bodies need PyYAML on the host (Debian: python3-yaml); send JSON")
+        raise ApiError(415, "UnsupportedMediaType", "YAML bodies need PyYAML on the host (Debian: python3-yaml); send JSON")
 
     class Loader(yaml.SafeLoader):         # the one in C has no limit of depth, and crashes
         """Dates stay text, as in JSON; an alias could stand for more than memory holds."""
@@ -1005,7 +998,7 @@ def parse_yaml(data, duplicates=None):
         raise bad_request(f"error converting YAML to JSON: {error}")
 
 def parse_config(data, duplicates):
-    """The configuration of an apply: YAML, of which JSON is a part; most clients send JSON, which needs no PyYAML."""
+    """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs no PyYAML."""
     try:
         found = parse_json(data, duplicates)
     except (ValueError, RecursionError):
@@ -1014,15 +1007,12 @@ def parse_config(data, duplicates):
 
 def varint(data, at):
     """(value, next position) of a base-128 varint. Raises IndexError where the data ends too soon."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-        if shift > 63:
-            raise ValueError("varint too long")
+    value = 0
+    for i in range(10):
+        value |= (data[at + i] & 0x7F) << 7 * i
+        if data[at + i] < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
+    raise ValueError("varint too long")
 
 def wire_fields(data):
     """The (field number, value) pairs of a protobuf message; value is int or bytes. Raises ValueError, IndexError."""
@@ -1030,15 +1020,11 @@ def wire_fields(data):
     while at < len(data):
         key, at = varint(data, at)
         wire = key & 7
-        if wire == 0:
-            value, at = varint(data, at)
-        elif wire == 1:                                         # a double
-            value, at = data[at:at + 8], at + 8
-        elif wire == 2:
-            size, at = varint(data, at)
-            value, at = data[at:at + size], at + size
-        else:                                                   # Kubernetes has no field of another type
+        if wire > 2:                                            # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
+        value, at = (8, at) if wire == 1 else varint(data, at)  # 1: a double
+        if wire:
+            value, at = data[at:at + value], at + value
         if at > len(data):
             raise ValueError("truncated message")
         yield key >> 3, value
@@ -1087,11 +1073,8 @@ WIRE = {  # how a scalar stands on the wire -> its JSON value
 
 def from_protobuf(fields, data):
     """The dict that the JSON of a protobuf message would be; fields is its Message. Raises ValueError, IndexError."""
-    out = {}
-    for number, value in wire_fields(data):
-        field = fields.by_number.get(number)
-        if field is None:
-            continue
+    out, known = {}, fields.by_number
+    for field, value in ((known[number], value) for number, value in wire_fields(data) if number in known):
         read = WIRE.get(field.type) or (lambda data: from_protobuf(message(field.type), data))
         if not field.name:
             out.update(read(value))
@@ -1138,16 +1121,15 @@ def parse_body(data, content_type, kind, duplicates=None):
             fault = "unexpected end of JSON input" if at_end else error
             raise bad_request(f"{unknown} json parse error: {fault} ({shown})")
     else:
-        raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
-                       "types include: application/json, application/yaml" + (
-                           "" if kind.crd else ", application/vnd.kubernetes.protobuf"))
+        raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types "
+                       "include: application/json, application/yaml" +
+                       ("" if kind.crd else ", application/vnd.kubernetes.protobuf"))
     if not isinstance(body, dict):
         raise bad_request(f"{unknown} json: cannot unmarshal into Go value: the body is no object")
     return body
 
 # == 6. Patches ==============================================================================
-# Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge,
-# server-side apply.
+# Pure: (present object, patch) -> new object; the arguments are never changed.
 def unprocessable():
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 def json_patch(current, operations):
@@ -1176,18 +1158,14 @@ def json_patch(current, operations):
                     raise unprocessable()
             elif op != "remove":
                 value = operation["value"]
-            where, last = parent(operation["path"])
-            if op in ("add", "copy", "move"):
-                if isinstance(where, list):
-                    where.insert(last, value)
-                else:
-                    where[last] = value
-                continue
-            found = where[last]                           # must be there: RFC 6902, 4.3
-            if op == "remove":
-                where.pop(last)
-            elif op == "replace":
+            (where, last), adds = parent(operation["path"]), op in ("add", "copy", "move")
+            found = None if adds else where[last]         # must be there: RFC 6902, 4.3
+            if adds and isinstance(where, list):
+                where.insert(last, value)
+            elif adds or op == "replace":
                 where[last] = value
+            elif op == "remove":
+                where.pop(last)
             elif op != "test" or json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
                 raise unprocessable()
     except (KeyError, IndexError, ValueError, TypeError, AttributeError):
@@ -1227,8 +1205,7 @@ def strategic_merge(type_, current, patch):
         out = {key: value for key, value in out.items() if key in keep}
     for directive in [key for key in patch if key.startswith(ORDERS)]:
         order, name = patch.pop(directive), directive[len(ORDERS):]
-        lists = order, out.get(name, []), patch.get(name, [])
-        if not all(isinstance(each, list) for each in lists):
+        if not all(isinstance(each, list) for each in (order, out.get(name, []), patch.get(name, []))):
             raise bad_request(f"{directive} stands beside a list and is one")
         if name in out or name in patch:
             out[name] = merge_list(fields.get(name), out.get(name), patch.pop(name, None), order)
@@ -1238,15 +1215,13 @@ def strategic_merge(type_, current, patch):
             name = key[len(DELETES):]
             if isinstance(value, list) and isinstance(out.get(name), list):
                 out[name] = [item for item in out[name] if item not in value]
-        elif value is None:
-            out.pop(key, None)
+        elif value is None or isinstance(value, dict) and "$patch" in value and not isinstance(old, dict):
+            out.pop(key, None)                            # null, or a directive about nothing
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
             out[key] = strategic_merge(field.type if known else "", old, value)
         elif isinstance(value, list) and isinstance(old, list):
             out[key] = merge_list(field, old, value) if field and field.merges else value
-        elif "$patch" in value if isinstance(value, dict) else False:
-            out.pop(key, None)                            # a directive about nothing
         else:
             out[key] = undirected(value)
     return out
@@ -1284,8 +1259,7 @@ def merge_list(field, current, value, order=None):
     elif not key:
         if isinstance((server + value or [0])[0], dict):
             raise bad_request("cannot merge lists without merge key")
-        merged = list({identity(item): item for item in [*server, *value]}.values())
-        merged = in_order(merged, value, server, identity)
+        merged = in_order({identity(item): item for item in [*server, *value]}.values(), value, server, identity)
     else:
         directives = [item for item in value if "$patch" in item]
         for item in directives:
@@ -1315,8 +1289,8 @@ def in_order(items, order, server, identity):
         out.append((others if None not in (first, second) and first > second else named).pop(0))
     return out + named + others
 
-# -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a set
-# of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item.
+# -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a
+# set of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item.
 GRANULAR, MEMBER = object(), object()   # instead of a value: its parts are owned one by one; MEMBER: and it is itself
 STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", "f:" + name) for name in (
     "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"))}
@@ -1331,28 +1305,24 @@ def place_of(schema):
 def parts_of(place, value):
     """The parts of a map or list as [(path element, place, part, whether a field has that name)]; None for a value
     that is owned as a whole. place: a Field of SCHEMA, a JSON schema, or None where anything goes."""
-    if isinstance(place, Field) and place.kind == "[]":
-        one = place._replace(kind="")
-        return [(element_of(place.keys, one, item), one, item, False)
-                for item in value or ()] if place.applies else None
-    if isinstance(place, Field) and place.type not in SCALARS and not place.kind or isinstance(place, dict):
-        if isinstance(value, list):
-            keys, one = place.get("x-kubernetes-list-map-keys", ()), place.get("items")
-            return [(element_of(keys, one, item), one, item, False) for item in value] if (
-                place.get("x-kubernetes-list-type") in ("map", "set")) else None
-        if isinstance(place, Field):
-            fields, rest = message(place.type).by_name, None
-            is_atomic = place.atomic
-        else:
-            fields, rest = place.get("properties", {}), place.get("additionalProperties")
-            is_atomic = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
-        return None if is_atomic else [(f"f:{name}", fields.get(name, rest if isinstance(rest, dict) else None), part,
-                                        name in fields) for name, part in (value or {}).items()]
-    if isinstance(place, Field) and (place.atomic or not place.kind and place.type != "Raw"):
-        return None
-    below = place._replace(kind="") if place and place.kind else None
-    return [(f"f:{name}", below, part, False) for name, part in (value or {}).items()] if (
-        isinstance(value, dict) or below) else None
+    is_field, fields, rest = isinstance(place, Field), {}, None       # rest: the place of what has no name in fields
+    if is_field and place.kind == "[]" or isinstance(place, dict) and isinstance(value, list):
+        keys, one, is_whole = (place.keys, place._replace(kind=""), not place.applies) if is_field else (
+            place.get("x-kubernetes-list-map-keys", ()), place.get("items"),
+            place.get("x-kubernetes-list-type") not in ("map", "set"))
+        return None if is_whole else [(element_of(keys, one, item), one, item, False) for item in value or ()]
+    if isinstance(place, dict):
+        fields, rest = place.get("properties", {}), place.get("additionalProperties")
+        rest = rest if isinstance(rest, dict) else None
+        is_whole = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
+    elif is_field and not place.kind and place.type not in SCALARS:
+        fields, is_whole = message(place.type).by_name, place.atomic
+    elif is_field and place.kind:
+        rest, is_whole = place._replace(kind=""), place.atomic
+    else:
+        is_whole = is_field and (place.atomic or place.type != "Raw") or not isinstance(value, dict)
+    return None if is_whole else [(f"f:{name}", fields.get(name, rest), part, name in fields)
+                                  for name, part in (value or {}).items()]
 
 def element_of(keys, place, item):
     """The path element of a list's item: by its keys (absent ones by their default), or by its value."""
@@ -1372,8 +1342,7 @@ def walk(place, value, path=(), named=True, out=None):
     """{path: value of a leaf, or GRANULAR or MEMBER} of all that a value holds; () holds the paths of doubled items."""
     out, parts = {} if out is None else out, parts_of(place, value)
     if path in out and path[-1][0] != "f":
-        twice = out.setdefault((), [])
-        twice.append(path)
+        out.setdefault((), []).append(path)
     if path:
         out[path] = value if parts is None else GRANULAR if named and (parts or isinstance(value, list)) else MEMBER
     for element, below, part, named in parts or ():
@@ -1469,8 +1438,8 @@ def remove_paths(place, value, tree):
     return (dict(kept) if isinstance(value, dict) else [part for _, part in kept]) if kept else None
 
 def apply_patch(place, live, config, managers, manager, force, has_status):
-    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless somebody
-    else owns it. Raises ApiError 409 naming all conflicts."""
+    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless
+    somebody else owns it. Raises ApiError 409 naming all conflicts."""
     merged, before = apply_merge(place, live, config), walk(place, live)
     last, found, given = managers.get(manager, (set(),))[0], walk(place, merged), walk(place, config)
     for path in given.pop((), ()):
@@ -1514,8 +1483,7 @@ def apply_conflict(conflicts):
     return ApiError(409, "Conflict", "Apply failed with " + text, {"causes": causes})
 
 # == 7. Store and watch ======================================================================
-# Objects rest in memory as compact JSON bytes; what must survive a power cut rests in SQLite too, synced before the
-# answer.
+# Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
 FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
@@ -1561,17 +1529,14 @@ class Store:
             raise SystemExit(f"k2d: {path}: {error}; does another k2d use this data path?")
         self.version = self.floor = start << 32           # monotonic without a clock; what is older than floor is gone
         self.buried = {name[5:] for name, in self.db.execute("SELECT name FROM facts WHERE name LIKE 'gone/%'")}
-        for name, namespace, key, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
-            self.load(name, (namespace, key), json.loads(text))
-
-    def load(self, kind, key, obj):
-        kept = dumps(obj)
-        if kind in KIND and KIND[kind].kept != "disk":    # its answer holds recomputed status: a fresh version
-            self.version += 1
-            obj["metadata"]["resourceVersion"] = str(self.version)
-        meta = obj["metadata"]
-        self.rows.setdefault(kind, {})[key] = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"),
-                                                  hash(self.unversioned(kept)))
+        for kind, namespace, name, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
+            obj = json.loads(text)
+            meta, kept = obj["metadata"], hash(self.unversioned(dumps(obj)))
+            if kind in KIND and KIND[kind].kept != "disk":    # its answer holds recomputed status: a fresh version
+                self.version += 1
+                meta["resourceVersion"] = str(self.version)
+            row = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"), kept)
+            self.rows.setdefault(kind, {})[namespace, name] = row
 
     @staticmethod
     def unversioned(raw):
@@ -1591,9 +1556,8 @@ class Store:
         """Sorted keys of a kind, or of its objects in one namespace."""
         keys = set(self.rows.get(kind, ()))
         if self.writer == threading.get_ident():
-            for (pending_kind, key), row in self.pending.items():
-                if pending_kind == kind:
-                    keys.discard(key) if row is None else keys.add(key)
+            changed = {key: row for (other, key), row in self.pending.items() if other == kind}
+            keys = keys - changed.keys() | {key for key, row in changed.items() if row}
         return sorted(key for key in keys if namespace is None or key[0] == namespace)
 
     def list(self, kind, namespace=None, selector=None, holding=b""):
@@ -1652,8 +1616,7 @@ class Store:
                 yield self
                 return
             self.writer, self.pending, self.changes, self.statements = threading.get_ident(), {}, [], []
-            self.burials = set()
-            self.next_version = self.version
+            self.burials, self.next_version = set(), self.version
             try:
                 yield self
                 if self.changes:
@@ -1662,9 +1625,8 @@ class Store:
                 self.writer, self.pending = None, {}
 
     def put(self, kind, obj, keep=False):
-        """Create or replace an object inside a transaction; returns it with its version. An object that is the same as
-        before is not written and keeps its version. keep: store it even though it is derived (what clients write to
-        the pod of a foreign container)."""
+        """Create or replace an object inside a transaction; returns it with its version, the same if nothing changed.
+        keep: store it even though it is derived (what clients write to the pod of a foreign container)."""
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         old = self.row(kind.id, key)
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
@@ -1683,8 +1645,7 @@ class Store:
             if not old or old.kept != kept:
                 self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
                                         (kind.id, *key, text.decode())))
-        row = Row(raw, self.next_version, meta.get("labels"), kept)
-        self.pending[kind.id, key] = row
+        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), kept)
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
         return obj
 
@@ -1731,13 +1692,13 @@ class Store:
                     self.rows[kind].pop(key, None)
             self.version = self.next_version
             self.buried |= self.burials
-            for change in self.changes:
-                self.ring.append(change)
-                self.ring_bytes += len(change.raw)
+            self.ring.extend(self.changes)
+            self.ring_bytes += sum(len(change.raw) for change in self.changes)
             while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
                 gone = self.ring.popleft()
                 self.floor, self.ring_bytes = gone.version, self.ring_bytes - len(gone.raw)
-            watches = [watch for watch in self.watches if any(watch.kind.id == change.kind.id for change in self.changes)]
+            kinds = {change.kind.id for change in self.changes}
+            watches = [watch for watch in self.watches if watch.kind.id in kinds]
         for listener in self.listeners:
             listener(self.changes, watches)
 
@@ -1783,9 +1744,7 @@ class Watch:
         return chunk(b'{"type":"%s","object":%s}\n' % (type_.encode(), raw))
 
     def bookmark(self, version, initial=False):
-        meta = {"resourceVersion": str(version)}
-        if initial:
-            meta["annotations"] = {"k8s.io/initial-events-end": "true"}
+        meta = {"resourceVersion": str(version), **filled(annotations=initial and {"k8s.io/initial-events-end": "true"})}
         return self.encode("BOOKMARK", dumps({"kind": self.kind.name, "apiVersion": group_version(self.kind),
                                               "metadata": meta}))
 
