@@ -38,6 +38,7 @@ import urllib.parse
 from collections import deque, namedtuple
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import lru_cache
 from http import HTTPStatus
 
 # == 1. Settings =============================================================================
@@ -284,17 +285,16 @@ LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement; Label
 *operator values:[]; Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message; PodSpec:
 volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique *2containers:[]Container/name|req|unique
 !34ephemeralContainers:[]EphemeralContainer/name|unique 3restartPolicy=Always|Always,OnFailure,Never
-terminationGracePeriodSeconds:int?=30|0.. activeDeadlineSeconds:int?|1..2147483647
-dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None nodeSelector:{}# serviceAccountName|@subdomain
-serviceAccount 21automountServiceAccountToken:bool? 10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool
+terminationGracePeriodSeconds:int?=30|0.. activeDeadlineSeconds:int?|1..2147483647 dnsPolicy=ClusterFirst|
+ClusterFirstWithHostNet,ClusterFirst,Default,None nodeSelector:{}# serviceAccountName|@subdomain serviceAccount
+21automountServiceAccountToken:bool? 10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool
 27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={} ~imagePullSecrets:[]LocalObjectReference#/name
 hostname|@label ~subdomain|@label ~affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
 hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip priorityClassName|@subdomain priority:int? dnsConfig:PodDNSConfig(
 nameservers:[] searches:[] options:[]PodDNSConfigOption(name value:?)) !28readinessGates:[]PodReadinessGate(
-*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool?
-preemptionPolicy:?|PreemptLowerPriority,Never ~overhead:{}Quantity
-~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int *topologyKey
-*whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
+*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool? preemptionPolicy:?|
+PreemptLowerPriority,Never ~overhead:{}Quantity ~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int
+*topologyKey *whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
 nodeAffinityPolicy:?|Honor,Ignore nodeTaintsPolicy:?|Honor,Ignore matchLabelKeys:[])/topologyKey,whenUnsatisfiable
 !35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? !schedulingGates:[]PodSchedulingGate(*name)/name
 !resourceClaims:[]PodResourceClaim(*name|req|@label 3resourceClaimName:? resourceClaimTemplateName:?)&/name|unique
@@ -309,67 +309,66 @@ defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:
 26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection downwardAPI:DownwardAPIProjection(
 items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection serviceAccountToken:ServiceAccountTokenProjection(audience
 expirationSeconds:int?=3600 *path|req) clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:?
-labelSelector:LabelSelector# 5optional:bool? *4path|req) podCertificate:PodCertificateProjection(signerName
-keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
+labelSelector:LabelSelector# 5optional:bool? *4path|req) podCertificate:PodCertificateProjection(signerName keyType|
+RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
 certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
 !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{} nodePublishSecretRef:LocalObjectReference#)
 !ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
 spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
-LocalObjectReference: name; HostPathVolumeSource: *path|req
-type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket; KeyToPath: *key|req *path|req
-mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool; ObjectFieldSelector: apiVersion=v1 *fieldPath|req;
-DownwardAPIVolumeFile: *path|req fieldRef:ObjectFieldSelector# resourceFieldRef:ResourceFieldSelector# mode:int?;
-ResourceFieldSelector: containerName *resource|req *divisor:Quantity; SecretProjection ConfigMapProjection:
-:LocalObjectReference items:[]KeyToPath 4optional:bool?; PersistentVolumeClaimSpec: accessModes:[]
-4selector:LabelSelector# 2resources:VolumeResourceRequirements(limits:{}Quantity requests:{}Quantity)+ volumeName
-5storageClassName:?|@subdomain volumeMode:?=Filesystem|Block,Filesystem dataSource:TypedLocalObjectReference#
-dataSourceRef:TypedObjectReference(*apiGroup:?|@subdomain *kind|req *name|req namespace:?)
-volumeAttributesClassName:?|@subdomain; TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|req *name|req;
-Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]ContainerPort(name|@port
+LocalObjectReference: name; HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,
+File,FileOrCreate,Socket; KeyToPath: *key|req *path|req mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool;
+ObjectFieldSelector: apiVersion=v1 *fieldPath|req; DownwardAPIVolumeFile: *path|req fieldRef:ObjectFieldSelector#
+resourceFieldRef:ResourceFieldSelector# mode:int?; ResourceFieldSelector: containerName *resource|req *divisor:Quantity;
+SecretProjection ConfigMapProjection: :LocalObjectReference items:[]KeyToPath 4optional:bool?;
+PersistentVolumeClaimSpec: accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements(
+limits:{}Quantity requests:{}Quantity)+ volumeName 5storageClassName:?|@subdomain volumeMode:?=Filesystem|Block,
+Filesystem dataSource:TypedLocalObjectReference# dataSourceRef:TypedObjectReference(*apiGroup:?|@subdomain *kind|req
+*name|req namespace:?) volumeAttributesClassName:?|@subdomain; TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|
+req *name|req; Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]ContainerPort(name|@port
 hostPort:int|1..65535 *containerPort:int|req|1..65535 protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol
 19envFrom:[]EnvFromSource(prefix configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource) 7env:[]EnvVar(*name|req|@env
 value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector# !resourceFieldRef:ResourceFieldSelector#
-configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector# !fileKeyRef:FileKeySelector(*volumeName|req
-*path|req *key|req optional:bool?=false)#))/name resources:ResourceRequirements+
-~23resizePolicy:[]ContainerResizePolicy(*resourceName *restartPolicy) !restartPolicy:?
-!restartPolicyRules:[]ContainerRestartRule(action exitCodes:ContainerRestartRuleOnExitCodes(operator values:[]int/_))
-9volumeMounts:[]VolumeMount(*name|req readOnly:bool ~7recursiveReadOnly:? *3mountPath|req !subPath
-mountPropagation:?|Bidirectional,HostToContainer,None !subPathExpr)/mountPath !21volumeDevices:[]VolumeDevice(*name|req
-*devicePath|req)/devicePath ~10livenessProbe:Probe ~readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Lifecycle(
-postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?) terminationMessagePath=/dev/termination-log
-20terminationMessagePolicy=File|File,FallbackToLogsOnError 14imagePullPolicy|Always,IfNotPresent,Never
-securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool; ConfigMapEnvSource SecretEnvSource:
-:LocalObjectReference optional:bool?; ConfigMapKeySelector SecretKeySelector: :LocalObjectReference *key|req
-optional:bool?; ExecAction: command:[]|req; HTTPHeader Sysctl: *name *value; ResourceRequirements: limits:{}Quantity
-requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_; TCPSocketAction: *port:IntOrString host; Probe:
-:ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0.. periodSeconds:int=10|0.. successThreshold:int=1|0..
-failureThreshold:int=3|0.. terminationGracePeriodSeconds:int?; ProbeHandler: exec:ExecAction httpGet:HTTPGetAction
-tcpSocket:TCPSocketAction grpc:GRPCAction(*port:int|1..65535 *service:?=); HTTPGetAction: path=/ *port:IntOrString host
-scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader; LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction
-tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int); SecurityContext: capabilities:Capabilities(add:[] drop:[])
-privileged:bool? ~seLinuxOptions:SELinuxOptions ~10windowsOptions:Raw 4runAsUser:int?|0..2147483647
-8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool? readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool?
-!9procMount:?|Default,Unmasked 11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile; SELinuxOptions: user
-role type level; SeccompProfile: *type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?; AppArmorProfile:
-*type|Localhost,RuntimeDefault,Unconfined localhostProfile:?; EphemeralContainer: :Container targetContainerName;
-NodeSelector: *nodeSelectorTerms:[]NodeSelectorTerm; PodSecurityContext: ~seLinuxOptions:SELinuxOptions
-~8windowsOptions:Raw 2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool?
-supplementalGroups:[]int ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile
-~13seLinuxChangePolicy:?|Recursive; NodeSelectorRequirement: *key|@labelkey *operator values:[]; Affinity:
-nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
+configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector# !fileKeyRef:FileKeySelector(*volumeName|req *path|
+req *key|req optional:bool?=false)#))/name resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(
+*resourceName *restartPolicy) !restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action
+exitCodes:ContainerRestartRuleOnExitCodes(operator values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool
+~7recursiveReadOnly:? *3mountPath|req !subPath mountPropagation:?|Bidirectional,HostToContainer,None
+!subPathExpr)/mountPath !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath ~10livenessProbe:Probe
+~readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler
+stopSignal:?) terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
+14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
+ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?; ConfigMapKeySelector SecretKeySelector:
+:LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req; HTTPHeader Sysctl: *name *value;
+ResourceRequirements: limits:{}Quantity requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_;
+TCPSocketAction: *port:IntOrString host; Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0..
+periodSeconds:int=10|0.. successThreshold:int=1|0.. failureThreshold:int=3|0.. terminationGracePeriodSeconds:int?;
+ProbeHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction grpc:GRPCAction(*port:int|1..65535
+*service:?=); HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
+LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int);
+SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? ~seLinuxOptions:SELinuxOptions
+~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
+readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? !9procMount:?|Default,Unmasked
+11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile; SELinuxOptions: user role type level; SeccompProfile:
+*type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?; AppArmorProfile: *type|Localhost,RuntimeDefault,
+Unconfined localhostProfile:?; EphemeralContainer: :Container targetContainerName; NodeSelector:
+*nodeSelectorTerms:[]NodeSelectorTerm; PodSecurityContext: ~seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw
+2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
+~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl ~9fsGroupChangePolicy:?|Always,
+OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile ~13seLinuxChangePolicy:?|Recursive;
+NodeSelectorRequirement: *key|@labelkey *operator values:[]; Affinity: nodeAffinity:NodeAffinity(
+requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
 preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int preference:NodeSelectorTerm+#))
 podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity; NodeSelectorTerm: matchExpressions:[]NodeSelectorRequirement
 matchFields:[]NodeSelectorRequirement; PodAffinity PodAntiAffinity:
 requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
 preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*weight:int podAffinityTerm:PodAffinityTerm+);
 PodAffinityTerm: labelSelector:LabelSelector# namespaces:[] *topologyKey namespaceSelector:LabelSelector#
-matchLabelKeys:[] mismatchLabelKeys:[]; Toleration: key|@labelkey operator|Equal,Exists value
-effect|NoSchedule,PreferNoSchedule,NoExecute tolerationSeconds:int?; HostIP PodIP: *ip; PodStatus:
-17observedGeneration:int 1phase conditions:[]PodCondition(*type 7observedGeneration:int *2status *lastProbeTime:Time
-*lastTransitionTime:Time reason message)/type message reason 11nominatedNodeName 5hostIP 16hostIPs:[]HostIP/ip^ 6podIP
-12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus 8containerStatuses:[]ContainerStatus
-qosClass 13ephemeralContainerStatuses:[]ContainerStatus resize resourceClaimStatuses:[]PodResourceClaimStatus(*name
+matchLabelKeys:[] mismatchLabelKeys:[]; Toleration: key|@labelkey operator|Equal,Exists value effect|NoSchedule,
+PreferNoSchedule,NoExecute tolerationSeconds:int?; HostIP PodIP: *ip; PodStatus: 17observedGeneration:int 1phase
+conditions:[]PodCondition(*type 7observedGeneration:int *2status *lastProbeTime:Time *lastTransitionTime:Time reason
+message)/type message reason 11nominatedNodeName 5hostIP 16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip
+7startTime:Time? 10initContainerStatuses:[]ContainerStatus 8containerStatuses:[]ContainerStatus qosClass
+13ephemeralContainerStatuses:[]ContainerStatus resize resourceClaimStatuses:[]PodResourceClaimStatus(*name
 resourceClaimName:?)&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(
 *requestMappings:[]ContainerExtendedResourceRequest(*containerName *resourceName *requestName) *resourceClaimName)
 allocatedResources:{}Quantity resources:ResourceRequirements; ContainerStatus: *name state:ContainerState+
@@ -379,14 +378,13 @@ readOnly:bool recursiveReadOnly:?)/mountPath user:ContainerUser(linux:LinuxConta
 supplementalGroups:[]int)) allocatedResourcesStatus:[]ResourceStatus(*name resources:[]ResourceHealth(*resourceID
 health)/resourceID_)/name stopSignal:?; ContainerState: waiting:ContainerStateWaiting(reason message)
 running:ContainerStateRunning(*startedAt:Time) terminated:ContainerStateTerminated(*exitCode:int signal:int reason
-message *startedAt:Time *finishedAt:Time containerID); ServiceSpec: ports:[]ServicePort(name|@label
-protocol=TCP|SCTP,TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535 *targetPort:IntOrString
-nodePort:int)/port,protocol selector:{}# clusterIP 18clusterIPs:[]
-4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[] 7sessionAffinity=None|ClientIP,None
-~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|Cluster,Local ~healthCheckNodePort:int
-publishNotReadyAddresses:bool sessionAffinityConfig:SessionAffinityConfig(clientIP:ClientIPConfig(timeoutSeconds:int?))
-19ipFamilies:[] 17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,SingleStack 20allocateLoadBalancerNodePorts:bool?
-~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
+message *startedAt:Time *finishedAt:Time containerID); ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,
+TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535 *targetPort:IntOrString nodePort:int)/port,protocol selector:{}#
+clusterIP 18clusterIPs:[] 4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[]
+7sessionAffinity=None|ClientIP,None ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|
+Cluster,Local ~healthCheckNodePort:int publishNotReadyAddresses:bool sessionAffinityConfig:SessionAffinityConfig(
+clientIP:ClientIPConfig(timeoutSeconds:int?)) 19ipFamilies:[] 17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,
+SingleStack 20allocateLoadBalancerNodePorts:bool? ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
 trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode; ServiceStatus: loadBalancer:LoadBalancerStatus(
 ingress:[]LoadBalancerIngress(ip hostname ipMode:? ports:[]PortStatus))+ conditions:[]Condition/type; PortStatus
 IngressPortStatus: *port:int *protocol error:?; Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(
@@ -397,10 +395,10 @@ metadata:ObjectMeta+ 4immutable:bool? 2data:{} binaryData:{}bytes; Secret: metad
 2data:{}bytes 4stringData:{} 3type=Opaque; ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name
 imagePullSecrets:[]LocalObjectReference automountServiceAccountToken:bool?; NamespaceSpec: finalizers:[];
 NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
-message)/type; NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey
-value|@labelvalue *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID;
-NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status
-*lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
+message)/type; NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|
+@labelvalue *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID; NodeStatus:
+capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status *lastHeartbeatTime:Time
+*lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
 daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
 *systemUUID *bootID *kernelVersion *osImage *containerRuntimeVersion *kubeletVersion *kubeProxyVersion *operatingSystem
 *architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[] sizeBytes:int) volumesInUse:[]
@@ -414,8 +412,8 @@ conditions:[]PersistentVolumeClaimCondition/type allocatedResources:{}Quantity 7
 currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName *status);
 PersistentVolumeClaimCondition JobCondition: *type *status *lastProbeTime:Time *lastTransitionTime:Time reason message;
 SecretReference: name|req namespace|req; PersistentVolumeSpec: capacity:{}Quantity|req :PersistentVolumeSource
-accessModes:[]|req claimRef:ObjectReference persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain
-storageClassName|@subdomain mountOptions:[] volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(
+accessModes:[]|req claimRef:ObjectReference persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain storageClassName|
+@subdomain mountOptions:[] volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(
 required:NodeSelector#) volumeAttributesClassName:?|@subdomain; PersistentVolumeSource: gcePersistentDisk:Raw
 awsElasticBlockStore:Raw hostPath:HostPathVolumeSource glusterfs:Raw nfs:NFSVolumeSource rbd:Raw iscsi:Raw cinder:Raw
 cephfs:Raw fc:Raw flocker:Raw flexVolume:Raw azureFile:Raw vsphereVolume:Raw quobyte:Raw azureDisk:Raw
@@ -434,9 +432,9 @@ message; ResourceQuotaSpec: hard:{}Quantity scopes:[] scopeSelector:ScopeSelecto
 matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName *operator values:[]))#; ResourceQuotaStatus:
 hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#; DeploymentSpec:
 replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+ strategy:DeploymentStrategy(type=RollingUpdate
-rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25% maxSurge:IntOrString?=25%))+&
-minReadySeconds:int|0.. revisionHistoryLimit:int?=10|0.. paused:bool 9progressDeadlineSeconds:int?=600|0..;
-DeploymentStatus: observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
+rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25% maxSurge:IntOrString?=25%))+& minReadySeconds:int|
+0.. revisionHistoryLimit:int?=10|0.. paused:bool 9progressDeadlineSeconds:int?=600|0..; DeploymentStatus:
+observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
 unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition(*type *status *6lastUpdateTime:Time
 *lastTransitionTime:Time 4reason message)/type 8collisionCount:int?; ReplicaSetSpec: replicas:int?=1|0..
 4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+; ReplicaSetStatus: *replicas:int
@@ -458,15 +456,14 @@ updatedNumberScheduled:int numberAvailable:int numberUnavailable:int collisionCo
 conditions:[]DaemonSetCondition/type; ControllerRevision: metadata:ObjectMeta+ *data:Raw *revision:int|0..; JobSpec:
 parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy(
 *rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore onExitCodes:PodFailurePolicyOnExitCodesRequirement(
-containerName:? *operator|In,NotIn *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(
-*type|@labelkey *status=True|False,True,Unknown))) 16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(
-succeededIndexes:? succeededCount:int?|0..)) 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0..
-maxFailedIndexes:int?|0.. 4selector:LabelSelector# manualSelector:bool? template:PodTemplateSpec+
-8ttlSecondsAfterFinished:int?|0.. completionMode:?|NonIndexed,Indexed suspend:bool?
-14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?; JobStatus: conditions:[]JobCondition/type^
-startTime:Time? completionTime:Time? active:int succeeded:int failed:int 11terminating:int? 7completedIndexes
-10failedIndexes:? 8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_ failed:[]/_) ready:int?;
-JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+; CronJobSpec: *schedule|req 8timeZone:?
+containerName:? *operator|In,NotIn *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|
+@labelkey *status=True|False,True,Unknown))) 16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:?
+succeededCount:int?|0..)) 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. maxFailedIndexes:int?|0..
+4selector:LabelSelector# manualSelector:bool? template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
+completionMode:?|NonIndexed,Indexed suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
+JobStatus: conditions:[]JobCondition/type^ startTime:Time? completionTime:Time? active:int succeeded:int failed:int
+11terminating:int? 7completedIndexes 10failedIndexes:? 8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_
+failed:[]/_) ready:int?; JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+; CronJobSpec: *schedule|req 8timeZone:?
 2startingDeadlineSeconds:int?|0.. concurrencyPolicy=Allow|Allow,Forbid,Replace suspend:bool?=false
 jobTemplate:JobTemplateSpec+ successfulJobsHistoryLimit:int?=3|0.. failedJobsHistoryLimit:int?=1|0..; CronJobStatus:
 active:[]ObjectReference 4lastScheduleTime:Time? lastSuccessfulTime:Time?; HorizontalPodAutoscalerSpec:
@@ -493,26 +490,25 @@ observedGeneration:int? lastScaleTime:Time? *currentReplicas:int *desiredReplica
 currentCPUUtilizationPercentage:int?; IngressSpec: 4ingressClassName:?|@subdomain 1defaultBackend:IngressBackend
 tls:[]IngressTLS(hosts:[] secretName|@subdomain) rules:[]IngressRule(host :IngressRuleValue(http:HTTPIngressRuleValue(
 *paths:[]HTTPIngressPath(path *3pathType:?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+)|req)));
-IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port
-number:int|1..65535)+#) 3resource:TypedLocalObjectReference#; IngressStatus: loadBalancer:IngressLoadBalancerStatus(
+IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port number:int|
+1..65535)+#) 3resource:TypedLocalObjectReference#; IngressStatus: loadBalancer:IngressLoadBalancerStatus(
 ingress:[]IngressLoadBalancerIngress(ip|@ip hostname|@subdomain 4ports:[]IngressPortStatus))+; IngressClassSpec:
-controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req
-*scope:?=Cluster|Cluster,Namespace namespace:?); NetworkPolicySpec: podSelector:LabelSelector+#
-ingress:[]NetworkPolicyIngressRule(ports:[]NetworkPolicyPort from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(
-ports:[]NetworkPolicyPort to:[]NetworkPolicyPeer) policyTypes:[]; NetworkPolicyPort: protocol:?=TCP|TCP,UDP,SCTP
-port:IntOrString? endPort:int?; NetworkPolicyPeer: podSelector:LabelSelector# namespaceSelector:LabelSelector#
-ipBlock:IPBlock(*cidr|req except:[]); EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6
-*2endpoints:[]Endpoint(*addresses:[]/_ conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+
-hostname:?|@label targetRef:ObjectReference# deprecatedTopology:{} nodeName:?|@subdomain zone:? hints:EndpointHints(
-forZones:[]ForZone(*name|@labelvalue) forNodes:[]ForNode(*name|@subdomain))) *ports:[]discovery.EndpointPort(
-name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey); PodDisruptionBudgetSpec:
-minAvailable:IntOrString? selector:LabelSelector# maxUnavailable:IntOrString?
-unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget; PodDisruptionBudgetStatus: observedGeneration:int
-disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int *desiredHealthy:int *expectedPods:int
-conditions:[]Condition/type; Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(gracePeriodSeconds:int?
-preconditions:Preconditions(uid:? resourceVersion:?) orphanDependents:bool? propagationPolicy:? dryRun:[]
-ignoreStoreReadErrorWithClusterBreakingPotential:bool?); Role: metadata:ObjectMeta+ *rules:[]PolicyRule; PolicyRule:
-*verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[]; ClusterRole: metadata:ObjectMeta+
+controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req *scope:?=Cluster|
+Cluster,Namespace namespace:?); NetworkPolicySpec: podSelector:LabelSelector+# ingress:[]NetworkPolicyIngressRule(
+ports:[]NetworkPolicyPort from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(ports:[]NetworkPolicyPort
+to:[]NetworkPolicyPeer) policyTypes:[]; NetworkPolicyPort: protocol:?=TCP|TCP,UDP,SCTP port:IntOrString? endPort:int?;
+NetworkPolicyPeer: podSelector:LabelSelector# namespaceSelector:LabelSelector# ipBlock:IPBlock(*cidr|req except:[]);
+EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint(*addresses:[]/_
+conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+ hostname:?|@label targetRef:ObjectReference#
+deprecatedTopology:{} nodeName:?|@subdomain zone:? hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue)
+forNodes:[]ForNode(*name|@subdomain))) *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP
+port:int? appProtocol:?|@labelkey); PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#
+maxUnavailable:IntOrString? unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget; PodDisruptionBudgetStatus:
+observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int *desiredHealthy:int
+*expectedPods:int conditions:[]Condition/type; Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(
+gracePeriodSeconds:int? preconditions:Preconditions(uid:? resourceVersion:?) orphanDependents:bool? propagationPolicy:?
+dryRun:[] ignoreStoreReadErrorWithClusterBreakingPotential:bool?); Role: metadata:ObjectMeta+ *rules:[]PolicyRule;
+PolicyRule: *verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[]; ClusterRole: metadata:ObjectMeta+
 *rules:[]PolicyRule aggregationRule:AggregationRule(clusterRoleSelectors:[]LabelSelector); RoleBinding
 ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|ServiceAccount,User,Group apiGroup *name|req
 namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *kind *name|req)+#;
@@ -530,8 +526,8 @@ related:ObjectReference# note type deprecatedSource:EventSource+ *deprecatedFirs
 3names:CustomResourceDefinitionNames+ *scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion
 9conversion:CustomResourceConversion(*strategy|None,Webhook ~webhook:WebhookConversion(
 2clientConfig:WebhookClientConfig(3url:? 1service:ServiceReference(*namespace *name path:? port:int?=443)
-caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool; CustomResourceDefinitionNames:
-*plural|@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[]; CustomResourceDefinitionVersion: *name
+caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool; CustomResourceDefinitionNames: *plural|
+@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[]; CustomResourceDefinitionVersion: *name
 *served:bool *storage:bool 7deprecated:bool deprecationWarning:? 4schema:CustomResourceValidation(
 openAPIV3Schema:JSONSchemaProps) subresources:CustomResourceSubresources(status:CustomResourceSubresourceStatus()
 scale:CustomResourceSubresourceScale(*specReplicasPath *statusReplicasPath labelSelectorPath:?))
@@ -573,7 +569,7 @@ TOKEN = re.compile(r"([*~!]*)(\d*)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
 SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw", "Double",
            "ExtraValue", "SchemaOrArray", "SchemaOrBool", "SchemaOrStrings"}
-MESSAGES, rest = {}, SCHEMA                             # name: tokens
+MESSAGES, rest = {}, re.sub(r"([|,])\s+", r"\1", SCHEMA)       # name: tokens
 while "(" in rest:
     MESSAGES.update(re.findall(r"([\w.]+)\(([^()]*)\)", rest))
     rest = re.sub(r"\([^()]*\)", "", rest)
@@ -593,16 +589,12 @@ class Message:
             last = int(number or last + 1)
             field = self.by_number[last] = Field(
                 last, label, kind, type_ or "string", *(sign in mark for sign in "?+&#"),
-                tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^", default and WORDS.get(
-                    default, int(default) if default.isdigit() else default), "*" in flags, flags.strip("*"),
-                tuple(filter(None, rules.split("|"))))
+                tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^",
+                default and WORDS.get(default, int(default) if default.isdigit() else default),
+                "*" in flags, flags.strip("*"), tuple(filter(None, rules.split("|"))))
             self.by_name.update({label: field} if label else message(field.type).by_name)
 
-def message(name, parsed={}):
-    """The Message called name; parsed at its first use and kept (a GIL-atomic dict, so any thread may ask)."""
-    if name not in parsed:
-        parsed[name] = Message(name)
-    return parsed[name]
+message = lru_cache(maxsize=None)(Message)      # by name; parsed at its first use and kept, any thread may ask
 
 Findings = namedtuple("Findings", "unknown hints refused")      # what reading an object brought to light, as paths
 
@@ -742,8 +734,8 @@ NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it
                 "'my-name',  or 'abc-123'"),
     "key": ("[-._a-zA-Z0-9]+", 253, "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "'key.name',  or 'KEY_NAME',  or 'key-name'"),
-    "labelvalue": (f"({QUALIFIED})?", 63, "a valid label must be an empty string or consist of alphanumeric characters, "
-                   "'-', '_' or '.', " + ENDS, "'MyValue',  or 'my_value',  or '12345'"),
+    "labelvalue": (f"({QUALIFIED})?", 63, "a valid label must be an empty string or consist of alphanumeric "
+                   "characters, '-', '_' or '.', " + ENDS, "'MyValue',  or 'my_value',  or '12345'"),
     "qualified": (QUALIFIED, 63, "name part must consist of alphanumeric characters, '-', '_' or '.', " + ENDS,
                   "'MyName',  or 'my.name',  or '123-abc'"),
     "port": ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15, "must contain only alpha-numeric characters (a-z, 0-9), and "
@@ -971,7 +963,8 @@ def parse_yaml(data, duplicates=None):
     try:
         import yaml
     except ImportError:
-        raise ApiError(415, "UnsupportedMediaType", "YAML bodies need PyYAML on the host (Debian: python3-yaml); send JSON")
+        raise ApiError(415, "UnsupportedMediaType",
+                       "YAML bodies need PyYAML on the host (Debian: python3-yaml); send JSON")
 
     class Loader(yaml.SafeLoader):         # the one in C has no limit of depth, and crashes
         """Dates stay text, as in JSON; an alias could stand for more than memory holds."""
@@ -1062,11 +1055,10 @@ def wire_schema(data, type_):
     return schema(first[1]) if 1 in first else [read(value) for number, value in found if number == 2]
 
 WIRE = {  # how a scalar stands on the wire -> its JSON value
-    "string": bytes.decode, "int": signed, "bool": bool,
-    "bytes": lambda value: base64.b64encode(value).decode(), "IntOrString": wire_int_or_string,
+    "string": bytes.decode, "int": signed, "bool": bool, "IntOrString": wire_int_or_string, "Raw": wire_raw,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
+    "bytes": lambda value: base64.b64encode(value).decode(), "Double": lambda data: struct.unpack("<d", data)[0],
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
-    "Raw": wire_raw, "Double": lambda data: struct.unpack("<d", data)[0],
     "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
     **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")},
 }
@@ -1121,8 +1113,8 @@ def parse_body(data, content_type, kind, duplicates=None):
             fault = "unexpected end of JSON input" if at_end else error
             raise bad_request(f"{unknown} json parse error: {fault} ({shown})")
     else:
-        raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media types "
-                       "include: application/json, application/yaml" +
+        raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
+                       "types include: application/json, application/yaml" +
                        ("" if kind.crd else ", application/vnd.kubernetes.protobuf"))
     if not isinstance(body, dict):
         raise bad_request(f"{unknown} json: cannot unmarshal into Go value: the body is no object")
@@ -1177,12 +1169,8 @@ def merge_patch(current, patch):
     if not isinstance(patch, dict):
         return patch
     out = dict(current) if isinstance(current, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merge_patch(out.get(key), value)
-    return out
+    out.update((key, merge_patch(out.get(key), value)) for key, value in patch.items())
+    return {key: value for key, value in out.items() if patch.get(key, 0) is not None}
 
 DELETES, ORDERS = "$deleteFromPrimitiveList/", "$setElementOrder/"      # directives that a field's name follows
 
@@ -1215,7 +1203,7 @@ def strategic_merge(type_, current, patch):
             name = key[len(DELETES):]
             if isinstance(value, list) and isinstance(out.get(name), list):
                 out[name] = [item for item in out[name] if item not in value]
-        elif value is None or isinstance(value, dict) and "$patch" in value and not isinstance(old, dict):
+        elif value is None or is_directive(value) and not isinstance(old, dict):
             out.pop(key, None)                            # null, or a directive about nothing
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
@@ -1226,14 +1214,13 @@ def strategic_merge(type_, current, patch):
             out[key] = undirected(value)
     return out
 
+def is_directive(value):
+    return isinstance(value, dict) and "$patch" in value
 def undirected(value):
     """A value that meets nothing to merge with: without nulls, and without what holds a directive."""
     if isinstance(value, dict):
-        return {key: undirected(item) for key, item in value.items() if item is not None and "$patch" not in
-                (item if isinstance(item, dict) else ())}
-    if isinstance(value, list):
-        return [undirected(item) for item in value if not isinstance(item, dict) or "$patch" not in item]
-    return value
+        return {key: undirected(item) for key, item in value.items() if item is not None and not is_directive(item)}
+    return [undirected(item) for item in value if not is_directive(item)] if isinstance(value, list) else value
 
 def merge_list(field, current, value, order=None):
     """The new value of a list; order is its $setElementOrder or None, value None if the patch has only that."""
@@ -1245,7 +1232,7 @@ def merge_list(field, current, value, order=None):
         return dumps(item[key] if key else item)
     if len({type(item) for item in [*server, *(value or ())]}) > 1 or order and not server and not value:
         raise bad_request("list element types are not identical" if value else "no elements in any of the given slices")
-    fresh = [item for item in value or () if not isinstance(item, dict) or "$patch" not in item]
+    fresh = [item for item in value or () if not is_directive(item)]
     if order is not None:
         left = [identity(item) for item in order]
         for item in fresh if order else ():
@@ -1362,12 +1349,11 @@ def to_fields_v1(paths):
     tree = {}
     for path in sorted(paths):
         node = tree
-        for element in path:
+        for i, element in enumerate(path):
+            if path[:i] in paths:
+                node["."] = {}
             node = node.setdefault(element, {})
-        node["."] = {}
-    def bare(node):
-        return {} if node.keys() <= {"."} else {element: bare(below) for element, below in node.items()}
-    return bare(tree)
+    return tree
 
 def from_fields_v1(tree, path=()):
     out = set()
@@ -1488,9 +1474,6 @@ def apply_conflict(conflicts):
 FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
-META_ORDER = ("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
-              "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations",
-              "ownerReferences", "finalizers", "managedFields")
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
 Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
 
@@ -1519,7 +1502,7 @@ class Store:
         os.chmod(path, 0o600)
         try:
             self.db.executescript(
-                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
                 "PRAGMA cache_size=-256; CREATE TABLE IF NOT EXISTS objects (kind TEXT, namespace TEXT, name TEXT, "
                 "object TEXT, PRIMARY KEY (kind, namespace, name)) WITHOUT ROWID;"
                 "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;")
@@ -1575,13 +1558,9 @@ class Store:
             if at and at < self.floor:
                 raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
             if version < self.version:
-                rows = dict(rows)
-                for change in reversed(self.ring):
-                    if change.version > version and change.kind.id == kind:
-                        rows.pop(change.key, None)
-                        if change.old:
-                            rows[change.key] = change.old
-            rows = [(key, row) for key, row in rows.items() if namespace is None or key[0] == namespace]
+                rows = {**rows, **{change.key: change.old for change in reversed(self.ring)
+                                   if change.version > version and change.kind.id == kind}}
+            rows = [(key, row) for key, row in rows.items() if row and (namespace is None or key[0] == namespace)]
             if watch:
                 self.watches.add(watch)
         return version, sorted(rows)
@@ -1630,7 +1609,7 @@ class Store:
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         old = self.row(kind.id, key)
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
-        meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER
+        meta = obj["metadata"] = {name: obj["metadata"][name] for name in message("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
         if old and dumps(obj) == old.raw and not (keep and old.kept is None):
             return obj
@@ -1733,20 +1712,18 @@ class Watch:
                 obj = json.loads(change.old.raw)
                 obj["metadata"]["resourceVersion"] = str(change.version)
                 raw = dumps(obj)
-            memo[key] = self.encode(type_, raw)
-        self.form = self.form._replace(columns=False)
+            memo[key] = self.encode(type_, shown(self.kind, raw, self.form))
+        self.form = self.form._replace(columns=False)               # the first event of a watch alone tells them
         return memo[key]
 
     def encode(self, type_, raw):
-        if type_ != "BOOKMARK":
-            raw = shown(self.kind, raw, self.form)
-            self.form = self.form._replace(columns=False)           # the first event of a watch alone tells them
         return chunk(b'{"type":"%s","object":%s}\n' % (type_.encode(), raw))
 
     def bookmark(self, version, initial=False):
-        meta = {"resourceVersion": str(version), **filled(annotations=initial and {"k8s.io/initial-events-end": "true"})}
-        return self.encode("BOOKMARK", dumps({"kind": self.kind.name, "apiVersion": group_version(self.kind),
-                                              "metadata": meta}))
+        notes = {"k8s.io/initial-events-end": "true"} if initial else {}
+        return self.encode("BOOKMARK", dumps({
+            "kind": self.kind.name, "apiVersion": group_version(self.kind),
+            "metadata": {"resourceVersion": str(version), **filled(annotations=notes)}}))
 
 def chunk(data):
     """One chunk of a chunked body (RFC 9112, 7.1)."""
