@@ -263,10 +263,9 @@ def group_version(kind):
 
 # SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
 #   A message that one field alone needs stands behind its name there: TYPE(TOKENS). A kind of the usual form
-#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down.
+#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down. Lines may break after ( | and ,
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
-#   number  the protobuf field number, if it is not one more than that of the token before
-#   name    none for a struct that Go embeds: its fields stand in this message
+#   number  in protobuf, where it is not one more than the last; no name: a struct that Go embeds, its fields stand here
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
 #           is a value), & retainKeys (strategic merge), # one value to server-side apply
 #   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours. Double: a float64.
@@ -1488,10 +1487,8 @@ def durable(kind, obj):
     return dict(obj, status=keep)
 
 class Store:
-    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes.
-
-    Every method may be called from any thread. A transaction belongs to one thread at a time; readers never wait for
-    it, nor for the disk."""
+    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Every method may be called
+    from any thread. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
     def __init__(self, path):
         self.rows = {kind.id: {} for kind in KINDS}         # those of custom resources come with their first object
         self.writing = threading.RLock()    # held for a whole transaction, disk included
