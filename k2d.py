@@ -1487,8 +1487,8 @@ def durable(kind, obj):
     return dict(obj, status=keep)
 
 class Store:
-    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Every method may be called
-    from any thread. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
+    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any thread may call any
+    method. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
     def __init__(self, path):
         self.rows = {kind.id: {} for kind in KINDS}         # those of custom resources come with their first object
         self.writing = threading.RLock()    # held for a whole transaction, disk included
