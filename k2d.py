@@ -612,7 +612,8 @@ def clean(type_, value, findings, path="", owner="", kind=""):
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
-        return {k: clean(type_, item, findings, f"{path}.{k}", owner) for k, item in value.items() if item is not None}
+        return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner)
+                for key, item in value.items() if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
     or_schema = not kind and type_.startswith("SchemaOr")
@@ -833,7 +834,8 @@ def parse_field_selector(kind, text):
         if not found:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
         if found[1] not in known:
-            raise bad_request(f"field label not supported: {found[1]}")
+            raise bad_request(f"field label not supported: {found[1]}" if kind.crd or kind.id in FIELD_LABELS else
+                              f'"{found[1]}" is not a known field selector: only "metadata.name", "metadata.namespace"')
         terms.append((found[1], found[2] != "!=", found[3]))
     return terms
 
@@ -1149,7 +1151,8 @@ def json_patch(current, operations):
                     raise unprocessable()
             elif op != "remove":
                 value = operation["value"]
-            (where, last), adds = parent(operation["path"]), op in ("add", "copy", "move")
+            where, last = parent(operation["path"])
+            adds = op in ("add", "copy", "move") or op == "replace" and isinstance(where, dict)  # as Kubernetes
             found = None if adds else where[last]         # must be there: RFC 6902, 4.3
             if adds and isinstance(where, list):
                 where.insert(last, value)
@@ -1302,7 +1305,7 @@ def parts_of(place, value):
         rest = rest if isinstance(rest, dict) else None
         is_whole = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
     elif is_field and not place.kind and place.type not in SCALARS:
-        fields, is_whole = message(place.type).by_name, place.atomic
+        fields, is_whole = message(place.type).by_name, place.atomic or isinstance(value, list)
     elif is_field and place.kind:
         rest, is_whole = place._replace(kind=""), place.atomic
     else:
@@ -1384,8 +1387,11 @@ def in_scope(paths, manager, has_status):
 
 def updated_managers(place, before, after, managers, manager, has_status):
     """The managers after an update by one of them: it owns what it changed, nobody else does."""
-    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(
-        walk(place, before), walk(place, after)))
+    try:
+        walks = walk(place, before), walk(place, after)
+    except ApiError:                                        # a list item without its key is no reason to refuse
+        return managers
+    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(*walks))
     out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
     if changed - STRIPPED:
         out[manager] = out.get(manager, (set(),))[0] | changed - STRIPPED, now()
@@ -1394,6 +1400,8 @@ def updated_managers(place, before, after, managers, manager, has_status):
 def apply_merge(place, live, config):
     """What live becomes when config is applied: its leaves win, the rest of live stays."""
     parts = parts_of(place, config)
+    if parts is not None and config is None:
+        return live
     if parts is None or live is None or parts_of(place, live) is None:
         return config
     if isinstance(config, dict):
@@ -1440,13 +1448,25 @@ def apply_patch(place, live, config, managers, manager, force, has_status):
     new = remove_paths(place, merged, to_fields_v1(gone)) if gone else merged
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(before, walk(place, new)))
     order = lambda path: [part for i, element in enumerate(path, 1) for part in (i < len(path), element)]
-    conflicts = {each: sorted(paths & changed, key=order) for each, (paths, _) in managers.items()
-                 if each != manager and paths & changed}
+    mine = last_applied(place, live) if manager.name == "kubectl" else set()
+    conflicts = {each: sorted(paths & changed - mine, key=order) for each, (paths, _) in managers.items()
+                 if each != manager and paths & changed - mine}
     if conflicts and not force:
         raise apply_conflict(conflicts)
     managers = {each: (paths if each == manager else paths - changed - removed, time_)
                 for each, (paths, time_) in managers.items()}
     return new, {each: entry for each, entry in managers.items() if entry[0]}
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+def last_applied(place, live):
+    """The paths that client-side apply has set and that are as it left them."""
+    try:
+        config, found = json.loads(dig(live, "metadata", "annotations", LAST_APPLIED) or "{}"), walk(place, live)
+        return {path for path, value in walk(place, config).items() if found.get(path) == value
+                } if config.get("apiVersion") == live["apiVersion"] else set()
+    except (ValueError, AttributeError, TypeError, ApiError):       # anybody may write that annotation
+        return set()
 
 def path_text(path):
     """A path as people read it: .spec.containers[name="c"].image"""
@@ -2160,8 +2180,8 @@ def from_docker_container(info, name, node):
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
                      "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
-        "spec": {"volumes": [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
-                             for i, mount in enumerate(mounts)],
+        "spec": {**filled(volumes=[{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
+                                   for i, mount in enumerate(mounts)]),
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
                  "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
@@ -3255,6 +3275,7 @@ class Controllers:
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
+        self.started = False                        # whether start() has looked at everything: NAT wants the whole picture
 
     def reconcile(self, key):
         getattr(self, key[0])(*key[1:])
@@ -3351,6 +3372,8 @@ class Controllers:
                     for ref in refs or ():
                         if not self.owner(ref, key[0]):
                             self.add("collect", ref["uid"])
+        self.started = True
+        self.add("nat")
 
     # -- scheduling on the one node
     def schedule(self, namespace, name):
@@ -3624,7 +3647,7 @@ class Controllers:
     def nat(self):
         if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
             self.add("nat")                                     # after them: half of a picture would refuse somebody
-        elif self.k2d.pods.digested:
+        elif self.started and self.k2d.pods.digested:
             self.k2d.network.sync()
 
     def hosts(self):
@@ -4269,6 +4292,8 @@ def default_pod_spec(spec, is_pod):
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
 
+TEMPLATE_COUNT = "deprecated.daemonset.template.generation"
+
 class Defaults:
     """A function per kind, called like it, with the new object."""
     def Pod(pod):
@@ -4318,7 +4343,7 @@ class Defaults:
         strategy = obj["spec"]["updateStrategy"]
         if strategy["type"] == "RollingUpdate":
             fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
-        obj["metadata"].setdefault("annotations", {}).setdefault("deprecated.daemonset.template.generation", "1")
+        obj["metadata"].setdefault("annotations", {}).setdefault(TEMPLATE_COUNT, "1")
         default_pod_spec(obj["spec"]["template"]["spec"], False)
     def Job(job):
         spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
@@ -4395,7 +4420,7 @@ def validate_meta(kind, meta, faults):
     if not meta.get("name"):
         faults.add("metadata.name", "Required value", why="name or generateName is required")
     else:
-        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.name, "subdomain"))
+        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
     for key, value in labels.items():
         for found, why in [(key, why) for why in label_key_faults(key)] + [
                 (value, why) for why in name_faults("labelvalue", value)]:
@@ -4597,7 +4622,7 @@ class Checks:
                 yield at + ".targetPort", "Invalid value", port["targetPort"], "must be between 1 and 65535, inclusive"
             if transport in [pick(other, ("port", "protocol")) for other in ports[:i]]:
                 yield at, "Duplicate value", transport
-            if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):
+            if port.get("nodePort") and spec["type"] == "ClusterIP":
                 yield at + ".nodePort", "Forbidden", None, "may not be used when `type` is 'ClusterIP'"
     def ConfigMap(obj):
         size, is_secret = 0, obj["kind"] == "Secret"
@@ -4983,6 +5008,31 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
     ("PriorityClass", "value", "value", "may not be changed in an update."),
 ]
 
+def forget_exposure(spec, before):
+    """A Service that is no longer exposed loses what only served that, unless the client changed it at the same time."""
+    numbers = lambda spec: {port.get("nodePort") for port in spec.get("ports") or ()} - {None}
+    if before["type"] in ("NodePort", "LoadBalancer") and spec["type"] not in ("NodePort", "LoadBalancer"):
+        for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
+            port.pop("nodePort", None)
+        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
+            if spec.get(field) == before.get(field):
+                spec.pop(field, None)
+
+def keep_assigned(kind, obj, old):
+    """What an update need not say again, since the server had filled it in, or may not say."""
+    spec, before = obj.get("spec"), old.get("spec")
+    if kind.id == "Service":
+        forget_exposure(spec, before)
+        if before.get("clusterIP") and not spec.get("clusterIP") and "ExternalName" not in (spec["type"], before["type"]):
+            spec["clusterIP"] = before["clusterIP"]
+    elif kind.id == "Namespace":
+        spec.update(pick(before, ("finalizers",)))
+    elif kind.id == "Pod" and not is_foreign(obj):
+        add_tolerations(spec)
+    elif kind.id == "DaemonSet" and before["template"] != spec["template"]:
+        notes = obj["metadata"].setdefault("annotations", {})
+        notes[TEMPLATE_COUNT] = str(int(dig(old, "metadata", "annotations", TEMPLATE_COUNT, default="1")) + 1)
+
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
@@ -4996,15 +5046,25 @@ def validate_update(kind, old, new, faults):
             if chosen(old) != chosen(new):
                 faults.add(where, "Forbidden", why=why)
     if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
-        faults.add("roleRef", "Invalid value", new["roleRef"], "cannot change roleRef")
-    if kind.id == "Job" and before["template"] != after.get("template") and not before.get("suspend"):
-        faults.add("spec.template", "Invalid value", after.get("template"), "field is immutable")
-    if kind.name == "Pod" and fixed(before) != fixed(after):
+        words = {"APIGroup": "apiGroup", "Kind": "kind", "Name": "name"}
+        faults.add("roleRef", "Invalid value", {go: new["roleRef"][name] for go, name in words.items()},
+                   "cannot change roleRef")
+    if kind.id == "Job":
+        if before.get("completions") != after.get("completions") and not (
+                after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")):
+            faults.add("spec.completions", "Invalid value", after.get("completions"), "field is immutable")
+        is_asleep = before.get("suspend") and not dig(old, "status", "startTime")
+        rest = lambda template: template if not is_asleep else {
+            "metadata": without(template["metadata"], "labels", "annotations"),
+            "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
+        if rest(before["template"]) != rest(after["template"]):
+            faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
+    if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
-    if kind.name == "Service" and "ExternalName" not in (before["type"], after["type"]):
+    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
         if before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"]):
             faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
@@ -5135,6 +5195,8 @@ def validate_custom(schema, value, path, faults):
         return not tried
     for each in schema.get("allOf", ()):
         validate_custom(each, value, path, faults)
+    if "allOf" in schema and not any(map(valid, schema["allOf"])):
+        faults.add("<nil>", "Invalid value", "", f'"{where}" must validate all the schemas (allOf). None validated')
     for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema")):
         good = [each for each in schema.get(word, ()) if valid(each)]
         if word in schema and (not good or word == "oneOf" and len(good) > 1):
@@ -5195,16 +5257,20 @@ def containers_of(spec):
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers")
             for i, container in enumerate(spec.get(field) or ())]
 
+def add_tolerations(spec):
+    """A pod outlives trouble of its node for five minutes, unless it says something else."""
+    tolerations = spec.setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+
 def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
     spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
     spec.setdefault("priority", 0)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-    tolerations = spec.setdefault("tolerations", [])
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
-            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+    add_tolerations(spec)
     classes = [c for c in store.list("PriorityClass") if c["metadata"]["name"] == spec.get("priorityClassName") or
                not spec.get("priorityClassName") and c.get("globalDefault")]
     if spec.get("priorityClassName") and not classes:
@@ -5636,7 +5702,7 @@ class Api:
         version, name, given = group_version(kind), body.get("kind"), body.get("apiVersion")
         def misfit(why, name=kind.name, version=kind.version):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
-        if kind.name != "DeleteOptions":
+        if kind.id != "DeleteOptions":
             if name not in (None, "", kind.name):
                 if kind.crd:
                     raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})")
@@ -5727,11 +5793,13 @@ class Api:
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
         if kind.crd:
             default_custom(kind.schema, obj)
-        else:
+        elif not is_foreign(obj):                               # those say what the engine says, and no more
             fill_defaults(kind.schema, obj)
         obj = to_stored(kind, obj)
         home = KIND[kind.id]
-        getattr(Defaults, home.id, lambda obj: None)(obj)
+        if old:
+            keep_assigned(home, obj, old)
+        getattr(Defaults, "" if is_foreign(obj) else home.id, lambda obj: None)(obj)
         if old and status is not None:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
         if managers is None and request:
@@ -5741,7 +5809,8 @@ class Api:
             managers = updated_managers(place_of(kind.schema), before, to_served(kind, obj), present, manager, "status" in
                                         kind.subresources) if present or not old else {}
         if managers is not None:
-            meta["managedFields"] = write_managers(managers)
+            meta.pop("managedFields", None)
+            meta.update(filled(managedFields=write_managers(managers)))
         if not old:
             self.admit_new(home, obj)
         validate_meta(home, meta, faults)
@@ -5854,10 +5923,15 @@ class Api:
                     times = updated_managers(place, empty_object(shape), before, {}, first, has_status)
                 given, managers = apply_patch(place, before, patch, times, manager_of(request, "Apply"),
                                               "force" in request.query and request.flag("force"), has_status)
+                notes = dig(given, "metadata", "annotations", default={})
+                if manager_of(request, "Apply").name == "kubectl" and notes.get(LAST_APPLIED):
+                    own = {**patch, "metadata": without(patch["metadata"], "annotations")}
+                    others = without(dig(patch, "metadata", "annotations", default={}), LAST_APPLIED)
+                    own["metadata"].update(filled(annotations=others))
+                    notes[LAST_APPLIED] = json.dumps(own, sort_keys=True, separators=(",", ":")) + "\n"
                 given = self.cleaned(request, given, shape)
-                if given == self.cleaned(request, before, shape):   # nothing new: the time of the last apply stays
-                    managers = {m: times[m] if times.get(m, (None,))[0] == entry[0] else entry
-                                for m, entry in managers.items()}
+                if given == self.cleaned(request, before, shape):   # nothing new: all times stay, a new one has none
+                    managers = {m: (entry[0], times.get(m, (None, None))[1]) for m, entry in managers.items()}
             elif is_patch:
                 try:
                     merged = patch(shape.schema, before)
@@ -5866,7 +5940,14 @@ class Api:
                 if not isinstance(merged, dict):
                     raise unprocessable()
                 request.given = merged
-                given = self.cleaned(request, merged, shape)
+                try:
+                    given = self.cleaned(request, merged, shape)
+                except ApiError as error:
+                    if error.code != 400 or kind.crd:
+                        raise
+                    text = f"Invalid value: {json.dumps(dumps(merged).decode())}: {str(error).partition(': ')[2]}"
+                    raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
+                        {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
                 self.check_identity(request, given["metadata"], True)
             uid, present, version = given["metadata"].get("uid"), old["metadata"], given["metadata"].get("resourceVersion")
             if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
@@ -5931,8 +6012,11 @@ class Api:
                 group, _, version = str(config.get("apiVersion") or "").rpartition("/")
                 raise bad_request(f"invalid object type: {group}/{version}, Kind={config.get('kind') or ''}")
             return config
-        if media not in PATCHES or media.startswith("application/strategic") and request.kind.crd:
+        if media not in PATCHES:
             raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
+        if media.startswith("application/strategic") and request.kind.crd:
+            raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
+                           "types include: " + ", ".join([*(each for each in PATCHES if "strategic" not in each), APPLY]), {})
         wanted, go_name, apply = PATCHES[media]
         try:
             patch = parse_json(request.body)
@@ -5975,8 +6059,10 @@ class Api:
                 present = request.managers(old)
                 managers = updated_managers(place_of(kind.schema), served, new, present, manager_of(
                     request, "Update"), True) if managers is None and present else managers or {}
-                new["metadata"]["managedFields"] = write_managers(managers)
-            validate_fields("ObjectMeta", new["metadata"], "metadata", Faults())
+                new["metadata"].update(filled(managedFields=write_managers(managers)))
+            faults = Faults()
+            validate_meta(kind, new["metadata"], faults)
+            faults.check(kind, before["name"])
             return to_stored(kind, new)
         new = {**given, "metadata": meta}
         if "status" in kind.subresources:
@@ -5995,7 +6081,7 @@ class Api:
     def settle(self, kind, obj, keep=False):
         """Store a changed object, or remove it if it was only waiting for its last finalizer."""
         with self.store.transaction():
-            waiting = kind.name == "Namespace" or kind.name == "Pod" and obj["spec"].get("nodeName")
+            waiting = kind.id == "Namespace" or kind.id == "Pod" and obj["spec"].get("nodeName")
             if is_deleting(obj) and not obj["metadata"].get("finalizers") and not waiting:
                 obj["metadata"].pop("finalizers", None)
                 return self.store.remove(kind, obj)
@@ -6036,22 +6122,26 @@ class Api:
                 raise ApiError(409, "Conflict", f'Operation cannot be fulfilled on {kind.name} "{name}": the {word} '
                                f"in the precondition ({wanted[field]}) does not match the {word} in record "
                                f"({meta[field]}). The object might have been {more}", {"name": name, "kind": kind.name})
-        if kind.name == "Namespace" and name in SYSTEM_NAMESPACES:
+        if kind.id == "Namespace" and name in SYSTEM_NAMESPACES:
             raise forbidden(kind, name, "this namespace may not be deleted")
+        if kind.id == "PriorityClass" and name.startswith("system-"):
+            raise forbidden(kind, name, "this is a system priority class and cannot be deleted")
         finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")]
         policy = options.get("propagationPolicy")
         finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
-        if kind.name == "Namespace":
+        if kind.id == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
         elif not finalizers and grace == 0 and not is_foreign(obj):
             with self.store.transaction():
-                if not dry_run:
-                    if kind.name == "Pod" and obj["spec"].get("nodeName"):
+                if kind.id == "Pod":                            # its watchers see it marked, then gone
+                    meta["generation"] = meta.get("generation", 1) + (not meta.get("deletionTimestamp"))
+                    meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
+                    obj = obj if dry_run else self.store.put(kind, obj)
+                    if obj["spec"].get("nodeName") and not dry_run:
                         self.store.bury(meta["uid"])
+                if not dry_run:
                     self.store.remove(kind, obj)
-            if kind.name == "Pod":
-                meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
             return None
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + (grace or 0)))
         before = meta.get("deletionTimestamp")
@@ -6069,8 +6159,8 @@ class Api:
     @staticmethod
     def grace(kind, obj, options):
         """The seconds a deletion waits for the containers: 0 for all but pods, and for pods that have none."""
-        if kind.name != "Pod":
-            return None if kind.name == "Namespace" else 0
+        if kind.id != "Pod":
+            return None if kind.id == "Namespace" else 0
         if not obj["spec"].get("nodeName") or dig(obj, "status", "phase") in ("Succeeded", "Failed"):
             return 0
         given = options.get("gracePeriodSeconds")
@@ -6163,7 +6253,7 @@ class Api:
         if request.form.kind:                                   # no metadata, no table
             raise not_acceptable()
         given = self.read(request, request.kind)
-        if request.kind.name == "Binding":
+        if request.kind.id == "Binding":
             request.name = given["metadata"].get("name", "")
             request.kind = KIND["Pod"]
             return self.binding(request)
@@ -6177,7 +6267,7 @@ class Api:
         if name not in names:
             raise bad_request(f"container {name} is not valid for pod {request.name}")
         if not pod["spec"].get("nodeName"):
-            return answer(200, b"", "text/plain")
+            return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
         status = next((s for s in dig(pod, "status", "containerStatuses", default=()) if s["name"] == name), {})
         if not found or not engine_time(found.started_at):
@@ -6705,7 +6795,7 @@ def columns_of(kind):
     """(the Columns of a kind, the function to the cells without a path)."""
     words, function, columns = "", None, []
     if kind.crd is None:
-        words, function = COLUMNS[kind.name].replace("Age", "Age^=metadata.creationTimestamp"), CELLS.get(kind.name)
+        words, function = COLUMNS.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp"), CELLS.get(kind.name)
     for word in (words if re.search(r"\bName\b", words) else "Name=metadata.name " + words).split():
         title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
         type_, zero, show = MARKS[mark]
@@ -6739,19 +6829,41 @@ def to_table(kind, objects, form):
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {
     "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
-    "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
+    "bytes": {"type": "string", "format": "byte"}, "Raw": {},
     "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
     "Quantity": {"type": "string"}, "Double": {"type": "number", "format": "double"},
     "IntOrString": {"type": "string", "format": "int-or-string"},
     "ExtraValue": {"type": "array", "items": {"type": "string"}}}
 
+EITHER = {  # what version 3 says by name, so that `explain` does: alternatives
+    "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}}
+# Fields that are always printed, yet need not be given; and the structs that must.
+OPTIONAL = set("Role.rules ClusterRole.rules ContainerImage.names CustomResourceDefinitionStatus.conditions "
+               "CustomResourceDefinitionStatus.storedVersions EndpointSlice.ports Event.reportingComponent "
+               "Event.reportingInstance HorizontalPodAutoscalerStatus.currentMetrics NodeRuntimeHandler.name "
+               "ProjectedVolumeSource.sources StatefulSetOrdinals.start StatefulSetSpec.serviceName "
+               "StatefulSetStatus.availableReplicas ReplicaSetSpec.template PodTemplate.template "
+               "CustomResourceDefinitionStatus.acceptedNames".split())
+NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResourceDefinitionSpec IngressBackend "
+          "JobTemplateSpec MetricIdentifier MetricTarget MetricValueStatus NodeSelectorTerm ObjectReference "
+          "PodAffinityTerm PodTemplateSpec RoleRef").split()
+
+def is_required(message, field):
+    """Whether clients must write the field: kubectl before 1.25 refuses an object without it."""
+    unset = ("Time", "MicroTime", "Quantity", "IntOrString", "Raw")
+    return f"{message}.{field.name}" not in OPTIONAL and (
+        field.plain and field.type.rpartition(".")[2] in NEEDED or
+        field.always and not field.pointer and field.default is None and field.type not in unset)
+
 def openapi_field(field, root):
     """The schema of one field; root is where definitions stand."""
-    base = OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
+    is_v3 = root.startswith("#/components")
+    base = {"$ref": root + "io.k8s." + field.type} if is_v3 and field.type in EITHER else OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
     if field.kind == "{}":
         return {"type": "object", "additionalProperties": base, **({"x-kubernetes-map-type": "atomic"} if field.atomic else {})}
     strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
-    out = dict(base) if not strategies else {"allOf": [base]}
+    out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
         out = {"type": "array", "items": base, "x-kubernetes-list-type":
                ("map" if field.keys else "set") if field.applies else "atomic"}
@@ -6776,7 +6888,8 @@ METADATA_TEXT = "Standard object's metadata. More info: " + KIND_TEXTS["kind"]["
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
-    out, todo = {}, ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
+    out = {"io.k8s." + name: schema for name, schema in EITHER.items()} if root.startswith("#/components") else {}
+    todo = ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
     named = {kind.schema: kind for kind in kinds if not kind.crd}
     for kind in [kind for kind in kinds if kind.crd]:
         meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": METADATA_TEXT}
@@ -6791,7 +6904,7 @@ def openapi_definitions(kinds, root):
             continue
         fields = message(name).by_name.values()
         schema = {"type": "object", "properties": {field.name: openapi_field(field, root) for field in fields}}
-        required = sorted(field.name for field in fields if field.always and not field.pointer or "req" in field.rules)
+        required = sorted(field.name for field in fields if is_required(name.rpartition(".")[2], field))
         if required:
             schema["required"] = required
         if name in named:
@@ -6821,7 +6934,9 @@ def openapi_paths(kinds, scalar):
     for kind in kinds:
         path = (f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" +
                 ("namespaces/{namespace}/" if kind.namespaced else "") + kind.plural)
-        for is_one, method, action, parameters in OPENAPI_VERBS[:7 if kind.verbs == ALL else 2]:
+        for is_one, method, action, parameters in OPENAPI_VERBS:
+            if {"post": "create", "put": "update"}.get(action, action) not in kind.verbs.split():
+                continue
             out.setdefault(path + "/{name}" if is_one else path, {})[method] = {
                 "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
                 "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
