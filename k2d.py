@@ -38,6 +38,7 @@ import urllib.parse
 from collections import deque, namedtuple
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import lru_cache
 from http import HTTPStatus
 
 # == 1. Settings =============================================================================
@@ -75,8 +76,7 @@ class Settings:
         args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
         given = dict(zip(args[::2], args[1::2]))
         for flag, variable, default, _ in OPTIONS:
-            value = given.pop("--" + flag, None)
-            setattr(self, flag.replace("-", "_"), value if value is not None else environ.get(variable) or default)
+            setattr(self, flag.replace("-", "_"), given.pop("--" + flag, environ.get(variable) or default))
         if given or len(args) % 2:
             raise SystemExit(f"k2d: unknown or incomplete option {' '.join(given) or args[-1]}; see --help")
         try:
@@ -114,14 +114,12 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l
 def log(message):
     """One line for the journal; never a secret, a token or a body."""
     print("k2d: " + message, file=sys.stderr, flush=True)
-def run(*argv, stdin=b""):
-    """Run a program of the host, wait for it, return (exit code, what it printed on both streams).
 
-    Without the subprocess module, which would cost 0.4 MB for the whole life of the process."""
+def run(*argv, stdin=b""):
+    """Run a program of the host: (exit code, what it printed). The subprocess module would keep 0.4 MB resident."""
     given, taken = os.memfd_create("stdin"), os.memfd_create("output")
     try:
-        os.write(given, stdin)
-        os.lseek(given, 0, os.SEEK_SET)
+        os.pwrite(given, stdin, 0)
         pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[
             (os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, taken, 1), (os.POSIX_SPAWN_DUP2, taken, 2)])
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -164,9 +162,9 @@ def seconds_of(timestamp):
     offset = 0 if zone == "Z" else int(zone[0] + "1") * (int(zone[1:3]) * 3600 + int(zone[4:]) * 60)
     try:
         whole = datetime(*map(int, found.groups()[:6]), tzinfo=timezone.utc).timestamp()
+        return whole + float(found[7] or 0) - offset
     except ValueError:                                          # the 31st of February
         return None
-    return whole + float(found[7] or 0) - offset
 
 def dig(value, *path, default=None):
     """value[path[0]][path[1]]... or the default where a step is missing or null."""
@@ -180,70 +178,67 @@ def dumps(value):
 # == 2. Kinds and schemas ====================================================================
 # Words only. KINDS says which resources there are; SCHEMA says what their objects look like. Routing, discovery,
 # storage and Table read the first; protobuf, validation, defaults, patches and OpenAPI read the second.
-Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources marks kept id schema "
-                          "crd")
+Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources marks kept id "
+                          "schema crd")
 # id      under which objects rest in the Store: the name, or plural.group of a custom resource
 # schema  name of its message in SCHEMA; of a custom resource the JSON schema of this version
 # crd     of a custom resource this version's entry in its definition, else None
 ALL = "create delete deletecollection get list patch update watch"
-VERBS_OF = {"Namespace": ALL.replace(" deletecollection", ""), **dict.fromkeys(
-    ("Binding", "TokenReview", "SelfSubjectReview", "LocalSubjectAccessReview", "SelfSubjectAccessReview",
-     "SelfSubjectRulesReview", "SubjectAccessReview"), "create")}
-# kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable(); -: not stored;
-#        empty: clients look for these, but there are none here and none can be made
+# kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable(); -: not stored,
+#        only created; empty: clients look for these, but there are none here and none can be made
 # marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 KIND_TABLE = """
-  group version            kind                     short    scope     kept    subresources                  marks
-  v1                       Binding                  -        Namespace -       -                             -
-  v1                       ConfigMap                cm       Namespace disk    -                             -
-  v1                       Endpoints                ep       Namespace disk    -                             -
-  v1                       Event                    ev       Namespace memory  -                             -
-  v1                       LimitRange               limits   Namespace disk    -                             -
-  v1                       Namespace                ns       Cluster   disk    finalize,status               obj
-  v1                       Node                     no       Cluster   spec    status                        -
-  v1                       PersistentVolumeClaim    pvc      Namespace disk    status                        obj
-  v1                       PersistentVolume         pv       Cluster   disk    status                        obj
-  v1                       Pod                      po       Namespace pod     binding,eviction,log,status   all,gen,obj
-  v1                       PodTemplate              -        Namespace disk    -                             gen,obj
-  v1                       ReplicationController    rc       Namespace spec    scale,status                  all,gen
-  v1                       ResourceQuota            quota    Namespace spec    status                        obj
-  v1                       Secret                   -        Namespace disk    -                             -
-  v1                       ServiceAccount           sa       Namespace disk    token                         obj
-  v1                       Service                  svc      Namespace disk    status                        all,obj
-  apiregistration.k8s.io/v1 APIService              -        Cluster   empty   -                             api-extensions
-  apps/v1                  ControllerRevision       -        Namespace disk    -                             -
-  apps/v1                  DaemonSet                ds       Namespace disk    status                        all,gen
-  apps/v1                  Deployment               deploy   Namespace spec    scale,status                  all,gen
-  apps/v1                  ReplicaSet               rs       Namespace spec    scale,status                  all,gen
-  apps/v1                  StatefulSet              sts      Namespace disk    scale,status                  all,gen
-  events.k8s.io/v1         Event                    ev       Namespace memory  -                             -
-  authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -       -                             -
-  authentication.k8s.io/v1 TokenReview              -        Cluster   -       -                             -
-  authorization.k8s.io/v1  LocalSubjectAccessReview -        Namespace -       -                             -
-  authorization.k8s.io/v1  SelfSubjectAccessReview  -        Cluster   -       -                             -
-  authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -       -                             -
-  authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -       -                             -
-  autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace disk    status                        all
-  autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace disk    status                        all
-  batch/v1                 CronJob                  cj       Namespace disk    status                        all,gen
-  batch/v1                 Job                      -        Namespace disk    status                        all,gen
-  certificates.k8s.io/v1   CertificateSigningRequest csr     Cluster   empty   -                             -
-  networking.k8s.io/v1     IngressClass             -        Cluster   disk    -                             gen
-  networking.k8s.io/v1     Ingress                  ing      Namespace disk    status                        gen
-  networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk    -                             gen
-  policy/v1                PodDisruptionBudget      pdb      Namespace spec    status                        gen
-  rbac.authorization.k8s.io/v1  ClusterRoleBinding  -        Cluster   disk    -                             -
-  rbac.authorization.k8s.io/v1  ClusterRole         -        Cluster   disk    -                             -
-  rbac.authorization.k8s.io/v1  RoleBinding         -        Namespace disk    -                             -
-  rbac.authorization.k8s.io/v1  Role                -        Namespace disk    -                             -
-  storage.k8s.io/v1        CSINode                  -        Cluster   empty   -                             -
-  storage.k8s.io/v1        StorageClass             sc       Cluster   disk    -                             obj
-  admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration - Cluster empty -                           api-extensions
-  apiextensions.k8s.io/v1  CustomResourceDefinition crd,crds Cluster   disk    status                        gen,api-extensions
-  scheduling.k8s.io/v1     PriorityClass            pc       Cluster   disk    -                             gen
-  coordination.k8s.io/v1   Lease                    -        Namespace memory  -                             -
-  node.k8s.io/v1           RuntimeClass             -        Cluster   disk    -                             -
-  discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                             gen
+  group version            kind                     short    scope     kept    subresources           marks
+  v1                       Binding                  -        Namespace -       -                      -
+  v1                       ConfigMap                cm       Namespace disk    -                      -
+  v1                       Endpoints                ep       Namespace disk    -                      -
+  v1                       Event                    ev       Namespace memory  -                      -
+  v1                       LimitRange               limits   Namespace disk    -                      -
+  v1                       Namespace                ns       Cluster   disk    finalize,status        obj
+  v1                       Node                     no       Cluster   spec    status                 -
+  v1                       PersistentVolumeClaim    pvc      Namespace disk    status                 obj
+  v1                       PersistentVolume         pv       Cluster   disk    status                 obj
+  v1                       Pod                      po       Namespace pod     binding,eviction,log,status all,gen,obj
+  v1                       PodTemplate              -        Namespace disk    -                      gen,obj
+  v1                       ReplicationController    rc       Namespace spec    scale,status           all,gen
+  v1                       ResourceQuota            quota    Namespace spec    status                 obj
+  v1                       Secret                   -        Namespace disk    -                      -
+  v1                       ServiceAccount           sa       Namespace disk    token                  obj
+  v1                       Service                  svc      Namespace disk    status                 all,obj
+  apiregistration.k8s.io/v1 APIService              -        Cluster   empty   -                      api-extensions
+  apps/v1                  ControllerRevision       -        Namespace disk    -                      -
+  apps/v1                  DaemonSet                ds       Namespace disk    status                 all,gen
+  apps/v1                  Deployment               deploy   Namespace spec    scale,status           all,gen
+  apps/v1                  ReplicaSet               rs       Namespace spec    scale,status           all,gen
+  apps/v1                  StatefulSet              sts      Namespace disk    scale,status           all,gen
+  events.k8s.io/v1         Event                    ev       Namespace memory  -                      -
+  authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -       -                      -
+  authentication.k8s.io/v1 TokenReview              -        Cluster   -       -                      -
+  authorization.k8s.io/v1  LocalSubjectAccessReview -        Namespace -       -                      -
+  authorization.k8s.io/v1  SelfSubjectAccessReview  -        Cluster   -       -                      -
+  authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -       -                      -
+  authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -       -                      -
+  autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace disk    status                 all
+  autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace disk    status                 all
+  batch/v1                 CronJob                  cj       Namespace disk    status                 all,gen
+  batch/v1                 Job                      -        Namespace disk    status                 all,gen
+  certificates.k8s.io/v1   CertificateSigningRequest csr     Cluster   empty   -                      -
+  networking.k8s.io/v1     IngressClass             -        Cluster   disk    -                      gen
+  networking.k8s.io/v1     Ingress                  ing      Namespace disk    status                 gen
+  networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk    -                      gen
+  policy/v1                PodDisruptionBudget      pdb      Namespace spec    status                 gen
+  rbac.authorization.k8s.io/v1  ClusterRoleBinding  -        Cluster   disk    -                      -
+  rbac.authorization.k8s.io/v1  ClusterRole         -        Cluster   disk    -                      -
+  rbac.authorization.k8s.io/v1  RoleBinding         -        Namespace disk    -                      -
+  rbac.authorization.k8s.io/v1  Role                -        Namespace disk    -                      -
+  storage.k8s.io/v1        CSINode                  -        Cluster   empty   -                      -
+  storage.k8s.io/v1        StorageClass             sc       Cluster   disk    -                      obj
+  admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration - Cluster empty -                    api-extensions
+  apiextensions.k8s.io/v1  CustomResourceDefinition crd,crds Cluster   disk    status                 gen,api-extensions
+  scheduling.k8s.io/v1     PriorityClass            pc       Cluster   disk    -                      gen
+  coordination.k8s.io/v1   Lease                    -        Namespace memory  -                      -
+  node.k8s.io/v1           RuntimeClass             -        Cluster   disk    -                      -
+  discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                      gen
 """
 MESSAGE_OF = {("autoscaling/v1", "HorizontalPodAutoscaler"): "autoscaling.v1.HorizontalPodAutoscaler",
               ("events.k8s.io/v1", "Event"): "events.Event"}    # of the others: the name of the kind
@@ -254,9 +249,10 @@ def kind_of(line):
     group, _, version = served.rpartition("/")
     plural = re.sub("y$", "ie", re.sub("s$", "se", name.lower())) + "s"
     words = lambda text: tuple(filter("-".__ne__, text.split(",")))
+    verbs = {"empty": "get list watch", "-": "create"}.get(kept, ALL)
     return Kind(name, group, version, "endpoints" if name == "Endpoints" else plural, name.lower(), words(short),
-                scope == "Namespace", "get list watch" if kept == "empty" else VERBS_OF.get(name, ALL), words(subresources), words(marks), kept, name,
-                MESSAGE_OF.get((served, name), name), None)
+                scope == "Namespace", verbs.replace(" deletecollection", "") if name == "Namespace" else verbs,
+                words(subresources), words(marks), kept, name, MESSAGE_OF.get((served, name), name), None)
 
 KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]     # custom resources come and go at its end
 KIND = {kind.id: kind for kind in reversed(KINDS)}                         # the version that objects rest in
@@ -265,10 +261,11 @@ RESOURCES = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 def group_version(kind):
     return f"{kind.group}/{kind.version}" if kind.group else kind.version
 
-# SCHEMA: NAME [NAME ...]: TOKENS, " ; " between messages; a token per field:  flags number name :type /keys =default |rules
-#   A kind of the usual form (metadata, spec XSpec and, if there is one, status XStatus) needs no line.
+# SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
+#   A message that one field alone needs stands behind its name there: TYPE(TOKENS). A kind of the usual form
+#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down. Lines may break after ( | and ,
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
-#   number  the protobuf field number; a token without name is a struct that Go embeds: its fields stand in this message
+#   number  in protobuf, where it is not one more than the last; no name: a struct that Go embeds, its fields stand here
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
 #           is a value), & retainKeys (strategic merge), # one value to server-side apply
 #   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours. Double: a float64.
@@ -279,381 +276,304 @@ def group_version(kind):
 #   |rules  req must be there; A,B one of these; 1..9 in this range; unique by the key of the list; @rule see NAME_RULES
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
-ObjectMeta: 1name 2generateName 3namespace 4selfLink 5uid 6resourceVersion 7generation:int 8creationTimestamp:Time
-  9deletionTimestamp:Time? 10deletionGracePeriodSeconds:int? 11labels:{} 12annotations:{}
-  13ownerReferences:[]OwnerReference#/uid 14finalizers:[]/ 17managedFields:[]ManagedFieldsEntry
-OwnerReference: *5apiVersion|req *1kind|req *3name|req *4uid|req 6controller:bool? 7blockOwnerDeletion:bool?
-ManagedFieldsEntry: 1manager 2operation 3apiVersion 4time:Time? 6fieldsType 7fieldsV1:Raw? 8subresource
-LabelSelector: 1matchLabels:{} 2matchExpressions:[]LabelSelectorRequirement
-LabelSelectorRequirement: *1key|req|@labelkey *2operator 3values:[]
-DeleteOptions: 1gracePeriodSeconds:int? 2preconditions:Preconditions 3orphanDependents:bool? 4propagationPolicy:string?
-  5dryRun:[] 6ignoreStoreReadErrorWithClusterBreakingPotential:bool?
-Preconditions: 1uid:string? 2resourceVersion:string?
-Condition: *1type *2status 3observedGeneration:int *4lastTransitionTime:Time *5reason *6message
-PodSpec: 1volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique
-  *2containers:[]Container/name|req|unique !34ephemeralContainers:[]EphemeralContainer/name|unique
-  3restartPolicy=Always|Always,OnFailure,Never 4terminationGracePeriodSeconds:int?=30|0..
-  5activeDeadlineSeconds:int?|1..2147483647 6dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
-  7nodeSelector:{}# 8serviceAccountName|@subdomain 9serviceAccount 21automountServiceAccountToken:bool?
-  10nodeName|@subdomain 11hostNetwork:bool 12hostPID:bool 13hostIPC:bool 27shareProcessNamespace:bool?
-  14securityContext:PodSecurityContext={} ~15imagePullSecrets:[]LocalObjectReference#/name 16hostname|@label
-  ~17subdomain|@label ~18affinity:Affinity 19schedulerName=default-scheduler 22tolerations:[]Toleration
-  23hostAliases:[]HostAlias/ip 24priorityClassName|@subdomain 25priority:int? 26dnsConfig:PodDNSConfig
-  !28readinessGates:[]PodReadinessGate 29runtimeClassName:string?|@subdomain 30enableServiceLinks:bool?
-  31preemptionPolicy:string?|PreemptLowerPriority,Never ~32overhead:{}Quantity
-  ~33topologySpreadConstraints:[]TopologySpreadConstraint/topologyKey,whenUnsatisfiable !35setHostnameAsFQDN:bool?
-  36os:PodOS !37hostUsers:bool? !38schedulingGates:[]PodSchedulingGate/name
-  !39resourceClaims:[]PodResourceClaim&/name|unique !40resources:ResourceRequirements !41hostnameOverride:string?
-  ~42workloadRef:WorkloadReference ; Volume: *1name|req|@label 2:VolumeSource
-VolumeSource: 1hostPath:HostPathVolumeSource 2emptyDir:EmptyDirVolumeSource !3gcePersistentDisk:Raw
-  !4awsElasticBlockStore:Raw !5gitRepo:Raw 6secret:SecretVolumeSource !7nfs:NFSVolumeSource !8iscsi:Raw !9glusterfs:Raw
-  !10persistentVolumeClaim:PersistentVolumeClaimVolumeSource !11rbd:Raw !12flexVolume:Raw !13cinder:Raw !14cephfs:Raw
-  !15flocker:Raw !16downwardAPI:DownwardAPIVolumeSource !17fc:Raw !18azureFile:Raw 19configMap:ConfigMapVolumeSource
-  !20vsphereVolume:Raw !21quobyte:Raw !22azureDisk:Raw !23photonPersistentDisk:Raw 26projected:ProjectedVolumeSource
-  !24portworxVolume:Raw !25scaleIO:Raw !27storageos:Raw !28csi:CSIVolumeSource !29ephemeral:EphemeralVolumeSource
-  !30image:ImageVolumeSource ; EmptyDirVolumeSource: !1medium ~2sizeLimit:Quantity? ; LocalObjectReference: 1name
-HostPathVolumeSource: *1path|req
-  2type:string?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket
-SecretVolumeSource: 1secretName|req 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-KeyToPath: *1key|req *2path|req 3mode:int? ; NFSVolumeSource: *1server|req *2path|req 3readOnly:bool
-PersistentVolumeClaimVolumeSource: *1claimName|req 2readOnly:bool ; ObjectFieldSelector: 1apiVersion=v1 *2fieldPath|req
-DownwardAPIVolumeSource: 1items:[]DownwardAPIVolumeFile 2defaultMode:int?=420
-DownwardAPIVolumeFile: *1path|req 2fieldRef:ObjectFieldSelector# 3resourceFieldRef:ResourceFieldSelector# 4mode:int?
-ResourceFieldSelector: 1containerName *2resource|req *3divisor:Quantity
-ConfigMapVolumeSource: 1:LocalObjectReference 2items:[]KeyToPath 3defaultMode:int?=420 4optional:bool?
-ProjectedVolumeSource: *1sources:[]VolumeProjection 2defaultMode:int?=420
-VolumeProjection: 1secret:SecretProjection 2downwardAPI:DownwardAPIProjection 3configMap:ConfigMapProjection
-  4serviceAccountToken:ServiceAccountTokenProjection 5clusterTrustBundle:ClusterTrustBundleProjection
-  6podCertificate:PodCertificateProjection ; DownwardAPIProjection: 1items:[]DownwardAPIVolumeFile
-SecretProjection ConfigMapProjection: 1:LocalObjectReference 2items:[]KeyToPath 4optional:bool?
-ServiceAccountTokenProjection: 1audience 2expirationSeconds:int?=3600 *3path|req
-ClusterTrustBundleProjection: 1name:string? 2signerName:string? 3labelSelector:LabelSelector# 5optional:bool? *4path|req
-PodCertificateProjection: 1signerName 2keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519
-  3maxExpirationSeconds:int? 4credentialBundlePath 5keyPath 6certificateChainPath 7userAnnotations:{}
-CSIVolumeSource: *1driver|req 2readOnly:bool? 3fsType:string? 4volumeAttributes:{}
-  5nodePublishSecretRef:LocalObjectReference# ; VolumeResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity
-EphemeralVolumeSource: 1volumeClaimTemplate:PersistentVolumeClaimTemplate|req
-PersistentVolumeClaimTemplate: 1metadata:ObjectMeta+ 2spec:PersistentVolumeClaimSpec+
-PersistentVolumeClaimSpec: 1accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements+ 3volumeName
-  5storageClassName:string?|@subdomain 6volumeMode:string?=Filesystem|Block,Filesystem
-  7dataSource:TypedLocalObjectReference# 8dataSourceRef:TypedObjectReference
-  9volumeAttributesClassName:string?|@subdomain ; ImageVolumeSource: 1reference 2pullPolicy|Always,IfNotPresent,Never
-TypedLocalObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req ; ResourceClaim: *1name 2request
-TypedObjectReference: *1apiGroup:string?|@subdomain *2kind|req *3name|req 4namespace:string?
-Container: *1name|req|@label 2image|req 3command:[] 4args:[] 5workingDir 6ports:[]ContainerPort/containerPort,protocol
-  19envFrom:[]EnvFromSource 7env:[]EnvVar/name 8resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy
-  !24restartPolicy:string? !25restartPolicyRules:[]ContainerRestartRule 9volumeMounts:[]VolumeMount/mountPath
-  !21volumeDevices:[]VolumeDevice/devicePath ~10livenessProbe:Probe ~11readinessProbe:Probe ~22startupProbe:Probe
-  !12lifecycle:Lifecycle 13terminationMessagePath=/dev/termination-log
-  20terminationMessagePolicy=File|File,FallbackToLogsOnError 14imagePullPolicy|Always,IfNotPresent,Never
-  15securityContext:SecurityContext 16stdin:bool 17stdinOnce:bool 18tty:bool
-ContainerPort: 1name|@port 2hostPort:int|1..65535 *3containerPort:int|req|1..65535 4protocol=TCP|SCTP,TCP,UDP
-  5hostIP|@ip ; EnvFromSource: 1prefix 2configMapRef:ConfigMapEnvSource 3secretRef:SecretEnvSource
-ConfigMapEnvSource SecretEnvSource: 1:LocalObjectReference 2optional:bool? ; VolumeDevice: *1name|req *2devicePath|req
-EnvVar: *1name|req|@env 2value 3valueFrom:EnvVarSource ; ContainerResizePolicy: *1resourceName *2restartPolicy
-EnvVarSource: 1fieldRef:ObjectFieldSelector# !2resourceFieldRef:ResourceFieldSelector#
-  3configMapKeyRef:ConfigMapKeySelector# 4secretKeyRef:SecretKeySelector# !5fileKeyRef:FileKeySelector#
-ConfigMapKeySelector SecretKeySelector: 1:LocalObjectReference *2key|req 3optional:bool? ; ExecAction: 1command:[]|req
-FileKeySelector: *1volumeName|req *2path|req *3key|req 4optional:bool?=false ; HTTPHeader Sysctl: *1name *2value
-ResourceRequirements: 1limits:{}Quantity 2requests:{}Quantity !3claims:[]ResourceClaim/name_
-ContainerRestartRule: 1action 2exitCodes:ContainerRestartRuleOnExitCodes ; TCPSocketAction: *1port:IntOrString 2host
-ContainerRestartRuleOnExitCodes: 1operator 2values:[]int/_ ; GRPCAction: *1port:int|1..65535 *2service:string?=
-VolumeMount: *1name|req 2readOnly:bool ~7recursiveReadOnly:string? *3mountPath|req !4subPath
-  5mountPropagation:string?|Bidirectional,HostToContainer,None !6subPathExpr ; SleepAction: *1seconds:int
-Probe: 1:ProbeHandler 2initialDelaySeconds:int|0.. 3timeoutSeconds:int=1|0.. 4periodSeconds:int=10|0..
-  5successThreshold:int=1|0.. 6failureThreshold:int=3|0.. 7terminationGracePeriodSeconds:int?
-ProbeHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4grpc:GRPCAction
-HTTPGetAction: 1path=/ *2port:IntOrString 3host 4scheme=HTTP|HTTP,HTTPS 5httpHeaders:[]HTTPHeader
-Lifecycle: 1postStart:LifecycleHandler 2preStop:LifecycleHandler 3stopSignal:string? ; Capabilities: 1add:[] 2drop:[]
-LifecycleHandler: 1exec:ExecAction 2httpGet:HTTPGetAction 3tcpSocket:TCPSocketAction 4sleep:SleepAction
-SecurityContext: 1capabilities:Capabilities 2privileged:bool? ~3seLinuxOptions:SELinuxOptions ~10windowsOptions:Raw
-  4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool? 6readOnlyRootFilesystem:bool?
-  7allowPrivilegeEscalation:bool? !9procMount:string?|Default,Unmasked 11seccompProfile:SeccompProfile
-  ~12appArmorProfile:AppArmorProfile ; SELinuxOptions: 1user 2role 3type 4level
-SeccompProfile: *1type|Localhost,RuntimeDefault,Unconfined !2localhostProfile:string?
-AppArmorProfile: *1type|Localhost,RuntimeDefault,Unconfined 2localhostProfile:string?
-EphemeralContainer: 1:Container 2targetContainerName ; NodeSelector: *1nodeSelectorTerms:[]NodeSelectorTerm
-PodSecurityContext: ~1seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
-  6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? 4supplementalGroups:[]int
-  ~12supplementalGroupsPolicy:string?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:string?|Always,OnRootMismatch 10seccompProfile:SeccompProfile ~11appArmorProfile:AppArmorProfile
-  ~13seLinuxChangePolicy:string?|Recursive ; NodeSelectorRequirement: *1key|@labelkey *2operator 3values:[]
-Affinity: 1nodeAffinity:NodeAffinity 2podAffinity:PodAffinity 3podAntiAffinity:PodAntiAffinity
-NodeAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
-  2preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm ; HostAlias: *1ip|@ip 2hostnames:[]
-NodeSelectorTerm: 1matchExpressions:[]NodeSelectorRequirement 2matchFields:[]NodeSelectorRequirement ; PodOS: *1name|req
-PreferredSchedulingTerm: *1weight:int 2preference:NodeSelectorTerm+# ; PodDNSConfigOption: 1name 2value:string?
-PodAffinity PodAntiAffinity: 1requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
-  2preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm ; PodSchedulingGate: *1name
-PodAffinityTerm: 1labelSelector:LabelSelector# 2namespaces:[] *3topologyKey 4namespaceSelector:LabelSelector#
-  5matchLabelKeys:[] 6mismatchLabelKeys:[] ; WeightedPodAffinityTerm: *1weight:int 2podAffinityTerm:PodAffinityTerm+
-Toleration: 1key|@labelkey 2operator|Equal,Exists 3value 4effect|NoSchedule,PreferNoSchedule,NoExecute
-  5tolerationSeconds:int? ; PodDNSConfig: 1nameservers:[] 2searches:[] 3options:[]PodDNSConfigOption
-PodReadinessGate: *1conditionType|@labelkey ; WorkloadReference: *1name *2podGroup 3podGroupReplicaKey
-TopologySpreadConstraint: *1maxSkew:int *2topologyKey *3whenUnsatisfiable|DoNotSchedule,ScheduleAnyway
-  4labelSelector:LabelSelector# 5minDomains:int? 6nodeAffinityPolicy:string?|Honor,Ignore
-  7nodeTaintsPolicy:string?|Honor,Ignore 8matchLabelKeys:[] ; HostIP PodIP: *1ip
-PodResourceClaim: *1name|req|@label 3resourceClaimName:string? 4resourceClaimTemplateName:string?
-PodStatus: 17observedGeneration:int 1phase 2conditions:[]PodCondition/type 3message 4reason 11nominatedNodeName 5hostIP
-  16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
-  8containerStatuses:[]ContainerStatus 9qosClass 13ephemeralContainerStatuses:[]ContainerStatus 14resize
-  15resourceClaimStatuses:[]PodResourceClaimStatus&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus
-  19allocatedResources:{}Quantity 20resources:ResourceRequirements ; ContainerStateWaiting: 1reason 2message
-PodCondition: *1type 7observedGeneration:int *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason 6message
-ContainerStatus: *1name 2state:ContainerState+ 3lastState:ContainerState+ *4ready:bool *5restartCount:int *6image
-  *7imageID 8containerID 9started:bool? 10allocatedResources:{}Quantity 11resources:ResourceRequirements
-  12volumeMounts:[]VolumeMountStatus/mountPath 13user:ContainerUser 14allocatedResourcesStatus:[]ResourceStatus/name
-  15stopSignal:string? ; ContainerStateRunning: *1startedAt:Time ; ContainerUser: 1linux:LinuxContainerUser
-ContainerState: 1waiting:ContainerStateWaiting 2running:ContainerStateRunning 3terminated:ContainerStateTerminated
-ContainerStateTerminated: *1exitCode:int 2signal:int 3reason 4message *5startedAt:Time *6finishedAt:Time 7containerID
-VolumeMountStatus: *1name *2mountPath 3readOnly:bool 4recursiveReadOnly:string? ; ResourceHealth: *1resourceID 2health
-LinuxContainerUser: *1uid:int *2gid:int 3supplementalGroups:[]int
-ResourceStatus: *1name 2resources:[]ResourceHealth/resourceID_
-PodResourceClaimStatus: *1name 2resourceClaimName:string?
-PodExtendedResourceClaimStatus: *1requestMappings:[]ContainerExtendedResourceRequest *2resourceClaimName
-ContainerExtendedResourceRequest: *1containerName *2resourceName *3requestName
-ServiceSpec: 1ports:[]ServicePort/port,protocol 2selector:{}# 3clusterIP 18clusterIPs:[]
-  4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !5externalIPs:[] 7sessionAffinity=None|ClientIP,None
-  ~8loadBalancerIP !9loadBalancerSourceRanges:[] 10externalName 11externalTrafficPolicy|Cluster,Local
-  ~12healthCheckNodePort:int 13publishNotReadyAddresses:bool 14sessionAffinityConfig:SessionAffinityConfig
-  19ipFamilies:[] 17ipFamilyPolicy:string?|PreferDualStack,RequireDualStack,SingleStack
-  20allocateLoadBalancerNodePorts:bool? ~21loadBalancerClass:string? 22internalTrafficPolicy:string?|Cluster,Local
-  23trafficDistribution:string?|PreferClose,PreferSameZone,PreferSameNode ; ClientIPConfig: 1timeoutSeconds:int?
-ServicePort: 1name|@label 2protocol=TCP|SCTP,TCP,UDP 6appProtocol:string?|@labelkey *3port:int|1..65535
-  *4targetPort:IntOrString 5nodePort:int ; SessionAffinityConfig: 1clientIP:ClientIPConfig
-ServiceStatus: 1loadBalancer:LoadBalancerStatus+ 2conditions:[]Condition/type
-LoadBalancerStatus: 1ingress:[]LoadBalancerIngress ; PortStatus IngressPortStatus: *1port:int *2protocol 3error:string?
-LoadBalancerIngress: 1ip 2hostname 3ipMode:string? 4ports:[]PortStatus
-Endpoints: 1metadata:ObjectMeta+ 2subsets:[]EndpointSubset
-EndpointSubset: 1addresses:[]EndpointAddress 2notReadyAddresses:[]EndpointAddress 3ports:[]EndpointPort
-EndpointAddress: *1ip|req|@ip 3hostname|@label 4nodeName:string?|@subdomain 2targetRef:ObjectReference#
-ObjectReference: 1kind 2namespace 3name 4uid 5apiVersion 6resourceVersion 7fieldPath
-EndpointPort: 1name|@label *2port:int|1..65535 3protocol=TCP|SCTP,TCP,UDP 4appProtocol:string?|@labelkey
-ConfigMap: 1metadata:ObjectMeta+ 4immutable:bool? 2data:{} 3binaryData:{}bytes
-Secret: 1metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque
-ServiceAccount: 1metadata:ObjectMeta+ 2secrets:[]ObjectReference#/name 3imagePullSecrets:[]LocalObjectReference
-  4automountServiceAccountToken:bool?
-NamespaceSpec: 1finalizers:[] ; NamespaceStatus: 1phase=Active 2conditions:[]NamespaceCondition/type
-NamespaceCondition: *1type *2status *4lastTransitionTime:Time 5reason 6message ; NodeAddress: *1type *2address
-NodeSpec: 1podCIDR 7podCIDRs:[]/ 3providerID 4unschedulable:bool 5taints:[]Taint 6configSource:Raw 2externalID
-Taint: *1key|req|@labelkey 2value|@labelvalue *3effect|req|NoSchedule,PreferNoSchedule,NoExecute 4timeAdded:Time?
-NodeStatus: 1capacity:{}Quantity 2allocatable:{}Quantity 3phase 4conditions:[]NodeCondition/type
-  5addresses:[]NodeAddress/type 6daemonEndpoints:NodeDaemonEndpoints+ 7nodeInfo:NodeSystemInfo+ 8images:[]ContainerImage
-  9volumesInUse:[] 10volumesAttached:[]Raw 11config:Raw 12runtimeHandlers:[]NodeRuntimeHandler 13features:NodeFeatures
-  14declaredFeatures:[] ; NodeDaemonEndpoints: 1kubeletEndpoint:DaemonEndpoint+ ; DaemonEndpoint: *1Port:int
-NodeCondition: *1type *2status *3lastHeartbeatTime:Time *4lastTransitionTime:Time 5reason 6message
-NodeSystemInfo: *1machineID *2systemUUID *3bootID *4kernelVersion *5osImage *6containerRuntimeVersion *7kubeletVersion
-  *8kubeProxyVersion *9operatingSystem *10architecture 11swap:NodeSwapStatus ; NodeSwapStatus: 1capacity:int?
-ContainerImage: *1names:[] 2sizeBytes:int ; NodeRuntimeHandler: *1name 2features:NodeRuntimeHandlerFeatures
-NodeRuntimeHandlerFeatures: 1recursiveReadOnlyMounts:bool? 2userNamespaces:bool? ; EventSource: 1component 2host
-NodeFeatures: 1supplementalGroupsPolicy:bool? ; EventSeries: 1count:int *2lastObservedTime:MicroTime
-Event: 1metadata:ObjectMeta+ 2involvedObject:ObjectReference+# 3reason 4message 5source:EventSource+
-  *6firstTimestamp:Time *7lastTimestamp:Time 8count:int 9type *10eventTime:MicroTime 11series:EventSeries 12action
-  13related:ObjectReference# *14reportingComponent *15reportingInstance
-PersistentVolumeClaimStatus: 1phase=Pending 2accessModes:[] 3capacity:{}Quantity
-  4conditions:[]PersistentVolumeClaimCondition/type 5allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
-  8currentVolumeAttributesClassName:string? 9modifyVolumeStatus:ModifyVolumeStatus
-PersistentVolumeClaimCondition JobCondition: *1type *2status *3lastProbeTime:Time *4lastTransitionTime:Time 5reason
-  6message ; ModifyVolumeStatus: 1targetVolumeAttributesClassName *2status ; SecretReference: 1name|req 2namespace|req
-PersistentVolumeSpec: 1capacity:{}Quantity|req 2:PersistentVolumeSource 3accessModes:[]|req 4claimRef:ObjectReference
-  5persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain 6storageClassName|@subdomain 7mountOptions:[]
-  8volumeMode:string?=Filesystem|Block,Filesystem 9nodeAffinity:VolumeNodeAffinity
-  10volumeAttributesClassName:string?|@subdomain ; LocalVolumeSource: *1path|req 2fsType:string?
-PersistentVolumeSource: 1gcePersistentDisk:Raw 2awsElasticBlockStore:Raw 3hostPath:HostPathVolumeSource 4glusterfs:Raw
-  5nfs:NFSVolumeSource 6rbd:Raw 7iscsi:Raw 8cinder:Raw 9cephfs:Raw 10fc:Raw 11flocker:Raw 12flexVolume:Raw
-  13azureFile:Raw 14vsphereVolume:Raw 15quobyte:Raw 16azureDisk:Raw 17photonPersistentDisk:Raw 18portworxVolume:Raw
-  19scaleIO:Raw 20local:LocalVolumeSource 21storageos:Raw 22csi:CSIPersistentVolumeSource
-CSIPersistentVolumeSource: *1driver|req *2volumeHandle|req 3readOnly:bool 4fsType 5volumeAttributes:{}
-  6controllerPublishSecretRef:SecretReference# 7nodeStageSecretRef:SecretReference#
-  8nodePublishSecretRef:SecretReference# 9controllerExpandSecretRef:SecretReference#
-  10nodeExpandSecretRef:SecretReference# ; VolumeNodeAffinity: 1required:NodeSelector#
-PersistentVolumeStatus: 1phase=Pending 2message 3reason 4lastPhaseTransitionTime:Time?
-ReplicationControllerSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req 3template:PodTemplateSpec|req
-PodTemplateSpec: 1metadata:ObjectMeta+ 2spec:PodSpec+ ; PodTemplate: 1metadata:ObjectMeta+ 2template:PodTemplateSpec+
-ReplicationControllerStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
-  3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type ; LimitRangeSpec: *1limits:[]LimitRangeItem
-ReplicationControllerCondition ReplicaSetCondition StatefulSetCondition DaemonSetCondition
-  HorizontalPodAutoscalerCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message
-LimitRangeItem: *1type 2max:{}Quantity 3min:{}Quantity 4default:{}Quantity 5defaultRequest:{}Quantity
-  6maxLimitRequestRatio:{}Quantity ; ResourceQuotaSpec: 1hard:{}Quantity 2scopes:[] 3scopeSelector:ScopeSelector#
-ScopeSelector: 1matchExpressions:[]ScopedResourceSelectorRequirement
-ScopedResourceSelectorRequirement: *1scopeName *2operator 3values:[]
-ResourceQuotaStatus: 1hard:{}Quantity 2used:{}Quantity ; Binding: 1metadata:ObjectMeta+ 2target:ObjectReference+#
-DeploymentSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+ 4strategy:DeploymentStrategy+&
-  5minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. 7paused:bool 9progressDeadlineSeconds:int?=600|0..
-DeploymentStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDeployment ; StatefulSetOrdinals: *1start:int|0..
-RollingUpdateDeployment: 1maxUnavailable:IntOrString?=25% 2maxSurge:IntOrString?=25%
-DeploymentStatus: 1observedGeneration:int 2replicas:int 3updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
-  5unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition/type 8collisionCount:int?
-DeploymentCondition: *1type *2status *6lastUpdateTime:Time *7lastTransitionTime:Time 4reason 5message
-ReplicaSetSpec: 1replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
-ReplicaSetStatus: *1replicas:int 2fullyLabeledReplicas:int 4readyReplicas:int 5availableReplicas:int
-  7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type
-StatefulSetSpec: 1replicas:int?=1|0.. *2selector:LabelSelector# 3template:PodTemplateSpec+
-  4volumeClaimTemplates:[]PersistentVolumeClaim *5serviceName|@label 6podManagementPolicy=OrderedReady
-  7updateStrategy:StatefulSetUpdateStrategy+ 8revisionHistoryLimit:int?=10 9minReadySeconds:int|0..
-  10persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy={}
-  11ordinals:StatefulSetOrdinals ; StatefulSetUpdateStrategy: 1type 2rollingUpdate:RollingUpdateStatefulSetStrategy
-RollingUpdateStatefulSetStrategy: 1partition:int?=0|0.. 2maxUnavailable:IntOrString? ; ScaleSpec: 1replicas:int|0..
-StatefulSetPersistentVolumeClaimRetentionPolicy: 1whenDeleted=Retain|Retain,Delete 2whenScaled=Retain|Retain,Delete
-StatefulSetStatus: 1observedGeneration:int *2replicas:int 3readyReplicas:int 4currentReplicas:int 5updatedReplicas:int
-  6currentRevision 7updateRevision 9collisionCount:int? 10conditions:[]StatefulSetCondition/type
-  *11availableReplicas:int ; DaemonSetUpdateStrategy: 1type=RollingUpdate 2rollingUpdate:RollingUpdateDaemonSet
-DaemonSetSpec: *1selector:LabelSelector# 2template:PodTemplateSpec+ 3updateStrategy:DaemonSetUpdateStrategy+
-  4minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0.. ; ScaleStatus: *1replicas:int 2selector
-RollingUpdateDaemonSet: 1maxUnavailable:IntOrString?=1 2maxSurge:IntOrString?=0
-DaemonSetStatus: *1currentNumberScheduled:int *2numberMisscheduled:int *3desiredNumberScheduled:int *4numberReady:int
-  5observedGeneration:int 6updatedNumberScheduled:int 7numberAvailable:int 8numberUnavailable:int 9collisionCount:int?
-  10conditions:[]DaemonSetCondition/type ; ControllerRevision: 1metadata:ObjectMeta+ *2data:Raw *3revision:int|0..
-JobSpec: 1parallelism:int?|0.. 2completions:int?|0.. 3activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy
-  16successPolicy:SuccessPolicy 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. 13maxFailedIndexes:int?|0..
-  4selector:LabelSelector# 5manualSelector:bool? 6template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
-  9completionMode:string?|NonIndexed,Indexed 10suspend:bool? 14podReplacementPolicy:string?|Failed,TerminatingOrFailed
-  15managedBy:string? ; PodFailurePolicy: *1rules:[]PodFailurePolicyRule ; SuccessPolicy: *1rules:[]SuccessPolicyRule
-PodFailurePolicyRule: *1action|Count,FailIndex,FailJob,Ignore 2onExitCodes:PodFailurePolicyOnExitCodesRequirement
-  3onPodConditions:[]PodFailurePolicyOnPodConditionsPattern ; UncountedTerminatedPods: 1succeeded:[]/_ 2failed:[]/_
-PodFailurePolicyOnExitCodesRequirement: 1containerName:string? *2operator|In,NotIn *3values:[]int/_
-PodFailurePolicyOnPodConditionsPattern: *1type|@labelkey *2status=True|False,True,Unknown
-SuccessPolicyRule: 1succeededIndexes:string? 2succeededCount:int?|0..
-JobStatus: 1conditions:[]JobCondition/type^ 2startTime:Time? 3completionTime:Time? 4active:int 5succeeded:int
-  6failed:int 11terminating:int? 7completedIndexes 10failedIndexes:string?
-  8uncountedTerminatedPods:UncountedTerminatedPods 9ready:int? ; JobTemplateSpec: 1metadata:ObjectMeta+ 2spec:JobSpec+
-CronJobSpec: *1schedule|req 8timeZone:string? 2startingDeadlineSeconds:int?|0..
-  3concurrencyPolicy=Allow|Allow,Forbid,Replace 4suspend:bool?=false 5jobTemplate:JobTemplateSpec+
-  6successfulJobsHistoryLimit:int?=3|0.. 7failedJobsHistoryLimit:int?=1|0..
-CronJobStatus: 1active:[]ObjectReference 4lastScheduleTime:Time? 5lastSuccessfulTime:Time?
-HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+ 2minReplicas:int?=1|1.. *3maxReplicas:int
-  4metrics:[]MetricSpec 5behavior:HorizontalPodAutoscalerBehavior ; MetricIdentifier: *1name 2selector:LabelSelector#
-CrossVersionObjectReference: *1kind|req *2name|req 3apiVersion ; ResourceMetricSource: *1name 2target:MetricTarget+
-MetricSpec: *1type|ContainerResource,External,Object,Pods,Resource 2object:ObjectMetricSource 3pods:PodsMetricSource
-  4resource:ResourceMetricSource 7containerResource:ContainerResourceMetricSource 5external:ExternalMetricSource
-ObjectMetricSource: 1describedObject:CrossVersionObjectReference+ 2target:MetricTarget+ 3metric:MetricIdentifier+
-MetricTarget: *1type 2value:Quantity? 3averageValue:Quantity? 4averageUtilization:int?
-PodsMetricSource ExternalMetricSource: 1metric:MetricIdentifier+ 2target:MetricTarget+
-ContainerResourceMetricSource: *1name 2target:MetricTarget+ *3container|@label
-HorizontalPodAutoscalerBehavior: 1scaleUp:HPAScalingRules={} 2scaleDown:HPAScalingRules={}
-HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:string?=Max|Disabled,Max,Min
-  2policies:[]HPAScalingPolicy 4tolerance:Quantity? ; ResourceMetricStatus: *1name 2current:MetricValueStatus+
-HPAScalingPolicy: *1type|Percent,Pods *2value:int *3periodSeconds:int
-HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? 3currentReplicas:int *4desiredReplicas:int
-  *5currentMetrics:[]MetricStatus 6conditions:[]HorizontalPodAutoscalerCondition/type
-MetricStatus: *1type 2object:ObjectMetricStatus 3pods:PodsMetricStatus 4resource:ResourceMetricStatus
-  7containerResource:ContainerResourceMetricStatus 5external:ExternalMetricStatus
-ObjectMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+ 3describedObject:CrossVersionObjectReference+
-MetricValueStatus: 1value:Quantity? 2averageValue:Quantity? 3averageUtilization:int?
-PodsMetricStatus ExternalMetricStatus: 1metric:MetricIdentifier+ 2current:MetricValueStatus+
-ContainerResourceMetricStatus: *1name 2current:MetricValueStatus+ *3container
-autoscaling.v1.HorizontalPodAutoscalerSpec: 1scaleTargetRef:CrossVersionObjectReference+# 2minReplicas:int?=1|1..
-  *3maxReplicas:int 4targetCPUUtilizationPercentage:int?
-autoscaling.v1.HorizontalPodAutoscalerStatus: 1observedGeneration:int? 2lastScaleTime:Time? *3currentReplicas:int
-  *4desiredReplicas:int 5currentCPUUtilizationPercentage:int?
-IngressSpec: 4ingressClassName:string?|@subdomain 1defaultBackend:IngressBackend 2tls:[]IngressTLS 3rules:[]IngressRule
-IngressBackend: 4service:IngressServiceBackend 3resource:TypedLocalObjectReference#
-IngressServiceBackend: *1name|req|@rfc1035 2port:ServiceBackendPort+# ; IngressTLS: 1hosts:[] 2secretName|@subdomain
-ServiceBackendPort: 1name|@port 2number:int|1..65535 ; IngressRule: 1host 2:IngressRuleValue
-IngressRuleValue: 1http:HTTPIngressRuleValue ; HTTPIngressRuleValue: *1paths:[]HTTPIngressPath|req
-HTTPIngressPath: 1path *3pathType:string?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+
-IngressStatus: 1loadBalancer:IngressLoadBalancerStatus+ ; IPBlock: *1cidr|req 2except:[]
-IngressLoadBalancerStatus: 1ingress:[]IngressLoadBalancerIngress
-IngressLoadBalancerIngress: 1ip|@ip 2hostname|@subdomain 4ports:[]IngressPortStatus ; ForZone: *1name|@labelvalue
-IngressClassSpec: 1controller|req 2parameters:IngressClassParametersReference ; ForNode: *1name|@subdomain
-IngressClassParametersReference: 1apiGroup:string?|@subdomain *2kind|req *3name|req
-  *4scope:string?=Cluster|Cluster,Namespace 5namespace:string? ; EndpointHints: 1forZones:[]ForZone 2forNodes:[]ForNode
-NetworkPolicySpec: 1podSelector:LabelSelector+# 2ingress:[]NetworkPolicyIngressRule 3egress:[]NetworkPolicyEgressRule
-  4policyTypes:[] ; NetworkPolicyIngressRule: 1ports:[]NetworkPolicyPort 2from:[]NetworkPolicyPeer
-NetworkPolicyPort: 1protocol:string?=TCP|TCP,UDP,SCTP 2port:IntOrString? 3endPort:int?
-NetworkPolicyPeer: 1podSelector:LabelSelector# 2namespaceSelector:LabelSelector# 3ipBlock:IPBlock
-NetworkPolicyEgressRule: 1ports:[]NetworkPolicyPort 2to:[]NetworkPolicyPeer
-EndpointSlice: 1metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint
-  *3ports:[]discovery.EndpointPort ; EndpointConditions: 1ready:bool? 2serving:bool? 3terminating:bool?
-Endpoint: *1addresses:[]/_ 2conditions:EndpointConditions+ 3hostname:string?|@label 4targetRef:ObjectReference#
-  5deprecatedTopology:{} 6nodeName:string?|@subdomain 7zone:string? 8hints:EndpointHints
-discovery.EndpointPort: 1name:string?=|@label 2protocol:string?=TCP|SCTP,TCP,UDP 3port:int?
-  4appProtocol:string?|@labelkey
-PodDisruptionBudgetSpec: 1minAvailable:IntOrString? 2selector:LabelSelector# 3maxUnavailable:IntOrString?
-  4unhealthyPodEvictionPolicy:string?|AlwaysAllow,IfHealthyBudget
-PodDisruptionBudgetStatus: 1observedGeneration:int 2disruptedPods:{}Time *3disruptionsAllowed:int *4currentHealthy:int
-  *5desiredHealthy:int *6expectedPods:int 7conditions:[]Condition/type
-Eviction: 1metadata:ObjectMeta+ 2deleteOptions:DeleteOptions
-Role: 1metadata:ObjectMeta+ *2rules:[]PolicyRule ; AggregationRule: 1clusterRoleSelectors:[]LabelSelector
-PolicyRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[] 5nonResourceURLs:[]
-ClusterRole: 1metadata:ObjectMeta+ *2rules:[]PolicyRule 3aggregationRule:AggregationRule
-RoleBinding ClusterRoleBinding: 1metadata:ObjectMeta+ 2subjects:[]Subject 3roleRef:RoleRef+#
-Subject: *1kind|ServiceAccount,User,Group 2apiGroup *3name|req 4namespace
-RoleRef: *1apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *2kind *3name|req
-StorageClass: 1metadata:ObjectMeta+ *2provisioner|req 3parameters:{} 4reclaimPolicy:string?=Delete|Delete,Retain
-  5mountOptions:[] 6allowVolumeExpansion:bool? 7volumeBindingMode:string?=Immediate|Immediate,WaitForFirstConsumer
-  8allowedTopologies:[]TopologySelectorTerm ; TopologySelectorLabelRequirement: *1key|@labelkey *2values:[]|req
-TopologySelectorTerm: 1matchLabelExpressions:[]TopologySelectorLabelRequirement ; Overhead: 1podFixed:{}Quantity
-PriorityClass: 1metadata:ObjectMeta+ *2value:int 3globalDefault:bool 4description
-  5preemptionPolicy:string?=PreemptLowerPriority|PreemptLowerPriority,Never
-RuntimeClass: 1metadata:ObjectMeta+ *2handler|@label 3overhead:Overhead 4scheduling:Scheduling
-Scheduling: 1nodeSelector:{}# 2tolerations:[]Toleration ; events.EventSeries: *1count:int *2lastObservedTime:MicroTime
-LeaseSpec: 1holderIdentity:string? 2leaseDurationSeconds:int? 3acquireTime:MicroTime? 4renewTime:MicroTime?
-  5leaseTransitions:int?|0.. 6strategy:string? 7preferredHolder:string?
-events.Event: 1metadata:ObjectMeta+ *2eventTime:MicroTime|req 3series:events.EventSeries 4reportingController
-  5reportingInstance 6action 7reason 8regarding:ObjectReference+# 9related:ObjectReference# 10note 11type
-  12deprecatedSource:EventSource+ *13deprecatedFirstTimestamp:Time *14deprecatedLastTimestamp:Time 15deprecatedCount:int
-CustomResourceDefinitionSpec: *1group|req|@subdomain 3names:CustomResourceDefinitionNames+
-  *4scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion
-  10preserveUnknownFields:bool ; CustomResourceValidation: 1openAPIV3Schema:JSONSchemaProps
-CustomResourceDefinitionNames: *1plural|@rfc1035 2singular|@rfc1035 3shortNames:[] *4kind 5listKind 6categories:[]
-CustomResourceDefinitionVersion: *1name *2served:bool *3storage:bool 7deprecated:bool 8deprecationWarning:string?
-  4schema:CustomResourceValidation 5subresources:CustomResourceSubresources
-  6additionalPrinterColumns:[]CustomResourceColumnDefinition 9selectableFields:[]SelectableField
-JSONSchemaProps: 1id 2$schema 3$ref:string? 4description 5type 6format 7title 8default:Raw? 9maximum:Double?
-  10exclusiveMaximum:bool 11minimum:Double? 12exclusiveMinimum:bool 13maxLength:int? 14minLength:int? 15pattern
-  16maxItems:int? 17minItems:int? 18uniqueItems:bool 19multipleOf:Double? 20enum:[]Raw 21maxProperties:int?
-  22minProperties:int? 23required:[] 24items:SchemaOrArray 25allOf:[]JSONSchemaProps 26oneOf:[]JSONSchemaProps
-  27anyOf:[]JSONSchemaProps 28not:JSONSchemaProps 29properties:{}JSONSchemaProps 30additionalProperties:SchemaOrBool
-  31patternProperties:{}JSONSchemaProps 32dependencies:{}SchemaOrStrings 33additionalItems:SchemaOrBool
-  34definitions:{}JSONSchemaProps 35externalDocs:ExternalDocumentation 36example:Raw? 37nullable:bool
-  38x-kubernetes-preserve-unknown-fields:bool? 39x-kubernetes-embedded-resource:bool 40x-kubernetes-int-or-string:bool
-  41x-kubernetes-list-map-keys:[] 42x-kubernetes-list-type:string? 43x-kubernetes-map-type:string?
-  ~44x-kubernetes-validations:[]ValidationRule/rule ; ExternalDocumentation: 1description 2url
-ValidationRule: *1rule 2message 3messageExpression 4reason:string? 5fieldPath 6optionalOldSelf:bool?
-CustomResourceSubresources: 1status:CustomResourceSubresourceStatus 2scale:CustomResourceSubresourceScale
-CustomResourceSubresourceStatus: ; SelectableField: *1jsonPath
-CustomResourceSubresourceScale: *1specReplicasPath *2statusReplicasPath 3labelSelectorPath:string?
-CustomResourceColumnDefinition: *1name|req *2type 3format 4description 5priority:int *6jsonPath
-CustomResourceConversion: *1strategy|None,Webhook ~2webhook:WebhookConversion
-WebhookConversion: 2clientConfig:WebhookClientConfig *3conversionReviewVersions:[]
-WebhookClientConfig: 3url:string? 1service:ServiceReference 2caBundle:bytes
-ServiceReference: *1namespace *2name 3path:string? 4port:int?=443
-CustomResourceDefinitionStatus: *1conditions:[]CustomResourceDefinitionCondition/type_
-  2acceptedNames:CustomResourceDefinitionNames+ *3storedVersions:[] 4observedGeneration:int
-CustomResourceDefinitionCondition: *1type *2status *3lastTransitionTime:Time 4reason 5message 6observedGeneration:int
-TokenReviewSpec: 1token 2audiences:[] ; TokenReviewStatus: 1authenticated:bool 2user:UserInfo+ 4audiences:[] 3error
-UserInfo: 1username 2uid 3groups:[] 4extra:{}ExtraValue ; BoundObjectReference: 1kind 2apiVersion 3name 4uid
-TokenRequestSpec: *1audiences:[] *4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference
-TokenRequestStatus: *1token *2expirationTimestamp:Time ; SelfSubjectReviewStatus: 1userInfo:UserInfo+
-SelfSubjectReview: 1metadata:ObjectMeta+ 2status:SelfSubjectReviewStatus+ ; NonResourceAttributes: 1path 2verb
-SubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes 3user
-  4groups:[] 5extra:{}ExtraValue 6uid ; FieldSelectorAttributes: 1rawSelector 2requirements:[]FieldSelectorRequirement
-ResourceAttributes: 1namespace 2verb 3group 4version 5resource 6subresource 7name 8fieldSelector:FieldSelectorAttributes
-  9labelSelector:LabelSelectorAttributes ; FieldSelectorRequirement: *1key *2operator 3values:[]
-LabelSelectorAttributes: 1rawSelector 2requirements:[]LabelSelectorRequirement ; SelfSubjectRulesReviewSpec: 1namespace
-SubjectAccessReviewStatus: *1allowed:bool 4denied:bool 2reason 3evaluationError
-LocalSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
-SelfSubjectAccessReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectAccessReviewSpec+ 3status:SubjectAccessReviewStatus+
-SelfSubjectAccessReviewSpec: 1resourceAttributes:ResourceAttributes 2nonResourceAttributes:NonResourceAttributes
-SelfSubjectRulesReview: 1metadata:ObjectMeta+ 2spec:SelfSubjectRulesReviewSpec+ 3status:SubjectRulesReviewStatus+
-SubjectRulesReviewStatus: *1resourceRules:[]ResourceRule *2nonResourceRules:[]NonResourceRule *3incomplete:bool
-  4evaluationError ; ResourceRule: *1verbs:[] 2apiGroups:[] 3resources:[] 4resourceNames:[]
-NonResourceRule: *1verbs:[] 2nonResourceURLs:[]
-APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: 1metadata:ObjectMeta+
+ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int creationTimestamp:Time
+deletionTimestamp:Time? deletionGracePeriodSeconds:int? labels:{} annotations:{} ownerReferences:[]OwnerReference(
+*5apiVersion|req *1kind|req *3name|req *uid|req 6controller:bool? blockOwnerDeletion:bool?)#/uid finalizers:[]/
+17managedFields:[]ManagedFieldsEntry(manager operation apiVersion time:Time? 6fieldsType fieldsV1:Raw? subresource);
+LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement; LabelSelectorRequirement: *key|req|@labelkey
+*operator values:[]; Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message; PodSpec:
+volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique *2containers:[]Container/name|req|unique
+!34ephemeralContainers:[]EphemeralContainer/name|unique 3restartPolicy=Always|Always,OnFailure,Never
+terminationGracePeriodSeconds:int?=30|0.. activeDeadlineSeconds:int?|1..2147483647 dnsPolicy=ClusterFirst|
+ClusterFirstWithHostNet,ClusterFirst,Default,None nodeSelector:{}# serviceAccountName|@subdomain serviceAccount
+21automountServiceAccountToken:bool? 10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool
+27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={} ~imagePullSecrets:[]LocalObjectReference#/name
+hostname|@label ~subdomain|@label ~affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
+hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip priorityClassName|@subdomain priority:int? dnsConfig:PodDNSConfig(
+nameservers:[] searches:[] options:[]PodDNSConfigOption(name value:?)) !28readinessGates:[]PodReadinessGate(
+*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool? preemptionPolicy:?|
+PreemptLowerPriority,Never ~overhead:{}Quantity ~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int
+*topologyKey *whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
+nodeAffinityPolicy:?|Honor,Ignore nodeTaintsPolicy:?|Honor,Ignore matchLabelKeys:[])/topologyKey,whenUnsatisfiable
+!35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? !schedulingGates:[]PodSchedulingGate(*name)/name
+!resourceClaims:[]PodResourceClaim(*name|req|@label 3resourceClaimName:? resourceClaimTemplateName:?)&/name|unique
+!resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup podGroupReplicaKey);
+Volume: *name|req|@label :VolumeSource; VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(
+!medium ~sizeLimit:Quantity?) !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(
+secretName|req items:[]KeyToPath defaultMode:int?=420 optional:bool?) !nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
+!persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
+!cinder:Raw !cephfs:Raw !flocker:Raw !downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
+defaultMode:int?=420) !fc:Raw !azureFile:Raw configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath
+defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:Raw !photonPersistentDisk:Raw
+26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection downwardAPI:DownwardAPIProjection(
+items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection serviceAccountToken:ServiceAccountTokenProjection(audience
+expirationSeconds:int?=3600 *path|req) clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:?
+labelSelector:LabelSelector# 5optional:bool? *4path|req) podCertificate:PodCertificateProjection(signerName keyType|
+RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
+certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
+!csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{} nodePublishSecretRef:LocalObjectReference#)
+!ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
+spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
+LocalObjectReference: name; HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,
+File,FileOrCreate,Socket; KeyToPath: *key|req *path|req mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool;
+ObjectFieldSelector: apiVersion=v1 *fieldPath|req; DownwardAPIVolumeFile: *path|req fieldRef:ObjectFieldSelector#
+resourceFieldRef:ResourceFieldSelector# mode:int?; ResourceFieldSelector: containerName *resource|req *divisor:Quantity;
+SecretProjection ConfigMapProjection: :LocalObjectReference items:[]KeyToPath 4optional:bool?;
+PersistentVolumeClaimSpec: accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements(
+limits:{}Quantity requests:{}Quantity)+ volumeName 5storageClassName:?|@subdomain volumeMode:?=Filesystem|Block,
+Filesystem dataSource:TypedLocalObjectReference# dataSourceRef:TypedObjectReference(*apiGroup:?|@subdomain *kind|req
+*name|req namespace:?) volumeAttributesClassName:?|@subdomain; TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|
+req *name|req; Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]ContainerPort(name|@port
+hostPort:int|1..65535 *containerPort:int|req|1..65535 protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol
+19envFrom:[]EnvFromSource(prefix configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource) 7env:[]EnvVar(*name|req|@env
+value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector# !resourceFieldRef:ResourceFieldSelector#
+configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector# !fileKeyRef:FileKeySelector(*volumeName|req *path|
+req *key|req optional:bool?=false)#))/name resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(
+*resourceName *restartPolicy) !restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action
+exitCodes:ContainerRestartRuleOnExitCodes(operator values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool
+~7recursiveReadOnly:? *3mountPath|req !subPath mountPropagation:?|Bidirectional,HostToContainer,None
+!subPathExpr)/mountPath !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath ~10livenessProbe:Probe
+~readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler
+stopSignal:?) terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
+14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
+ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?; ConfigMapKeySelector SecretKeySelector:
+:LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req; HTTPHeader Sysctl: *name *value;
+ResourceRequirements: limits:{}Quantity requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_;
+TCPSocketAction: *port:IntOrString host; Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0..
+periodSeconds:int=10|0.. successThreshold:int=1|0.. failureThreshold:int=3|0.. terminationGracePeriodSeconds:int?;
+ProbeHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction grpc:GRPCAction(*port:int|1..65535
+*service:?=); HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
+LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int);
+SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? ~seLinuxOptions:SELinuxOptions
+~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
+readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? !9procMount:?|Default,Unmasked
+11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile; SELinuxOptions: user role type level; SeccompProfile:
+*type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?; AppArmorProfile: *type|Localhost,RuntimeDefault,
+Unconfined localhostProfile:?; EphemeralContainer: :Container targetContainerName; NodeSelector:
+*nodeSelectorTerms:[]NodeSelectorTerm; PodSecurityContext: ~seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw
+2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
+~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl ~9fsGroupChangePolicy:?|Always,
+OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile ~13seLinuxChangePolicy:?|Recursive;
+NodeSelectorRequirement: *key|@labelkey *operator values:[]; Affinity: nodeAffinity:NodeAffinity(
+requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
+preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int preference:NodeSelectorTerm+#))
+podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity; NodeSelectorTerm: matchExpressions:[]NodeSelectorRequirement
+matchFields:[]NodeSelectorRequirement; PodAffinity PodAntiAffinity:
+requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
+preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*weight:int podAffinityTerm:PodAffinityTerm+);
+PodAffinityTerm: labelSelector:LabelSelector# namespaces:[] *topologyKey namespaceSelector:LabelSelector#
+matchLabelKeys:[] mismatchLabelKeys:[]; Toleration: key|@labelkey operator|Equal,Exists value effect|NoSchedule,
+PreferNoSchedule,NoExecute tolerationSeconds:int?; HostIP PodIP: *ip; PodStatus: 17observedGeneration:int 1phase
+conditions:[]PodCondition(*type 7observedGeneration:int *2status *lastProbeTime:Time *lastTransitionTime:Time reason
+message)/type message reason 11nominatedNodeName 5hostIP 16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip
+7startTime:Time? 10initContainerStatuses:[]ContainerStatus 8containerStatuses:[]ContainerStatus qosClass
+13ephemeralContainerStatuses:[]ContainerStatus resize resourceClaimStatuses:[]PodResourceClaimStatus(*name
+resourceClaimName:?)&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(
+*requestMappings:[]ContainerExtendedResourceRequest(*containerName *resourceName *requestName) *resourceClaimName)
+allocatedResources:{}Quantity resources:ResourceRequirements; ContainerStatus: *name state:ContainerState+
+lastState:ContainerState+ *ready:bool *restartCount:int *image *imageID containerID started:bool?
+allocatedResources:{}Quantity resources:ResourceRequirements volumeMounts:[]VolumeMountStatus(*name *mountPath
+readOnly:bool recursiveReadOnly:?)/mountPath user:ContainerUser(linux:LinuxContainerUser(*uid:int *gid:int
+supplementalGroups:[]int)) allocatedResourcesStatus:[]ResourceStatus(*name resources:[]ResourceHealth(*resourceID
+health)/resourceID_)/name stopSignal:?; ContainerState: waiting:ContainerStateWaiting(reason message)
+running:ContainerStateRunning(*startedAt:Time) terminated:ContainerStateTerminated(*exitCode:int signal:int reason
+message *startedAt:Time *finishedAt:Time containerID); ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,
+TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535 *targetPort:IntOrString nodePort:int)/port,protocol selector:{}#
+clusterIP 18clusterIPs:[] 4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[]
+7sessionAffinity=None|ClientIP,None ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|
+Cluster,Local ~healthCheckNodePort:int publishNotReadyAddresses:bool sessionAffinityConfig:SessionAffinityConfig(
+clientIP:ClientIPConfig(timeoutSeconds:int?)) 19ipFamilies:[] 17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,
+SingleStack 20allocateLoadBalancerNodePorts:bool? ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
+trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode; ServiceStatus: loadBalancer:LoadBalancerStatus(
+ingress:[]LoadBalancerIngress(ip hostname ipMode:? ports:[]PortStatus))+ conditions:[]Condition/type; PortStatus
+IngressPortStatus: *port:int *protocol error:?; Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(
+addresses:[]EndpointAddress notReadyAddresses:[]EndpointAddress ports:[]EndpointPort(name|@label *port:int|1..65535
+protocol=TCP|SCTP,TCP,UDP appProtocol:?|@labelkey)); EndpointAddress: *ip|req|@ip 3hostname|@label nodeName:?|@subdomain
+2targetRef:ObjectReference#; ObjectReference: kind namespace name uid apiVersion resourceVersion fieldPath; ConfigMap:
+metadata:ObjectMeta+ 4immutable:bool? 2data:{} binaryData:{}bytes; Secret: metadata:ObjectMeta+ 5immutable:bool?
+2data:{}bytes 4stringData:{} 3type=Opaque; ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name
+imagePullSecrets:[]LocalObjectReference automountServiceAccountToken:bool?; NamespaceSpec: finalizers:[];
+NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
+message)/type; NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|
+@labelvalue *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID; NodeStatus:
+capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status *lastHeartbeatTime:Time
+*lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
+daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
+*systemUUID *bootID *kernelVersion *osImage *containerRuntimeVersion *kubeletVersion *kubeProxyVersion *operatingSystem
+*architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[] sizeBytes:int) volumesInUse:[]
+volumesAttached:[]Raw config:Raw runtimeHandlers:[]NodeRuntimeHandler(*name features:NodeRuntimeHandlerFeatures(
+recursiveReadOnlyMounts:bool? userNamespaces:bool?)) features:NodeFeatures(supplementalGroupsPolicy:bool?)
+declaredFeatures:[]; EventSource: component host; Event: metadata:ObjectMeta+ involvedObject:ObjectReference+# reason
+message source:EventSource+ *firstTimestamp:Time *lastTimestamp:Time count:int type *eventTime:MicroTime
+series:EventSeries(count:int *lastObservedTime:MicroTime) action related:ObjectReference# *reportingComponent
+*reportingInstance; PersistentVolumeClaimStatus: phase=Pending accessModes:[] capacity:{}Quantity
+conditions:[]PersistentVolumeClaimCondition/type allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
+currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName *status);
+PersistentVolumeClaimCondition JobCondition: *type *status *lastProbeTime:Time *lastTransitionTime:Time reason message;
+SecretReference: name|req namespace|req; PersistentVolumeSpec: capacity:{}Quantity|req :PersistentVolumeSource
+accessModes:[]|req claimRef:ObjectReference persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain storageClassName|
+@subdomain mountOptions:[] volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(
+required:NodeSelector#) volumeAttributesClassName:?|@subdomain; PersistentVolumeSource: gcePersistentDisk:Raw
+awsElasticBlockStore:Raw hostPath:HostPathVolumeSource glusterfs:Raw nfs:NFSVolumeSource rbd:Raw iscsi:Raw cinder:Raw
+cephfs:Raw fc:Raw flocker:Raw flexVolume:Raw azureFile:Raw vsphereVolume:Raw quobyte:Raw azureDisk:Raw
+photonPersistentDisk:Raw portworxVolume:Raw scaleIO:Raw local:LocalVolumeSource(*path|req fsType:?) storageos:Raw
+csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req readOnly:bool fsType volumeAttributes:{}
+controllerPublishSecretRef:SecretReference# nodeStageSecretRef:SecretReference# nodePublishSecretRef:SecretReference#
+controllerExpandSecretRef:SecretReference# nodeExpandSecretRef:SecretReference#); PersistentVolumeStatus: phase=Pending
+message reason lastPhaseTransitionTime:Time?; ReplicationControllerSpec: replicas:int?=1|0.. 4minReadySeconds:int|0..
+2selector:{}#|req template:PodTemplateSpec|req; PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+; PodTemplate:
+metadata:ObjectMeta+ template:PodTemplateSpec+; ReplicationControllerStatus: *replicas:int fullyLabeledReplicas:int
+4readyReplicas:int availableReplicas:int 3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type;
+LimitRangeSpec: *limits:[]LimitRangeItem(*type max:{}Quantity min:{}Quantity default:{}Quantity
+defaultRequest:{}Quantity maxLimitRequestRatio:{}Quantity); ReplicationControllerCondition ReplicaSetCondition
+StatefulSetCondition DaemonSetCondition HorizontalPodAutoscalerCondition: *type *status *lastTransitionTime:Time reason
+message; ResourceQuotaSpec: hard:{}Quantity scopes:[] scopeSelector:ScopeSelector(
+matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName *operator values:[]))#; ResourceQuotaStatus:
+hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#; DeploymentSpec:
+replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+ strategy:DeploymentStrategy(type=RollingUpdate
+rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25% maxSurge:IntOrString?=25%))+& minReadySeconds:int|
+0.. revisionHistoryLimit:int?=10|0.. paused:bool 9progressDeadlineSeconds:int?=600|0..; DeploymentStatus:
+observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
+unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition(*type *status *6lastUpdateTime:Time
+*lastTransitionTime:Time 4reason message)/type 8collisionCount:int?; ReplicaSetSpec: replicas:int?=1|0..
+4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+; ReplicaSetStatus: *replicas:int
+fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int 7terminatingReplicas:int? 3observedGeneration:int
+6conditions:[]ReplicaSetCondition/type; StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector#
+template:PodTemplateSpec+ volumeClaimTemplates:[]PersistentVolumeClaim *serviceName|@label
+podManagementPolicy=OrderedReady updateStrategy:StatefulSetUpdateStrategy(type
+rollingUpdate:RollingUpdateStatefulSetStrategy(partition:int?=0|0.. maxUnavailable:IntOrString?))+
+revisionHistoryLimit:int?=10 minReadySeconds:int|0..
+persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(whenDeleted=Retain|Retain,Delete
+whenScaled=Retain|Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..); ScaleSpec: replicas:int|0..;
+StatefulSetStatus: observedGeneration:int *replicas:int readyReplicas:int currentReplicas:int updatedReplicas:int
+currentRevision updateRevision 9collisionCount:int? conditions:[]StatefulSetCondition/type *availableReplicas:int;
+DaemonSetSpec: *selector:LabelSelector# template:PodTemplateSpec+ updateStrategy:DaemonSetUpdateStrategy(
+type=RollingUpdate rollingUpdate:RollingUpdateDaemonSet(maxUnavailable:IntOrString?=1 maxSurge:IntOrString?=0))+
+minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0..; ScaleStatus: *replicas:int selector; DaemonSetStatus:
+*currentNumberScheduled:int *numberMisscheduled:int *desiredNumberScheduled:int *numberReady:int observedGeneration:int
+updatedNumberScheduled:int numberAvailable:int numberUnavailable:int collisionCount:int?
+conditions:[]DaemonSetCondition/type; ControllerRevision: metadata:ObjectMeta+ *data:Raw *revision:int|0..; JobSpec:
+parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy(
+*rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore onExitCodes:PodFailurePolicyOnExitCodesRequirement(
+containerName:? *operator|In,NotIn *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|
+@labelkey *status=True|False,True,Unknown))) 16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:?
+succeededCount:int?|0..)) 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. maxFailedIndexes:int?|0..
+4selector:LabelSelector# manualSelector:bool? template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
+completionMode:?|NonIndexed,Indexed suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
+JobStatus: conditions:[]JobCondition/type^ startTime:Time? completionTime:Time? active:int succeeded:int failed:int
+11terminating:int? 7completedIndexes 10failedIndexes:? 8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_
+failed:[]/_) ready:int?; JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+; CronJobSpec: *schedule|req 8timeZone:?
+2startingDeadlineSeconds:int?|0.. concurrencyPolicy=Allow|Allow,Forbid,Replace suspend:bool?=false
+jobTemplate:JobTemplateSpec+ successfulJobsHistoryLimit:int?=3|0.. failedJobsHistoryLimit:int?=1|0..; CronJobStatus:
+active:[]ObjectReference 4lastScheduleTime:Time? lastSuccessfulTime:Time?; HorizontalPodAutoscalerSpec:
+scaleTargetRef:CrossVersionObjectReference+ minReplicas:int?=1|1.. *maxReplicas:int metrics:[]MetricSpec
+behavior:HorizontalPodAutoscalerBehavior; MetricIdentifier: *name selector:LabelSelector#; CrossVersionObjectReference:
+*kind|req *name|req apiVersion; MetricSpec: *type|ContainerResource,External,Object,Pods,Resource
+object:ObjectMetricSource(describedObject:CrossVersionObjectReference+ target:MetricTarget+ metric:MetricIdentifier+)
+pods:PodsMetricSource resource:ResourceMetricSource(*name target:MetricTarget+)
+7containerResource:ContainerResourceMetricSource(*name target:MetricTarget+ *container|@label)
+5external:ExternalMetricSource; MetricTarget: *type value:Quantity? averageValue:Quantity? averageUtilization:int?;
+PodsMetricSource ExternalMetricSource: metric:MetricIdentifier+ target:MetricTarget+; HorizontalPodAutoscalerBehavior:
+scaleUp:HPAScalingRules={} scaleDown:HPAScalingRules={}; HPAScalingRules: 3stabilizationWindowSeconds:int?
+1selectPolicy:?=Max|Disabled,Max,Min policies:[]HPAScalingPolicy(*type|Percent,Pods *value:int *periodSeconds:int)
+4tolerance:Quantity?; HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? currentReplicas:int
+*desiredReplicas:int *currentMetrics:[]MetricStatus conditions:[]HorizontalPodAutoscalerCondition/type; MetricStatus:
+*type object:ObjectMetricStatus(metric:MetricIdentifier+ current:MetricValueStatus+
+describedObject:CrossVersionObjectReference+) pods:PodsMetricStatus resource:ResourceMetricStatus(*name
+current:MetricValueStatus+) 7containerResource:ContainerResourceMetricStatus(*name current:MetricValueStatus+
+*container) 5external:ExternalMetricStatus; MetricValueStatus: value:Quantity? averageValue:Quantity?
+averageUtilization:int?; PodsMetricStatus ExternalMetricStatus: metric:MetricIdentifier+ current:MetricValueStatus+;
+autoscaling.v1.HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+# minReplicas:int?=1|1..
+*maxReplicas:int targetCPUUtilizationPercentage:int?; autoscaling.v1.HorizontalPodAutoscalerStatus:
+observedGeneration:int? lastScaleTime:Time? *currentReplicas:int *desiredReplicas:int
+currentCPUUtilizationPercentage:int?; IngressSpec: 4ingressClassName:?|@subdomain 1defaultBackend:IngressBackend
+tls:[]IngressTLS(hosts:[] secretName|@subdomain) rules:[]IngressRule(host :IngressRuleValue(http:HTTPIngressRuleValue(
+*paths:[]HTTPIngressPath(path *3pathType:?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+)|req)));
+IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port number:int|
+1..65535)+#) 3resource:TypedLocalObjectReference#; IngressStatus: loadBalancer:IngressLoadBalancerStatus(
+ingress:[]IngressLoadBalancerIngress(ip|@ip hostname|@subdomain 4ports:[]IngressPortStatus))+; IngressClassSpec:
+controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req *scope:?=Cluster|
+Cluster,Namespace namespace:?); NetworkPolicySpec: podSelector:LabelSelector+# ingress:[]NetworkPolicyIngressRule(
+ports:[]NetworkPolicyPort from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(ports:[]NetworkPolicyPort
+to:[]NetworkPolicyPeer) policyTypes:[]; NetworkPolicyPort: protocol:?=TCP|TCP,UDP,SCTP port:IntOrString? endPort:int?;
+NetworkPolicyPeer: podSelector:LabelSelector# namespaceSelector:LabelSelector# ipBlock:IPBlock(*cidr|req except:[]);
+EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint(*addresses:[]/_
+conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+ hostname:?|@label targetRef:ObjectReference#
+deprecatedTopology:{} nodeName:?|@subdomain zone:? hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue)
+forNodes:[]ForNode(*name|@subdomain))) *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP
+port:int? appProtocol:?|@labelkey); PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#
+maxUnavailable:IntOrString? unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget; PodDisruptionBudgetStatus:
+observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int *desiredHealthy:int
+*expectedPods:int conditions:[]Condition/type; Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(
+gracePeriodSeconds:int? preconditions:Preconditions(uid:? resourceVersion:?) orphanDependents:bool? propagationPolicy:?
+dryRun:[] ignoreStoreReadErrorWithClusterBreakingPotential:bool?); Role: metadata:ObjectMeta+ *rules:[]PolicyRule;
+PolicyRule: *verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[]; ClusterRole: metadata:ObjectMeta+
+*rules:[]PolicyRule aggregationRule:AggregationRule(clusterRoleSelectors:[]LabelSelector); RoleBinding
+ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|ServiceAccount,User,Group apiGroup *name|req
+namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *kind *name|req)+#;
+StorageClass: metadata:ObjectMeta+ *provisioner|req parameters:{} reclaimPolicy:?=Delete|Delete,Retain mountOptions:[]
+allowVolumeExpansion:bool? volumeBindingMode:?=Immediate|Immediate,WaitForFirstConsumer
+allowedTopologies:[]TopologySelectorTerm(matchLabelExpressions:[]TopologySelectorLabelRequirement(*key|@labelkey
+*values:[]|req)); PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
+preemptionPolicy:?=PreemptLowerPriority|PreemptLowerPriority,Never; RuntimeClass: metadata:ObjectMeta+ *handler|@label
+overhead:Overhead(podFixed:{}Quantity) scheduling:Scheduling(nodeSelector:{}# tolerations:[]Toleration); LeaseSpec:
+holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime? leaseTransitions:int?|0..
+strategy:? preferredHolder:?; events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(
+*count:int *lastObservedTime:MicroTime) reportingController reportingInstance action reason regarding:ObjectReference+#
+related:ObjectReference# note type deprecatedSource:EventSource+ *deprecatedFirstTimestamp:Time
+*deprecatedLastTimestamp:Time deprecatedCount:int; CustomResourceDefinitionSpec: *group|req|@subdomain
+3names:CustomResourceDefinitionNames+ *scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion
+9conversion:CustomResourceConversion(*strategy|None,Webhook ~webhook:WebhookConversion(
+2clientConfig:WebhookClientConfig(3url:? 1service:ServiceReference(*namespace *name path:? port:int?=443)
+caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool; CustomResourceDefinitionNames: *plural|
+@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[]; CustomResourceDefinitionVersion: *name
+*served:bool *storage:bool 7deprecated:bool deprecationWarning:? 4schema:CustomResourceValidation(
+openAPIV3Schema:JSONSchemaProps) subresources:CustomResourceSubresources(status:CustomResourceSubresourceStatus()
+scale:CustomResourceSubresourceScale(*specReplicasPath *statusReplicasPath labelSelectorPath:?))
+additionalPrinterColumns:[]CustomResourceColumnDefinition(*name|req *type format description priority:int *jsonPath)
+9selectableFields:[]SelectableField(*jsonPath); JSONSchemaProps: id $schema $ref:? description type format title
+default:Raw? maximum:Double? exclusiveMaximum:bool minimum:Double? exclusiveMinimum:bool maxLength:int? minLength:int?
+pattern maxItems:int? minItems:int? uniqueItems:bool multipleOf:Double? enum:[]Raw maxProperties:int? minProperties:int?
+required:[] items:SchemaOrArray allOf:[]JSONSchemaProps oneOf:[]JSONSchemaProps anyOf:[]JSONSchemaProps
+not:JSONSchemaProps properties:{}JSONSchemaProps additionalProperties:SchemaOrBool patternProperties:{}JSONSchemaProps
+dependencies:{}SchemaOrStrings additionalItems:SchemaOrBool definitions:{}JSONSchemaProps
+externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
+x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool x-kubernetes-int-or-string:bool
+x-kubernetes-list-map-keys:[] x-kubernetes-list-type:? x-kubernetes-map-type:?
+~x-kubernetes-validations:[]ValidationRule(*rule message messageExpression reason:? fieldPath
+optionalOldSelf:bool?)/rule; CustomResourceDefinitionStatus: *conditions:[]CustomResourceDefinitionCondition(*type
+*status *lastTransitionTime:Time reason message observedGeneration:int)/type_
+acceptedNames:CustomResourceDefinitionNames+ *storedVersions:[] observedGeneration:int; TokenReviewSpec: token
+audiences:[]; TokenReviewStatus: authenticated:bool user:UserInfo+ 4audiences:[] 3error; UserInfo: username uid
+groups:[] extra:{}ExtraValue; TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600
+*3boundObjectRef:BoundObjectReference(kind apiVersion name uid); TokenRequestStatus: *token *expirationTimestamp:Time;
+SelfSubjectReview: metadata:ObjectMeta+ status:SelfSubjectReviewStatus(userInfo:UserInfo+)+; NonResourceAttributes: path
+verb; SubjectAccessReviewSpec: resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes user
+groups:[] extra:{}ExtraValue uid; ResourceAttributes: namespace verb group version resource subresource name
+fieldSelector:FieldSelectorAttributes(rawSelector requirements:[]FieldSelectorRequirement(*key *operator values:[]))
+labelSelector:LabelSelectorAttributes(rawSelector requirements:[]LabelSelectorRequirement); SubjectAccessReviewStatus:
+*allowed:bool 4denied:bool 2reason evaluationError; LocalSubjectAccessReview: metadata:ObjectMeta+
+spec:SubjectAccessReviewSpec+ status:SubjectAccessReviewStatus+; SelfSubjectAccessReview: metadata:ObjectMeta+
+spec:SelfSubjectAccessReviewSpec(resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes)+
+status:SubjectAccessReviewStatus+; SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(
+namespace)+ status:SubjectRulesReviewStatus(*resourceRules:[]ResourceRule(*verbs:[] apiGroups:[] resources:[]
+resourceNames:[]) *nonResourceRules:[]NonResourceRule(*verbs:[] nonResourceURLs:[]) *incomplete:bool evaluationError)+;
+APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: metadata:ObjectMeta+
 """
 
-Field = namedtuple("Field", "number name kind type pointer plain retain atomic keys merges applies default always flag "
-                            "rules")
-TOKEN = re.compile(r"([*~!]*)(\d+)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
+Field = namedtuple("Field", "number name kind type pointer plain retain atomic keys merges applies default always "
+                            "flag rules")
+TOKEN = re.compile(r"([*~!]*)(\d*)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
 SCALARS = {"string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Raw", "Double",
            "ExtraValue", "SchemaOrArray", "SchemaOrBool", "SchemaOrStrings"}
-MESSAGES = {}                                           # name: tokens
-for line in SCHEMA.replace("\n  ", " ").replace(" ; ", "\n").strip().split("\n"):
-    names, tokens = line.split(":", 1)
+MESSAGES, rest = {}, re.sub(r"([|,])\s+", r"\1", SCHEMA)       # name: tokens
+while "(" in rest:
+    MESSAGES.update(re.findall(r"([\w.]+)\(([^()]*)\)", rest))
+    rest = re.sub(r"\([^()]*\)", "", rest)
+for part in rest.split(";"):
+    names, tokens = part.split(":", 1)
     MESSAGES.update(dict.fromkeys(names.split(), tokens))
 for name in [name[:-4] for name in MESSAGES if name.endswith("Spec")]:
     status = f" 3status:{name}Status+" if name + "Status" in MESSAGES else ""
@@ -662,21 +582,18 @@ for name in [name[:-4] for name in MESSAGES if name.endswith("Spec")]:
 class Message:
     """The fields of one message: by_name (embedded structs resolved), by_number (as on the protobuf wire)."""
     def __init__(self, name):
-        self.name, self.by_name, self.by_number = name, {}, {}
+        self.name, self.by_name, self.by_number, last = name, {}, {}, 0
         for token in MESSAGES[name].split():
             flags, number, label, kind, type_, mark, slash, keys, only, default, rules = TOKEN.fullmatch(token).groups()
-            field = self.by_number[int(number)] = Field(
-                int(number), label, kind, type_ or "string", "?" in mark, "+" in mark, "&" in mark, "#" in mark,
+            last = int(number or last + 1)
+            field = self.by_number[last] = Field(
+                last, label, kind, type_ or "string", *(sign in mark for sign in "?+&#"),
                 tuple(filter(None, keys.split(","))), slash and only != "_", slash and only != "^",
                 default and WORDS.get(default, int(default) if default.isdigit() else default),
                 "*" in flags, flags.strip("*"), tuple(filter(None, rules.split("|"))))
             self.by_name.update({label: field} if label else message(field.type).by_name)
 
-def message(name, parsed={}):
-    """The Message called name; parsed at its first use and kept (a GIL-atomic dict, so any thread may ask)."""
-    if name not in parsed:
-        parsed[name] = Message(name)
-    return parsed[name]
+message = lru_cache(maxsize=None)(Message)      # by name; parsed at its first use and kept, any thread may ask
 
 Findings = namedtuple("Findings", "unknown hints refused")      # what reading an object brought to light, as paths
 
@@ -691,9 +608,7 @@ ZERO = {"string": "", "int": 0, "bool": False, "bytes": "", "IntOrString": 0, "Q
 def clean(type_, value, findings, path="", owner="", kind=""):
     """The value as the API server would hold it: fields checked against SCHEMA, unknown ones and nulls dropped,
     quantities in canonical form. What was dropped or cannot be honoured goes to findings.
-
-    path   where the value stands, such as "spec.containers[0].name"; owner is the message it stands in.
-    Raises Mismatch."""
+    path: where it stands, such as "spec.containers[0].name"; owner: the message it stands in. Raises Mismatch."""
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
@@ -701,20 +616,19 @@ def clean(type_, value, findings, path="", owner="", kind=""):
                 for key, item in value.items() if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
-    if not kind and type_.startswith("SchemaOr"):
-        if isinstance(value, dict):
-            return clean_message(message("JSONSchemaProps"), value, findings, path)
+    or_schema = not kind and type_.startswith("SchemaOr")
+    if isinstance(value, dict) and (or_schema or not kind and type_ not in SCALARS):
+        return clean_message(message("JSONSchemaProps" if or_schema else type_), value, findings, path)
+    if or_schema:
         one = "JSONSchemaProps" if type_ == "SchemaOrArray" else "string"
         return [clean(one, item, findings, path) for item in value] if isinstance(value, list) else bool(value)
-    if not kind and (type_ == "Raw" or type(value) is PYTHON_TYPE.get(type_)):
-        if type_ != "int" or -2 ** 63 <= value < 2 ** 63:
-            return value
-    if not kind and type_ not in SCALARS and isinstance(value, dict):
-        return clean_message(message(type_), value, findings, path)
+    if not kind and (type_ == "Raw" or type(value) is PYTHON_TYPE.get(type_)) and (
+            type_ != "int" or -2 ** 63 <= value < 2 ** 63):
+        return value
     bare = re.sub(r"\[\d+\]", "", path)
     go = kind.replace("{}", "map[string]") + (GO_TYPE.get(type_, type_) if type_ in SCALARS else "v1." + type_)
-    raise Mismatch(f"json: cannot unmarshal {JSON_TYPE.get(type(value), 'null')} into Go struct field {owner}.{bare} "
-                   f"of type {go}")
+    found = JSON_TYPE.get(type(value), "null")
+    raise Mismatch(f"json: cannot unmarshal {found} into Go struct field {owner}.{bare} of type {go}")
 
 def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that Go always prints are added."""
@@ -772,9 +686,8 @@ def quantity_value(text, unit=10 ** 9):
 
 def quantity_text(nanos):
     """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki and more."""
-    units = BINARY if nanos % (10 ** 9 << 10) == 0 and nanos else DECIMAL
-    return f"{nanos}n" if nanos % 10 ** 6 else canonical_quantity(
-        f"{nanos // (10 ** 9 << 10)}Ki" if units is BINARY else f"{nanos // 10 ** 6}m")
+    kibi, rest = divmod(nanos, BINARY["Ki"])
+    return f"{nanos}n" if nanos % 10 ** 6 else canonical_quantity(f"{nanos // 10 ** 6}m" if rest else f"{kibi}Ki")
 
 def canonical_quantity(text):
     """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m", "1024Mi" -> "1Gi"."""
@@ -807,14 +720,13 @@ def check_time(value):
 
 CHECKS = {"Quantity": canonical_quantity, "bytes": check_bytes, "Time": check_time, "MicroTime": check_time,
           "Double": lambda value: check_type(value, (int, float), "float64"),
-          "ExtraValue": lambda value: [check_type(item, (str,), "string") for item in check_type(value, (list,), "[]string")],
+          "ExtraValue": lambda value: [check_type(v, (str,), "string") for v in check_type(value, (list,), "[]string")],
           "IntOrString": lambda value: check_type(value, (int, str), "int32")}
-LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
+LABEL, QUALIFIED = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 ENDS = "and must start and end with an alphanumeric character"
 NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it goes on with)
     "subdomain": (rf"{LABEL}(\.{LABEL})*", 253, "a lowercase RFC 1123 subdomain must consist of lower case "
-                  f"alphanumeric characters, '-' or '.', {ENDS}", "'example.com'"),
+                  "alphanumeric characters, '-' or '.', " + ENDS, "'example.com'"),
     "label": (LABEL, 63, "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
               + ENDS, "'my-name',  or '123-abc'"),
     "rfc1035": ("[a-z]([-a-z0-9]*[a-z0-9])?", 63, "a DNS-1035 label must consist of lower case alphanumeric characters "
@@ -823,43 +735,42 @@ NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it
     "key": ("[-._a-zA-Z0-9]+", 253, "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "'key.name',  or 'KEY_NAME',  or 'key-name'"),
     "labelvalue": (f"({QUALIFIED})?", 63, "a valid label must be an empty string or consist of alphanumeric "
-                   f"characters, '-', '_' or '.', {ENDS}", "'MyValue',  or 'my_value',  or '12345'"),
+                   "characters, '-', '_' or '.', " + ENDS, "'MyValue',  or 'my_value',  or '12345'"),
     "qualified": (QUALIFIED, 63, "name part must consist of alphanumeric characters, '-', '_' or '.', " + ENDS,
                   "'MyName',  or 'my.name',  or '123-abc'"),
     "port": ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15, "must contain only alpha-numeric characters (a-z, 0-9), and "
              "hyphens (-), and at least one letter (a-z)", ""),
-    "env": ("[ -<>-~]+", 1 << 20, "a valid environment variable name must consist only of printable ASCII characters "
-            "other than '='", ""),
+    "env": ("[ -<>-~]+", 1 << 20,
+            "a valid environment variable name must consist only of printable ASCII characters other than '='", ""),
 }
 KIND_NAMES = {"Namespace": "label", "Service": "rfc1035", **dict.fromkeys(      # the others: subdomain
     ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), "path")}
 
 def name_faults(rule, value):
-    """What is wrong with a name, a sentence each; [] if nothing is. path: whatever can be a part of an URL's path."""
+    """What is wrong with a name, a sentence each. path: whatever can be a part of an URL's path."""
     if rule == "labelkey":
         return label_key_faults(value)
     if rule == "path":
-        return [f"may not be '{value}'"] if value in (".", "..") else [f"may not contain '{c}'" for c in "/%" if c in value]
+        return [f"may not be '{value}'"] if value in (".", "..") else [
+            f"may not contain '{c}'" for c in "/%" if c in value]
     pattern, longest, refusal, examples = NAME_RULES[rule]
-    words = "characters" if rule == "key" else "bytes"
-    faults = [f"must be no more than {longest} {words}"] if len(value) > longest else []
-    if not re.fullmatch(pattern, value):
-        shown = f" (e.g. {examples}, regex used for validation is '{pattern}')" if examples else ""
-        faults.append(refusal + shown)
-    return faults
+    refusal += f" (e.g. {examples}, regex used for validation is '{pattern}')" if examples else ""
+    too_long = f"must be no more than {longest} {'characters' if rule == 'key' else 'bytes'}"
+    return [too_long] * (len(value) > longest) + [refusal] * (not re.fullmatch(pattern, value))
 
 def label_key_faults(key):
     """What is wrong with a label key, which is NAME or PREFIX/NAME."""
     prefix, slash, name = key.rpartition("/")
     if "/" in prefix:
-        return [name_faults("qualified", "")[0].replace("name part", "a valid label key") + " with an optional DNS "
-                "subdomain prefix and '/' (e.g. 'example.com/MyName')"]
+        return [name_faults("qualified", "")[0].replace("name part", "a valid label key") +
+                " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"]
     faults = name_faults("subdomain", prefix) if prefix else ["must be non-empty"] * len(slash)
     return [f"prefix part {fault}" for fault in faults] + ["name part must be non-empty"] * (not name) + [
         re.sub("^must", "name part must", fault) for fault in name_faults("qualified", name)]
 
-Requirement = namedtuple("Requirement", "key op values")         # op: one of OPERATORS
+Requirement = namedtuple("Requirement", "key op values")         # op: one of SELECTOR_TEXT
 OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
+SELECTOR_TEXT = {"=": "{0}={1}", "in": "{0} in ({1})", "notin": "{0} notin ({1})", "exists": "{0}", "absent": "!{0}"}
 SELECTOR_TERM = re.compile(r"\s*(?:!\s*(?P<absent>[^\s!=,()]+)|(?P<key>[^\s!=,()]+)\s*(?:(?P<op>==|=|!=)\s*"
                            r"(?P<value>[^\s!=,()]*)|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)")
 
@@ -869,8 +780,7 @@ def parse_selector(text):
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
         if not found:
-            rest = text[at:].strip()
-            odd = re.search(r"[!=,()](?![!=,()])", rest) or [rest]
+            odd = re.search(r"[!=,()](?![!=,()])", text[at:]) or [text[at:].strip()]
             raise bad_request(f"unable to parse requirement: found '{odd[0]}', expected: identifier")
         key = found["absent"] or found["key"]
         values = {v.strip() for v in found["values"].split(",")} if found["set"] else {found["value"]}
@@ -882,52 +792,47 @@ def parse_selector(text):
         at = found.end()
     return requirements
 
+def is_plain(selector):
+    return bool(selector) and all(isinstance(value, str) for value in selector.values())
 def selector_of(selector):
     """A LabelSelector object, or the plain map of Services and ReplicationControllers, as Requirements."""
-    if selector and all(isinstance(value, str) for value in selector.values()):
-        return [Requirement(key, "in", {value}) for key, value in selector.items()]
-    terms = [Requirement(key, "in", {value}) for key, value in dig(selector, "matchLabels", default={}).items()]
-    for term in dig(selector, "matchExpressions", default=()):
-        terms.append(Requirement(term["key"], OPERATORS.get(term["operator"], "absent"), set(term.get("values") or ())))
-    return terms
+    if is_plain(selector):
+        selector = {"matchLabels": selector}
+    return [Requirement(key, "=", {value}) for key, value in dig(selector, "matchLabels", default={}).items()] + [
+        Requirement(term["key"], OPERATORS.get(term["operator"], "absent"), set(term.get("values") or ()))
+        for term in dig(selector, "matchExpressions", default=())]
 
 def selects(requirements, labels):
     """Whether labels ({} or None for none) meet every requirement."""
     labels = labels or {}
-    return all({"in": labels.get(key) in values, "notin": labels.get(key) not in values,
-                "exists": key in labels, "absent": key not in labels}[op] for key, op, values in requirements)
+    return all({"exists": key in labels, "absent": key not in labels, "notin": labels.get(key) not in values}.get(
+        op, labels.get(key) in values) for key, op, values in requirements)
 
 def selector_text(selector):
     """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as text, terms by key."""
-    if selector and all(isinstance(value, str) for value in selector.values()):
-        return ",".join(sorted(f"{key}={value}" for key, value in selector.items()))
-    terms = [(key, f"{key}={value}") for key, value in dig(selector, "matchLabels", default={}).items()]
-    for term in dig(selector, "matchExpressions", default=()):
-        key, listed = term["key"], ",".join(sorted(term.get("values") or ()))
-        terms.append((key, {"In": f"{key} in ({listed})", "NotIn": f"{key} notin ({listed})", "Exists": key}.get(
-            term["operator"], "!" + key)))
-    return ",".join(text for _, text in sorted(terms, key=lambda term: term[0])) or "<none>"
+    terms = [(key, SELECTOR_TEXT[op].format(key, ",".join(sorted(values))))
+             for key, op, values in selector_of(selector)]
+    return ",".join(text for _, text in sorted(terms, key=lambda term: term[is_plain(selector)])) or "<none>"
 
 # What a field selector may name, besides metadata.name and metadata.namespace.
 FIELD_LABELS = {
     "Pod": "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase "
            "status.podIP status.nominatedNodeName",
-    "Event": "involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid "
-             "involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath reason "
-             "reportingComponent source type",
+    "Event": " ".join(["reason reportingComponent source type",
+                       *("involvedObject." + field for field in message("ObjectReference").by_name)]),
     "Secret": "type", "Namespace": "status.phase", "Node": "spec.unschedulable", "Service": "spec.clusterIP spec.type",
     "ReplicaSet": "status.replicas",
 }
 
 def parse_field_selector(kind, text):
     """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for a field that the kind cannot select by."""
+    known = ["metadata.name", *["metadata.namespace"] * kind.namespaced, *FIELD_LABELS.get(kind.id, "").split(),
+             *(field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", default=()))]
     terms = []
     for term in filter(None, text.split(",")):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", term)
         if not found:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
-        known = ["metadata.name"] + ["metadata.namespace"] * kind.namespaced + FIELD_LABELS.get(
-            kind.id, "").split() + [field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", default=())]
         if found[1] not in known:
             raise bad_request(f"field label not supported: {found[1]}" if kind.crd or kind.id in FIELD_LABELS else
                               f'"{found[1]}" is not a known field selector: only "metadata.name", "metadata.namespace"')
@@ -935,15 +840,13 @@ def parse_field_selector(kind, text):
     return terms
 
 def field_matches(terms, obj):
-    for path, equal, value in terms:
+    def text(path):
         found = dig(obj, *path.split("."))
         if path == "source":
             found = dig(found, "component") or obj.get("reportingComponent")
         absent = "false" if path in ("spec.hostNetwork", "spec.unschedulable") else ""
-        text = str(found).lower() if isinstance(found, bool) else str(found or absent)
-        if (text == value) != equal:
-            return False
-    return True
+        return str(found).lower() if isinstance(found, bool) else str(found or absent)
+    return all((text(path) == value) == equal for path, equal, value in terms)
 
 def filled(**fields):
     """The fields that have a value, for a dict that leaves the others out."""
@@ -959,8 +862,7 @@ class ApiError(Exception):
         if retry_after is not None:
             details = dict(details or {}, retryAfterSeconds=retry_after)
         self.status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message,
-                       "reason": reason or None, "details": details, "code": code}
-        self.status = {key: value for key, value in self.status.items() if value is not None}
+                       **filled(reason=reason), **({} if details is None else {"details": details}), "code": code}
 
 def bad_request(message):
     return ApiError(400, "BadRequest", message)
@@ -975,8 +877,8 @@ def already_exists(kind, name):
     return ApiError(409, "AlreadyExists", f'{resource_name(kind)} "{name}" already exists', about(kind, name))
 def conflict(kind, name,
              why="the object has been modified; please apply your changes to the latest version and try again"):
-    text = f'Operation cannot be fulfilled on {resource_name(kind)} "{name}": {why}'
-    return ApiError(409, "Conflict", text, about(kind, name))
+    return ApiError(409, "Conflict", f'Operation cannot be fulfilled on {resource_name(kind)} "{name}": {why}',
+                    about(kind, name))
 def forbidden(kind, name, why, causes=None):
     return ApiError(403, "Forbidden", f'{resource_name(kind)} "{name}" is forbidden: {why}',
                     {**about(kind, name), **filled(causes=causes)})
@@ -985,16 +887,12 @@ def no_such_resource():
 def wrong_method():
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
-REASONS = {"Invalid value": "FieldValueInvalid", "Required value": "FieldValueRequired",
-           "Unsupported value": "FieldValueNotSupported", "Duplicate value": "FieldValueDuplicate",
-           "Forbidden": "FieldValueForbidden", "Not found": "FieldValueNotFound", "Too long": "FieldValueTooLong",
-           "Too many": "FieldValueTooMany"}
-
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
     def add(self, field, what, found=None, why=""):
         text = what + ("" if found is None else f": {dumps(found).decode()}") + (f": {why}" if why else "")
-        self.append({"reason": REASONS[what], "message": text, "field": field})
+        word = what.replace(" value", "").title().replace(" ", "").replace("Unsupported", "NotSupported")
+        self.append({"reason": "FieldValue" + word, "message": text, "field": field})
 
     def name(self, field, found, rule):
         if not found:
@@ -1018,9 +916,8 @@ def check_options(kind_name, query, is_apply=False):
                             ("propagationPolicy", "Foreground", "Background", "Orphan", "nil")):
         found = query.get(option)
         if found not in (None, *values) or found == "nil":          # Go's word for an absent one
-            known = ", ".join(f'"{value}"' for value in values)
             faults.add(option, "Unsupported value", [found] if option == "dryRun" else found,
-                       "supported values: " + known)
+                       "supported values: " + ", ".join(f'"{value}"' for value in values))
     if is_apply and not query.get("fieldManager"):
         faults.add("fieldManager", "Required value", why="is required for apply patch")
     if kind_name == "PatchOptions" and "force" in query and not is_apply:
@@ -1036,15 +933,13 @@ def check_options(kind_name, query, is_apply=False):
 # == 5. Bodies ===============================================================================
 # Bytes of a request -> dict. What comes out has been through clean(): whatever the encoding, the same object.
 def parse_json(data, duplicates=None):
-    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of keys that occur twice go to duplicates. Raises
-    ValueError."""
+    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates. Raises ValueError."""
     def no_constant(name):
         raise ValueError(f"invalid literal {name}")
 
     def read_pairs(pairs):
         seen, out = set(), dict(pairs)
-        for name in [key for key, _ in pairs if key in seen or seen.add(key)]:
-            twice.append((out, name))
+        twice.extend((out, key) for key, _ in pairs if key in seen or seen.add(key))
         return out
 
     def find(value, path):                                  # only now is it known where the doubled keys stand
@@ -1058,12 +953,12 @@ def parse_json(data, duplicates=None):
     if twice:
         find(out, "")
     if "\\ud" in text.lower():                               # half a pair of surrogates is U+FFFD to Go
-        out = json.loads(json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        out = json.loads(halved.decode("utf-16", "replace"))
     return out
 
 def parse_yaml(data, duplicates=None):
-    """A YAML document that is an object; what is wrong with keys that occur twice goes to duplicates. Raises ApiError
-    400, 413, 415."""
+    """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError 400, 413, 415."""
     if len(data) > YAML_BYTES:
         raise ApiError(413, "RequestEntityTooLarge", f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
     try:
@@ -1097,7 +992,7 @@ def parse_yaml(data, duplicates=None):
         raise bad_request(f"error converting YAML to JSON: {error}")
 
 def parse_config(data, duplicates):
-    """The configuration of an apply: YAML, of which JSON is a part; most clients send JSON, which needs no PyYAML."""
+    """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs no PyYAML."""
     try:
         found = parse_json(data, duplicates)
     except (ValueError, RecursionError):
@@ -1106,15 +1001,12 @@ def parse_config(data, duplicates):
 
 def varint(data, at):
     """(value, next position) of a base-128 varint. Raises IndexError where the data ends too soon."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-        if shift > 63:
-            raise ValueError("varint too long")
+    value = 0
+    for i in range(10):
+        value |= (data[at + i] & 0x7F) << 7 * i
+        if data[at + i] < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at + i + 1
+    raise ValueError("varint too long")
 
 def wire_fields(data):
     """The (field number, value) pairs of a protobuf message; value is int or bytes. Raises ValueError, IndexError."""
@@ -1122,15 +1014,11 @@ def wire_fields(data):
     while at < len(data):
         key, at = varint(data, at)
         wire = key & 7
-        if wire == 0:
-            value, at = varint(data, at)
-        elif wire == 1:                                         # a double
-            value, at = data[at:at + 8], at + 8
-        elif wire == 2:
-            size, at = varint(data, at)
-            value, at = data[at:at + size], at + size
-        else:                                                   # Kubernetes has no field of another type
+        if wire > 2:                                            # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
+        value, at = (8, at) if wire == 1 else varint(data, at)  # 1: a double
+        if wire:
+            value, at = data[at:at + value], at + value
         if at > len(data):
             raise ValueError("truncated message")
         yield key >> 3, value
@@ -1168,22 +1056,18 @@ def wire_schema(data, type_):
     return schema(first[1]) if 1 in first else [read(value) for number, value in found if number == 2]
 
 WIRE = {  # how a scalar stands on the wire -> its JSON value
-    "string": bytes.decode, "int": signed, "bool": bool,
-    "bytes": lambda value: base64.b64encode(value).decode(), "IntOrString": wire_int_or_string,
+    "string": bytes.decode, "int": signed, "bool": bool, "IntOrString": wire_int_or_string, "Raw": wire_raw,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
+    "bytes": lambda value: base64.b64encode(value).decode(), "Double": lambda data: struct.unpack("<d", data)[0],
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
-    "Raw": wire_raw, "Double": lambda data: struct.unpack("<d", data)[0],
     "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
     **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")},
 }
 
 def from_protobuf(fields, data):
     """The dict that the JSON of a protobuf message would be; fields is its Message. Raises ValueError, IndexError."""
-    out = {}
-    for number, value in wire_fields(data):
-        field = fields.by_number.get(number)
-        if field is None:
-            continue
+    out, known = {}, fields.by_number
+    for field, value in ((known[number], value) for number, value in wire_fields(data) if number in known):
         read = WIRE.get(field.type) or (lambda data: from_protobuf(message(field.type), data))
         if not field.name:
             out.update(read(value))
@@ -1231,15 +1115,14 @@ def parse_body(data, content_type, kind, duplicates=None):
             raise bad_request(f"{unknown} json parse error: {fault} ({shown})")
     else:
         raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
-                       "types include: application/json, application/yaml" + (
-                           "" if kind.crd else ", application/vnd.kubernetes.protobuf"))
+                       "types include: application/json, application/yaml" +
+                       ("" if kind.crd else ", application/vnd.kubernetes.protobuf"))
     if not isinstance(body, dict):
         raise bad_request(f"{unknown} json: cannot unmarshal into Go value: the body is no object")
     return body
 
 # == 6. Patches ==============================================================================
-# Pure: (present object, patch) -> new object; the arguments are never changed. RFC 6902, RFC 7386, strategic merge,
-# server-side apply.
+# Pure: (present object, patch) -> new object; the arguments are never changed.
 def unprocessable():
     return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 def json_patch(current, operations):
@@ -1269,17 +1152,14 @@ def json_patch(current, operations):
             elif op != "remove":
                 value = operation["value"]
             where, last = parent(operation["path"])
-            if op in ("add", "copy", "move") or op == "replace" and isinstance(where, dict):   # so does the server's library
-                if isinstance(where, list):
-                    where.insert(last, value)
-                else:
-                    where[last] = value
-                continue
-            found = where[last]                           # must be there: RFC 6902, 4.3
-            if op == "remove":
-                where.pop(last)
-            elif op == "replace":
+            adds = op in ("add", "copy", "move") or op == "replace" and isinstance(where, dict)  # as Kubernetes
+            found = None if adds else where[last]         # must be there: RFC 6902, 4.3
+            if adds and isinstance(where, list):
+                where.insert(last, value)
+            elif adds or op == "replace":
                 where[last] = value
+            elif op == "remove":
+                where.pop(last)
             elif op != "test" or json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
                 raise unprocessable()
     except (KeyError, IndexError, ValueError, TypeError, AttributeError):
@@ -1291,12 +1171,8 @@ def merge_patch(current, patch):
     if not isinstance(patch, dict):
         return patch
     out = dict(current) if isinstance(current, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            out.pop(key, None)
-        else:
-            out[key] = merge_patch(out.get(key), value)
-    return out
+    out.update((key, merge_patch(out.get(key), value)) for key, value in patch.items())
+    return {key: value for key, value in out.items() if patch.get(key, 0) is not None}
 
 DELETES, ORDERS = "$deleteFromPrimitiveList/", "$setElementOrder/"      # directives that a field's name follows
 
@@ -1319,8 +1195,7 @@ def strategic_merge(type_, current, patch):
         out = {key: value for key, value in out.items() if key in keep}
     for directive in [key for key in patch if key.startswith(ORDERS)]:
         order, name = patch.pop(directive), directive[len(ORDERS):]
-        lists = order, out.get(name, []), patch.get(name, [])
-        if not all(isinstance(each, list) for each in lists):
+        if not all(isinstance(each, list) for each in (order, out.get(name, []), patch.get(name, []))):
             raise bad_request(f"{directive} stands beside a list and is one")
         if name in out or name in patch:
             out[name] = merge_list(fields.get(name), out.get(name), patch.pop(name, None), order)
@@ -1330,27 +1205,24 @@ def strategic_merge(type_, current, patch):
             name = key[len(DELETES):]
             if isinstance(value, list) and isinstance(out.get(name), list):
                 out[name] = [item for item in out[name] if item not in value]
-        elif value is None:
-            out.pop(key, None)
+        elif value is None or is_directive(value) and not isinstance(old, dict):
+            out.pop(key, None)                            # null, or a directive about nothing
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
             out[key] = strategic_merge(field.type if known else "", old, value)
         elif isinstance(value, list) and isinstance(old, list):
             out[key] = merge_list(field, old, value) if field and field.merges else value
-        elif "$patch" in value if isinstance(value, dict) else False:
-            out.pop(key, None)                            # a directive about nothing
         else:
             out[key] = undirected(value)
     return out
 
+def is_directive(value):
+    return isinstance(value, dict) and "$patch" in value
 def undirected(value):
     """A value that meets nothing to merge with: without nulls, and without what holds a directive."""
     if isinstance(value, dict):
-        return {key: undirected(item) for key, item in value.items() if item is not None and "$patch" not in
-                (item if isinstance(item, dict) else ())}
-    if isinstance(value, list):
-        return [undirected(item) for item in value if not isinstance(item, dict) or "$patch" not in item]
-    return value
+        return {key: undirected(item) for key, item in value.items() if item is not None and not is_directive(item)}
+    return [undirected(item) for item in value if not is_directive(item)] if isinstance(value, list) else value
 
 def merge_list(field, current, value, order=None):
     """The new value of a list; order is its $setElementOrder or None, value None if the patch has only that."""
@@ -1362,7 +1234,7 @@ def merge_list(field, current, value, order=None):
         return dumps(item[key] if key else item)
     if len({type(item) for item in [*server, *(value or ())]}) > 1 or order and not server and not value:
         raise bad_request("list element types are not identical" if value else "no elements in any of the given slices")
-    fresh = [item for item in value or () if not isinstance(item, dict) or "$patch" not in item]
+    fresh = [item for item in value or () if not is_directive(item)]
     if order is not None:
         left = [identity(item) for item in order]
         for item in fresh if order else ():
@@ -1376,8 +1248,7 @@ def merge_list(field, current, value, order=None):
     elif not key:
         if isinstance((server + value or [0])[0], dict):
             raise bad_request("cannot merge lists without merge key")
-        merged = list({identity(item): item for item in [*server, *value]}.values())
-        merged = in_order(merged, value, server, identity)
+        merged = in_order({identity(item): item for item in [*server, *value]}.values(), value, server, identity)
     else:
         directives = [item for item in value if "$patch" in item]
         for item in directives:
@@ -1407,8 +1278,8 @@ def in_order(items, order, server, identity):
         out.append((others if None not in (first, second) and first > second else named).pop(0))
     return out + named + others
 
-# -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a set
-# of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item.
+# -- server-side apply: which manager owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). A field set is a
+# set of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item.
 GRANULAR, MEMBER = object(), object()   # instead of a value: its parts are owned one by one; MEMBER: and it is itself
 STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", "f:" + name) for name in (
     "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"))}
@@ -1423,30 +1294,24 @@ def place_of(schema):
 def parts_of(place, value):
     """The parts of a map or list as [(path element, place, part, whether a field has that name)]; None for a value
     that is owned as a whole. place: a Field of SCHEMA, a JSON schema, or None where anything goes."""
-    if isinstance(place, Field) and place.kind == "[]":
-        one = place._replace(kind="")
-        return [(element_of(place.keys, one, item), one, item, False)
-                for item in value or ()] if place.applies else None
-    if isinstance(place, Field) and place.type not in SCALARS and not place.kind or isinstance(place, dict):
-        if isinstance(value, list) and isinstance(place, Field):
-            return None
-        if isinstance(value, list):
-            keys, one = place.get("x-kubernetes-list-map-keys", ()), place.get("items")
-            return [(element_of(keys, one, item), one, item, False) for item in value] if (
-                place.get("x-kubernetes-list-type") in ("map", "set")) else None
-        if isinstance(place, Field):
-            fields, rest = message(place.type).by_name, None
-            is_atomic = place.atomic
-        else:
-            fields, rest = place.get("properties", {}), place.get("additionalProperties")
-            is_atomic = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
-        return None if is_atomic else [(f"f:{name}", fields.get(name, rest if isinstance(rest, dict) else None), part,
-                                        name in fields) for name, part in (value or {}).items()]
-    if isinstance(place, Field) and (place.atomic or not place.kind and place.type != "Raw"):
-        return None
-    below = place._replace(kind="") if place and place.kind else None
-    return [(f"f:{name}", below, part, False) for name, part in (value or {}).items()] if (
-        isinstance(value, dict) or below) else None
+    is_field, fields, rest = isinstance(place, Field), {}, None       # rest: the place of what has no name in fields
+    if is_field and place.kind == "[]" or isinstance(place, dict) and isinstance(value, list):
+        keys, one, is_whole = (place.keys, place._replace(kind=""), not place.applies) if is_field else (
+            place.get("x-kubernetes-list-map-keys", ()), place.get("items"),
+            place.get("x-kubernetes-list-type") not in ("map", "set"))
+        return None if is_whole else [(element_of(keys, one, item), one, item, False) for item in value or ()]
+    if isinstance(place, dict):
+        fields, rest = place.get("properties", {}), place.get("additionalProperties")
+        rest = rest if isinstance(rest, dict) else None
+        is_whole = place.get("x-kubernetes-map-type") == "atomic" or not isinstance(value, dict)
+    elif is_field and not place.kind and place.type not in SCALARS:
+        fields, is_whole = message(place.type).by_name, place.atomic or isinstance(value, list)
+    elif is_field and place.kind:
+        rest, is_whole = place._replace(kind=""), place.atomic
+    else:
+        is_whole = is_field and (place.atomic or place.type != "Raw") or not isinstance(value, dict)
+    return None if is_whole else [(f"f:{name}", fields.get(name, rest), part, name in fields)
+                                  for name, part in (value or {}).items()]
 
 def element_of(keys, place, item):
     """The path element of a list's item: by its keys (absent ones by their default), or by its value."""
@@ -1466,8 +1331,7 @@ def walk(place, value, path=(), named=True, out=None):
     """{path: value of a leaf, or GRANULAR or MEMBER} of all that a value holds; () holds the paths of doubled items."""
     out, parts = {} if out is None else out, parts_of(place, value)
     if path in out and path[-1][0] != "f":
-        twice = out.setdefault((), [])
-        twice.append(path)
+        out.setdefault((), []).append(path)
     if path:
         out[path] = value if parts is None else GRANULAR if named and (parts or isinstance(value, list)) else MEMBER
     for element, below, part, named in parts or ():
@@ -1487,12 +1351,11 @@ def to_fields_v1(paths):
     tree = {}
     for path in sorted(paths):
         node = tree
-        for element in path:
+        for i, element in enumerate(path):
+            if path[:i] in paths:
+                node["."] = {}
             node = node.setdefault(element, {})
-        node["."] = {}
-    def bare(node):
-        return {} if node.keys() <= {"."} else {element: bare(below) for element, below in node.items()}
-    return bare(tree)
+    return tree
 
 def from_fields_v1(tree, path=()):
     out = set()
@@ -1526,7 +1389,7 @@ def updated_managers(place, before, after, managers, manager, has_status):
     """The managers after an update by one of them: it owns what it changed, nobody else does."""
     try:
         walks = walk(place, before), walk(place, after)
-    except ApiError:                                            # a list item without its key: no reason to refuse a write
+    except ApiError:                                        # a list item without its key is no reason to refuse
         return managers
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(*walks))
     out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
@@ -1568,8 +1431,8 @@ def remove_paths(place, value, tree):
     return (dict(kept) if isinstance(value, dict) else [part for _, part in kept]) if kept else None
 
 def apply_patch(place, live, config, managers, manager, force, has_status):
-    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless somebody
-    else owns it. Raises ApiError 409 naming all conflicts."""
+    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless
+    somebody else owns it. Raises ApiError 409 naming all conflicts."""
     merged, before = apply_merge(place, live, config), walk(place, live)
     last, found, given = managers.get(manager, (set(),))[0], walk(place, merged), walk(place, config)
     for path in given.pop((), ()):
@@ -1625,15 +1488,11 @@ def apply_conflict(conflicts):
     return ApiError(409, "Conflict", "Apply failed with " + text, {"causes": causes})
 
 # == 7. Store and watch ======================================================================
-# Objects rest in memory as compact JSON bytes; what must survive a power cut rests in SQLite too, synced before the
-# answer.
+# Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
 FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
-META_ORDER = ("name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
-              "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations",
-              "ownerReferences", "finalizers", "managedFields")
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
 Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
 
@@ -1648,10 +1507,8 @@ def durable(kind, obj):
     return dict(obj, status=keep)
 
 class Store:
-    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes.
-
-    Every method may be called from any thread. A transaction belongs to one thread at a time; readers never wait for
-    it, nor for the disk."""
+    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any thread may call any
+    method. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
     def __init__(self, path):
         self.rows = {kind.id: {} for kind in KINDS}         # those of custom resources come with their first object
         self.writing = threading.RLock()    # held for a whole transaction, disk included
@@ -1662,7 +1519,7 @@ class Store:
         os.chmod(path, 0o600)
         try:
             self.db.executescript(
-                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
                 "PRAGMA cache_size=-256; CREATE TABLE IF NOT EXISTS objects (kind TEXT, namespace TEXT, name TEXT, "
                 "object TEXT, PRIMARY KEY (kind, namespace, name)) WITHOUT ROWID;"
                 "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;")
@@ -1672,17 +1529,14 @@ class Store:
             raise SystemExit(f"k2d: {path}: {error}; does another k2d use this data path?")
         self.version = self.floor = start << 32           # monotonic without a clock; what is older than floor is gone
         self.buried = {name[5:] for name, in self.db.execute("SELECT name FROM facts WHERE name LIKE 'gone/%'")}
-        for name, namespace, key, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
-            self.load(name, (namespace, key), json.loads(text))
-
-    def load(self, kind, key, obj):
-        kept = dumps(obj)
-        if kind in KIND and KIND[kind].kept != "disk":    # its answer holds recomputed status: a fresh version
-            self.version += 1
-            obj["metadata"]["resourceVersion"] = str(self.version)
-        meta = obj["metadata"]
-        self.rows.setdefault(kind, {})[key] = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"),
-                                                  hash(self.unversioned(kept)))
+        for kind, namespace, name, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
+            obj = json.loads(text)
+            meta, kept = obj["metadata"], hash(self.unversioned(dumps(obj)))
+            if kind in KIND and KIND[kind].kept != "disk":    # its answer holds recomputed status: a fresh version
+                self.version += 1
+                meta["resourceVersion"] = str(self.version)
+            row = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"), kept)
+            self.rows.setdefault(kind, {})[namespace, name] = row
 
     @staticmethod
     def unversioned(raw):
@@ -1702,9 +1556,8 @@ class Store:
         """Sorted keys of a kind, or of its objects in one namespace."""
         keys = set(self.rows.get(kind, ()))
         if self.writer == threading.get_ident():
-            for (pending_kind, key), row in self.pending.items():
-                if pending_kind == kind:
-                    keys.discard(key) if row is None else keys.add(key)
+            changed = {key: row for (other, key), row in self.pending.items() if other == kind}
+            keys = keys - changed.keys() | {key for key, row in changed.items() if row}
         return sorted(key for key in keys if namespace is None or key[0] == namespace)
 
     def list(self, kind, namespace=None, selector=None, holding=b""):
@@ -1722,13 +1575,9 @@ class Store:
             if at and at < self.floor:
                 raise ApiError(410, "Expired", "The resourceVersion for the provided list is too old.")
             if version < self.version:
-                rows = dict(rows)
-                for change in reversed(self.ring):
-                    if change.version > version and change.kind.id == kind:
-                        rows.pop(change.key, None)
-                        if change.old:
-                            rows[change.key] = change.old
-            rows = [(key, row) for key, row in rows.items() if namespace is None or key[0] == namespace]
+                rows = {**rows, **{change.key: change.old for change in reversed(self.ring)
+                                   if change.version > version and change.kind.id == kind}}
+            rows = [(key, row) for key, row in rows.items() if row and (namespace is None or key[0] == namespace)]
             if watch:
                 self.watches.add(watch)
         return version, sorted(rows)
@@ -1763,8 +1612,7 @@ class Store:
                 yield self
                 return
             self.writer, self.pending, self.changes, self.statements = threading.get_ident(), {}, [], []
-            self.burials = set()
-            self.next_version = self.version
+            self.burials, self.next_version = set(), self.version
             try:
                 yield self
                 if self.changes:
@@ -1773,13 +1621,12 @@ class Store:
                 self.writer, self.pending = None, {}
 
     def put(self, kind, obj, keep=False):
-        """Create or replace an object inside a transaction; returns it with its version. An object that is the same as
-        before is not written and keeps its version. keep: store it even though it is derived (what clients write to
-        the pod of a foreign container)."""
+        """Create or replace an object inside a transaction; returns it with its version, the same if nothing changed.
+        keep: store it even though it is derived (what clients write to the pod of a foreign container)."""
         key = obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
         old = self.row(kind.id, key)
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
-        meta = obj["metadata"] = {name: obj["metadata"][name] for name in META_ORDER
+        meta = obj["metadata"] = {name: obj["metadata"][name] for name in message("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
         if old and dumps(obj) == old.raw and not (keep and old.kept is None):
             return obj
@@ -1794,8 +1641,7 @@ class Store:
             if not old or old.kept != kept:
                 self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
                                         (kind.id, *key, text.decode())))
-        row = Row(raw, self.next_version, meta.get("labels"), kept)
-        self.pending[kind.id, key] = row
+        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), kept)
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
         return obj
 
@@ -1842,13 +1688,13 @@ class Store:
                     self.rows[kind].pop(key, None)
             self.version = self.next_version
             self.buried |= self.burials
-            for change in self.changes:
-                self.ring.append(change)
-                self.ring_bytes += len(change.raw)
+            self.ring.extend(self.changes)
+            self.ring_bytes += sum(len(change.raw) for change in self.changes)
             while len(self.ring) > RING_EVENTS or self.ring_bytes > RING_BYTES:
                 gone = self.ring.popleft()
                 self.floor, self.ring_bytes = gone.version, self.ring_bytes - len(gone.raw)
-            watches = [watch for watch in self.watches if any(watch.kind.id == change.kind.id for change in self.changes)]
+            kinds = {change.kind.id for change in self.changes}
+            watches = [watch for watch in self.watches if watch.kind.id in kinds]
         for listener in self.listeners:
             listener(self.changes, watches)
 
@@ -1883,22 +1729,18 @@ class Watch:
                 obj = json.loads(change.old.raw)
                 obj["metadata"]["resourceVersion"] = str(change.version)
                 raw = dumps(obj)
-            memo[key] = self.encode(type_, raw)
-        self.form = self.form._replace(columns=False)
+            memo[key] = self.encode(type_, shown(self.kind, raw, self.form))
+        self.form = self.form._replace(columns=False)               # the first event of a watch alone tells them
         return memo[key]
 
     def encode(self, type_, raw):
-        if type_ != "BOOKMARK":
-            raw = shown(self.kind, raw, self.form)
-            self.form = self.form._replace(columns=False)           # the first event of a watch alone tells them
         return chunk(b'{"type":"%s","object":%s}\n' % (type_.encode(), raw))
 
     def bookmark(self, version, initial=False):
-        meta = {"resourceVersion": str(version)}
-        if initial:
-            meta["annotations"] = {"k8s.io/initial-events-end": "true"}
-        return self.encode("BOOKMARK", dumps({"kind": self.kind.name, "apiVersion": group_version(self.kind),
-                                              "metadata": meta}))
+        notes = {"k8s.io/initial-events-end": "true"} if initial else {}
+        return self.encode("BOOKMARK", dumps({
+            "kind": self.kind.name, "apiVersion": group_version(self.kind),
+            "metadata": {"resourceVersion": str(version), **filled(annotations=notes)}}))
 
 def chunk(data):
     """One chunk of a chunked body (RFC 9112, 7.1)."""
