@@ -887,6 +887,8 @@ def no_such_resource():
 def wrong_method():
     return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
 
+REFUSALS = ("Required value", "Unsupported value", "Duplicate value", "Forbidden", "Not found", "Too long", "Too many")
+
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
     def add(self, field, what, found=None, why=""):
@@ -4336,7 +4338,7 @@ def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
     def refuse(at, refusal, found):
         what, _, why = refusal.partition(": ")
-        what, why = (what, why) if what in REASONS else ("Invalid value", refusal)
+        what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
         faults.add(at.lstrip("."), what, None if what in ("Required value", "Forbidden", "Too long") else found, why)
     for is_wrong, below, refusal, *found in getattr(Checks, type_, lambda **_: ())(**value):
         if is_wrong:
