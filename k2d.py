@@ -5645,7 +5645,8 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (     
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 APPLY = "application/apply-patch+yaml"
 CONDITIONAL = ("Lease", "RuntimeClass", "PodDisruptionBudget", "CustomResourceDefinition")   # a PUT names the version
-
+PROTECTED = {"PersistentVolumeClaim": "kubernetes.io/pvc-protection", "PersistentVolume": "kubernetes.io/pv-protection",
+             "CustomResourceDefinition": CRD_FINALIZER}     # new objects of a kind -> the finalizer that they get
 PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how it is applied)
     "application/json-patch+json": (list, "[]handlers.jsonPatchOp", lambda type_, *both: json_patch(*both)),
     "application/merge-patch+json": (dict, "map[string]interface {}", lambda type_, *both: merge_patch(*both)),
@@ -5747,11 +5748,11 @@ class Api:
         if version < 0 or version >= self.store.floor and 0 <= time.time() - made < CONTINUE_S:
             return (namespace, name), max(0, version)
         error = ApiError(
-            410, "Expired", "The provided continue parameter is too old to display a consistent list result. You can start "
-            "a new list without the continue parameter, or use the continue token in this response to retrieve the "
-            "remainder of the results. Continuing with the provided token results in an inconsistent list - objects that "
-            "were created, modified, or deleted between the time the first chunk was returned and now may show up in the "
-            "list.")
+            410, "Expired", "The provided continue parameter is too old to display a consistent list result. You can "
+            "start a new list without the continue parameter, or use the continue token in this response to retrieve "
+            "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
+            "objects that were created, modified, or deleted between the time the first chunk was returned and now may "
+            "show up in the list.")
         error.status["metadata"] = {"continue": continue_token(-1, (namespace, name))}
         raise error
 
@@ -5805,8 +5806,9 @@ class Api:
         faults = [f'unknown field "{path}"' for path in findings.unknown]
         faults += [f'duplicate field "{path}"' for path in duplicates or ()]
         if findings.unknown and request.method_name == "update" and request.content_type.startswith(APPLY):
-            raise bad_request(f"failed to create typed patch object ({request.namespace or ''}/{request.name}; {version},"
-                              f" Kind={kind.name}): .{findings.unknown[0]}: field not declared in schema")
+            where = f"{request.namespace or ''}/{request.name}; {version}, Kind={kind.name}"
+            raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not "
+                              "declared in schema")
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
@@ -5872,8 +5874,8 @@ class Api:
                             "terminated", [cause])
 
     def prepare(self, kind, obj, old, request=None, managers=None):
-        """Defaults, admission, validation and allocation of an object about to be stored, which is returned; old: the one
-        stored now, or None. Raises ApiError 403, 422."""
+        """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
+        is stored now, or None. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
         (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
         obj, home = to_stored(kind, obj), KIND[kind.id]
@@ -5907,22 +5909,19 @@ class Api:
 
     def admit_new(self, kind, obj):
         """What admission adds to a new object, or refuses (the plugins that a cluster has by default)."""
-        meta = obj["metadata"]
+        if kind.id in PROTECTED:
+            obj["metadata"].setdefault("finalizers", []).append(PROTECTED[kind.id])
         if kind.id == "Namespace":
             obj["spec"].setdefault("finalizers", ["kubernetes"])
         if kind.id == "Pod" and not is_foreign(obj):
             admit_pod(self.store, obj)
         elif kind.id == "PersistentVolumeClaim":
-            meta.setdefault("finalizers", []).append("kubernetes.io/pvc-protection")
             limit_ranges(self.store, kind, obj)
         elif kind.id == "Node":
             taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
             obj["spec"]["taints"] = [taint] + [t for t in obj["spec"].get("taints") or () if t["key"] != taint["key"]]
         elif kind.id == "PersistentVolume":
             obj["status"]["lastPhaseTransitionTime"] = now()
-            meta.setdefault("finalizers", []).append("kubernetes.io/pv-protection")
-        elif kind.id == "CustomResourceDefinition":
-            meta.setdefault("finalizers", []).append(CRD_FINALIZER)
         elif kind.id == "Secret" and obj.get("type") == "kubernetes.io/service-account-token":
             self.access.fill_token(obj)
 
@@ -5931,8 +5930,7 @@ class Api:
         spec, faults, before = service["spec"], Faults(), (old or {}).get("spec", {})
         others = [s["spec"] for s in self.store.list("Service") if s["metadata"]["uid"] != service["metadata"]["uid"]]
         if spec["type"] == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                spec.pop(field, None)
+            service["spec"] = spec = without(spec, "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
         else:
             ip = spec.get("clusterIP") or (spec.get("clusterIPs") or [None])[0] or before.get("clusterIP")
             taken = {self.settings.dns_ip, self.settings.upstream_ip, *(other.get("clusterIP") for other in others)}
@@ -5948,12 +5946,11 @@ class Api:
             spec.update(clusterIP=ip, clusterIPs=[ip])
             spec.setdefault("ipFamilies", ["IPv4"])
             spec.setdefault("ipFamilyPolicy", "SingleStack")
-        ports, on_node = spec.get("ports") or (), spec["type"] in ("NodePort", "LoadBalancer")
         taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports") or ()}
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports") or ()}
-        for i, port in enumerate(ports):
+        for i, port in enumerate(spec.get("ports") or ()):
             given, protocol = port.get("nodePort"), port.get("protocol")
-            if not on_node:
+            if spec["type"] not in ("NodePort", "LoadBalancer"):
                 port.pop("nodePort", None)
                 continue
             number = given or kept.get((port["port"], protocol))
@@ -6030,8 +6027,8 @@ class Api:
         kind, obj = request.kind, self.cleaned(request, config, request.kind)
         self.check_identity(request, obj["metadata"], True)
         if obj["metadata"].get("uid"):
-            raise conflict(kind, request.name, f"uid mismatch: the provided object specified uid {obj['metadata']['uid']}"
-                           ", and no existing object was found")
+            raise conflict(kind, request.name, "uid mismatch: the provided object specified uid "
+                           f"{obj['metadata']['uid']}, and no existing object was found")
         _, managers = apply_patch(place_of(kind.schema), empty_object(kind), config, {}, request.manager("Apply"), True,
                                   "status" in kind.subresources)
         return self.reply(request, 201, self.create(kind, request.namespace, obj, request.dry_run, request, managers))
@@ -6084,8 +6081,10 @@ class Api:
         """The object that results from old when a client gives this: what a client may not write stays."""
         given, before, served = json.loads(dumps(given)), old["metadata"], to_served(kind, old)
         if subresource == "scale":
-            replicas, given = dig(given, "spec", "replicas", default=0), json.loads(dumps(served))
-            put_at(given, scale_paths(kind)[0], replicas)
+            patch = dig(given, "spec", "replicas", default=0)
+            for step in reversed(scale_paths(kind)[0]):
+                patch = {step: patch}
+            given = json.loads(dumps(merge_patch(served, patch)))
         meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
         if kind.id == "Pod":                                    # whose container it is does not change either
             notes = without(meta.pop("annotations", {}), FOREIGN)
@@ -6164,9 +6163,9 @@ class Api:
                                f"({meta[field]}). The object might have been {more}", {"name": name, "kind": kind.name})
         if kind.name == "Namespace" and name in SYSTEM_NAMESPACES:
             raise forbidden(kind, name, "this namespace may not be deleted")
-        finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")]
-        policy = options.get("propagationPolicy")
-        finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
+        finalizers, policy = meta.get("finalizers") or (), options.get("propagationPolicy")
+        finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")] + {
+            "Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
         if kind.name == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
@@ -6270,8 +6269,8 @@ class Api:
             if not found:
                 raise not_found(KIND.get(kind, KIND["Pod"]), name)
             if bound.get("uid") not in (None, "", found["metadata"]["uid"]):
-                raise conflict(KIND[kind], name, f"the UID in the bound object reference ({bound['uid']}) does not match "
-                               "the UID in record. The object might have been deleted and then recreated")
+                raise conflict(KIND[kind], name, f"the UID in the bound object reference ({bound['uid']}) does not "
+                               "match the UID in record. The object might have been deleted and then recreated")
             bound = {"kind": kind, "name": name, "uid": found["metadata"]["uid"]}
         audiences = spec.get("audiences") or [self.access.issuer]
         token = self.access.make_token(account, seconds, audiences, bound)
@@ -6317,14 +6316,13 @@ class Api:
     def log_query(request, found, status):
         """The engine's parameters for PodLogOptions, and whether to follow. Raises ApiError 400, 422."""
         query, faults, numbers = request.query, Faults(), {}
-        for field, low, words in (("tailLines", 0, "than or equal to 0"), ("limitBytes", 1, "than 0"),
-                                  ("sinceSeconds", 1, "than 0")):
-            if field in query:
-                if not re.fullmatch(r"-?\d{1,18}", query[field]):
-                    raise no_number(query[field])
-                numbers[field] = int(query[field])
-                if numbers[field] < low:
-                    faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
+        for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
+            if not re.fullmatch(r"-?\d{1,18}", query[field]):
+                raise no_number(query[field])
+            numbers[field] = int(query[field])
+            if numbers[field] < (field != "tailLines"):
+                words = "than or equal to 0" if field == "tailLines" else "than 0"
+                faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
         if "sinceSeconds" in query and "sinceTime" in query:
             faults.add("", "Forbidden", why="at most one of `sinceTime` or `sinceSeconds` may be specified")
         faults.check(KIND["Pod"]._replace(name="PodLogOptions"), request.name)
@@ -6357,10 +6355,10 @@ class Api:
                 served[kind.group].append(kind.version)
         core = served.pop("")
         if not root:
-            paths = sorted({f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))})
+            every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
             return answer(200, {"paths": [
-                "/api", "/api/v1", "/apis", "/apis/", *paths, "/healthz", "/livez", "/livez/ping", "/openapi/v2",
-                "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
+                "/api", "/api/v1", "/apis", "/apis/", *sorted(every), "/healthz", "/livez", "/livez/ping",
+                "/openapi/v2", "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
         if root not in ("api", "apis"):
             return None
         if not below:
@@ -6370,8 +6368,9 @@ class Api:
                 items = [{"metadata": filled(name=group), "versions": [
                     {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}
                     for version in versions]} for group, versions in (served if root == "apis" else {"": core}).items()]
-                head = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {}}
-                return tagged(request, {**head, "items": items}, "application/json;" + found[0])
+                return tagged(request, {
+                    "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
+                    "items": items}, "application/json;" + found[0])
             if root == "api":
                 return answer(200, {"kind": "APIVersions", "versions": core, "serverAddressByClientCIDRs": [
                     {"clientCIDR": "0.0.0.0/0", "serverAddress": f"{self.settings.host_ip}:{self.settings.port}"}]})
@@ -6415,11 +6414,7 @@ def scale_paths(kind):
         ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
         ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
 
-def put_at(value, path, item):
-    """Set value[path[0]][path[1]]..."""
-    for step in path[:-1]:
-        value = value.setdefault(step, {})
-    value[path[-1]] = item
+
 
 def to_scale(kind, obj):
     """The autoscaling/v1 Scale of an object."""
@@ -6562,20 +6557,18 @@ def pod_cells(pod):
     """Ready, Status, Restarts, Readiness Gates (printPod)."""
     status, spec, seen, initializing = pod.get("status") or {}, pod["spec"], [], False
     inits, gates = spec.get("initContainers") or (), spec.get("readinessGates") or ()
-    sidecars = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}
-    is_gated, ready = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated", 0
-    reason = "SchedulingGated" if is_gated else status.get("reason") or status.get("phase", "")
+    sidecars, ready = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}, 0
+    gated = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated"
+    reason = "SchedulingGated" if gated else status.get("reason") or status.get("phase", "")
     for i, s in enumerate(status.get("initContainerStatuses") or ()):
         seen.append(s)
         end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason", default="PodInitializing")
-        step = f"{i}/{len(inits)}" if waiting == "PodInitializing" else waiting
-        if end and not end["exitCode"]:
-            continue
-        if s["name"] in sidecars and s.get("started"):
+        if s["name"] in sidecars and s.get("started") and (not end or end["exitCode"]):
             ready += s["ready"]
-            continue
-        reason, initializing = "Init:" + (ended_text(end) if end else step), True
-        break
+        elif not end or end["exitCode"]:
+            step = f"{i}/{len(inits)}" if waiting == "PodInitializing" else waiting
+            reason, initializing = "Init:" + (ended_text(end) if end else step), True
+            break
     if not initializing or is_condition(pod, "Initialized"):
         statuses, error, is_running = status.get("containerStatuses") or [], "", False
         seen = [s for s in seen if s["name"] in sidecars] + statuses
@@ -6664,14 +6657,14 @@ def revision_cells(obj):
     group = owner and owner["apiVersion"].rpartition("/")[0]
     return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
 
-JOB_STATES = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
+
 
 def job_cells(job):
     spec, status = job["spec"], job.get("status") or {}
     began, until = (seconds_of(status.get(field)) for field in ("startTime", "completionTime"))
     one = f"1 of {spec['parallelism']}" if spec.get("parallelism", 0) > 1 else 1
-    return [next((state for state in JOB_STATES if is_condition(job, state) or
-                  state == "Terminating" and is_deleting(job)), "Running"),
+    states = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
+    return [next((s for s in states if is_condition(job, s) or s == "Terminating" and is_deleting(job)), "Running"),
             f"{status.get('succeeded', 0)}/{dig(spec, 'completions', default=one)}",
             "" if began is None else duration((time.time() if until is None else until) - began)]
 
@@ -6705,14 +6698,13 @@ def binding_cells(obj):
 def ready_cells(obj):
     return [f"{dig(obj, 'status', 'readyReplicas', default=0)}/{obj['spec'].get('replicas', 0)}"]
 
-# Kinds: their columns after Name. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; * shows it only with -o wide;
-# the other mark see MARKS; a path is one of additionalPrinterColumns without its first point. Those without a path, but
-# Age, are what the kind's function in CELLS gives, in this order.
+# Kinds: their columns after Name; " ; " stands between rows. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; *
+# shows it only with -o wide; the other mark see MARKS; a path is one of additionalPrinterColumns without its first
+# point. Those without a path, but Age, are what the kind's function in CELLS gives, in this order.
 TEMPLATE = "Containers*,=spec.template.spec.containers[*].name Images*,=spec.template.spec.containers[*].image"
 WORKLOAD = f"Age {TEMPLATE} Selector*~=spec.selector"
 COLUMNS = f"""
-Namespace: Status=status.phase Age
-ServiceAccount: Age
+Namespace: Status=status.phase Age ; ServiceAccount: Age
 Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
   Internal-IP*=status.addresses[?(@.type=="InternalIP")].address|<none>
   External-IP*=status.addresses[?(@.type=="ExternalIP")].address|<none>
@@ -6721,9 +6713,7 @@ Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
 Pod: Ready Status Restarts Age IP*=status.podIP|<none> Node*=spec.nodeName|<none>
   Nominated_Node*=status.nominatedNodeName|<none> Readiness_Gates*
 Service: Type=spec.type Cluster-IP=spec.clusterIP|<none> External-IP Port(s) Age Selector*~=spec.selector
-Endpoints: Endpoints Age
-EndpointSlice: AddressType=addressType Ports Endpoints Age
-ConfigMap: Data Age
+Endpoints: Endpoints Age ; EndpointSlice: AddressType=addressType Ports Endpoints Age ; ConfigMap: Data Age
 Secret: Type=type Data Age
 Event: Last_Seen Type=type Reason=reason Object Subobject*=involvedObject.fieldPath Source* Message First_Seen* Count*
   Name*=metadata.name
@@ -6742,26 +6732,23 @@ StatefulSet: Ready Age {TEMPLATE}
 DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberScheduled Ready#=status.numberReady
   Up-to-date#=status.updatedNumberScheduled Available#=status.numberAvailable
   Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
-ControllerRevision: Controller Revision=revision|0 Age
-Job: Status Completions Duration {WORKLOAD}
+ControllerRevision: Controller Revision=revision|0 Age ; Job: Status Completions Duration {WORKLOAD}
 CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
   Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
 HorizontalPodAutoscaler: Reference Targets MinPods$=spec.minReplicas|<unset> MaxPods=spec.maxReplicas|0
   Replicas=status.currentReplicas|0 Age
 Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
-IngressClass: Controller=spec.controller Parameters Age
-NetworkPolicy: Pod-Selector~=spec.podSelector Age
+IngressClass: Controller=spec.controller Parameters Age ; NetworkPolicy: Pod-Selector~=spec.podSelector Age
 PodDisruptionBudget: Min_Available$=spec.minAvailable|N/A Max_Unavailable$=spec.maxUnavailable|N/A
   Allowed_Disruptions#=status.disruptionsAllowed Age
 RoleBinding,ClusterRoleBinding: Role Age Users* Groups* ServiceAccounts*
 StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
   VolumeBindingMode=volumeBindingMode|Immediate AllowVolumeExpansion=allowVolumeExpansion|false Age
 PriorityClass: Value#=value Global-Default?=globalDefault Age PreemptionPolicy=preemptionPolicy
-RuntimeClass: Handler=handler Age
-Lease: Holder=spec.holderIdentity Age
+RuntimeClass: Handler=handler Age ; Lease: Holder=spec.holderIdentity Age
 """
-COLUMNS = {kind: words for kinds, words in (line.split(": ", 1) for line in COLUMNS.replace("\n  ", " ").strip().split(
-    "\n")) for kind in kinds.split(",")}
+COLUMNS = {kind: words for kinds, words in (row.split(": ", 1) for row in COLUMNS.replace("\n  ", " ").replace(
+    " ; ", "\n").strip().split("\n")) for kind in kinds.split(",")}
 CELLS = {
     "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
     "Secret": lambda obj: [len(obj.get("data") or ())], "ControllerRevision": revision_cells, "Job": job_cells,
@@ -6820,9 +6807,8 @@ Column = namedtuple("Column", "name type format priority steps default show")
 
 def columns_of(kind):
     """(the Columns of a kind, the function to the cells without a path)."""
-    words, function, columns = "", None, []
-    if kind.crd is None:
-        words, function = COLUMNS[kind.name].replace("Age", "Age^=metadata.creationTimestamp"), CELLS.get(kind.name)
+    columns, custom = [], kind.crd is not None
+    words = "" if custom else COLUMNS[kind.name].replace("Age", "Age^=metadata.creationTimestamp")
     for word in (words if re.search(r"\bName\b", words) else "Name=metadata.name " + words).split():
         title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
         type_, zero, show = MARKS[mark]
@@ -6830,10 +6816,10 @@ def columns_of(kind):
         columns.append(Column(title.replace("_", " "), type_, "name" * (title == "Name"), len(wide),
                               json_steps("." + path) if path else (), default, show))
     ages = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
-    for c in () if kind.crd is None else kind.crd.get("additionalPrinterColumns") or [ages]:
+    for c in (kind.crd.get("additionalPrinterColumns") or [ages]) if custom else ():
         columns.append(Column(c["name"], c["type"], c.get("format", ""), c.get("priority", 0), json_steps(
             c["jsonPath"]), None, lambda found, type_=c["type"]: custom_cell(type_, found)))
-    return columns, function or (lambda obj: ())
+    return columns, CELLS.get("" if custom else kind.name, lambda obj: ())
 
 def row_cells(columns, obj, others):
     """The cells of an object; others are those of the columns without a path."""
@@ -6854,19 +6840,17 @@ def to_table(kind, objects, form):
                 "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))} for obj in objects]}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
-OPENAPI_SCALARS = {
-    "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
-    "bytes": {"type": "string", "format": "byte"}, "Raw": {"type": "object"},
-    "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
-    "Quantity": {"type": "string"}, "Double": {"type": "number", "format": "double"},
-    "IntOrString": {"type": "string", "format": "int-or-string"},
-    "ExtraValue": {"type": "array", "items": {"type": "string"}}}
+OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
+    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw object", "Time string date-time",
+    "MicroTime string date-time", "Quantity string", "Double number double", "IntOrString string int-or-string"))}
+OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
 def openapi_field(field, root):
     """The schema of one field; root is where definitions stand."""
     base = OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
     if field.kind == "{}":
-        return {"type": "object", "additionalProperties": base, **({"x-kubernetes-map-type": "atomic"} if field.atomic else {})}
+        atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
+        return {"type": "object", "additionalProperties": base, **atomic}
     strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
     out = dict(base) if not strategies else {"allOf": [base]}
     if field.kind:
@@ -6881,22 +6865,20 @@ def openapi_field(field, root):
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
 
-KIND_TEXTS = {name: {"type": "string", "description": text} for name, text in (
-    ("apiVersion", "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
-     "recognized schemas to the latest internal value, and may reject unrecognized values. More info: "
-     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"),
-    ("kind", "Kind is a string value representing the REST resource this object represents. Servers may infer this from "
-     "the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
-     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))}
-METADATA_TEXT = "Standard object's metadata. More info: " + KIND_TEXTS["kind"]["description"].rpartition(" ")[2].replace(
-    "types-kinds", "metadata")
+MORE = "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#"
+KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for name, anchor, text in (
+    ("apiVersion", "resources", "APIVersion defines the versioned schema of this representation of an object. Servers "
+     "should convert recognized schemas to the latest internal value, and may reject unrecognized values. "),
+    ("kind", "types-kinds", "Kind is a string value representing the REST resource this object represents. Servers may "
+     "infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. "))}
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
-    out, todo = {}, ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
     named = {kind.schema: kind for kind in kinds if not kind.crd}
+    out, todo = {}, ["DeleteOptions", "ObjectMeta", *named]
+    text = f"Standard object's metadata. {MORE}metadata"
+    meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": text}
     for kind in [kind for kind in kinds if kind.crd]:
-        meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": METADATA_TEXT}
         own = {**KIND_TEXTS, **kind.schema.get("properties", {}), "metadata": meta}
         dropped = ["x-kubernetes-validations"] + [LOOSE] * ("properties" not in kind.schema)
         out[definition_name(kind)] = {"type": "object", **without(kind.schema, *dropped), **(
@@ -6922,7 +6904,8 @@ def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
 def definition_name(kind):
     """The name of a kind's schema: that of the message, or GROUP.VERSION.KIND with the group's labels in reverse."""
-    return ".".join([*reversed(kind.group.split(".")), kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
+    labels = kind.group.split(".")
+    return ".".join([*labels[::-1], kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
 
 OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of the query
     (False, "get", "list", ""), (False, "post", "post", "dryRun fieldManager fieldValidation"),
@@ -6952,12 +6935,10 @@ def openapi(request, parts):
     for kind in KINDS:
         by_path.setdefault(("apis/" if kind.group else "api/") + group_version(kind), []).append(kind)
     if parts == ["v3"]:
-        urls = {}
-        for path, kinds in by_path.items():
-            own = [kind.schema if kind.crd else kind for kind in kinds]
-            stamp = hashlib.sha512(dumps([SCHEMA, VERSION, own])).hexdigest().upper()
-            urls[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={stamp}"}
-        return tagged(request, {"paths": urls}, "text/plain; charset=utf-8")
+        stamp = lambda kinds: hashlib.sha512(dumps([SCHEMA, VERSION, [k.schema if k.crd else k for k in kinds]]))
+        return tagged(request, {"paths": {path: {
+            "serverRelativeURL": f"/openapi/v3/{path}?hash={stamp(kinds).hexdigest().upper()}"}
+            for path, kinds in by_path.items()}}, "text/plain; charset=utf-8")
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
         return tagged(request, {"openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
@@ -6976,10 +6957,8 @@ def openapi(request, parts):
 GNOSTIC = {
     "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
     "Info": {"title": (1, ""), "version": (2, "")},
-    "Paths": {"*": (2, "PathItem")},
-    "Definitions": {"*": (1, "Schema")},
-    "PathItem": {"get": (2, "Operation"), "put": (3, "Operation"), "post": (4, "Operation"), "delete": (5, "Operation"),
-                 "patch": (8, "Operation")},
+    "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
+    "PathItem": {verb: (number, "Operation") for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
     "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
     "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""), "required": (19, ""),
@@ -6987,10 +6966,9 @@ GNOSTIC = {
                "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
 }
 WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
-    "": ((), None), "Text": ((1,), None),
-    "Any": ((2,), None),                                        # the value as YAML, of which JSON is a part
+    "": ((), None), "Text": ((1,), None), "Any": ((2,), None),  # Any: the value as YAML, of which JSON is a part
     "Wrapped": ((1,), "Schema"),                                # ItemsItem, AdditionalPropertiesItem
-    "Parameter": ((3, 2, 1), "Query"),                        # ParametersItem > Parameter > NonBodyParameter > Query...
+    "Parameter": ((3, 2, 1), "Query"),                          # ParametersItem > Parameter > NonBodyParameter > Query
 }
 
 def wire_bytes(number, data):
