@@ -697,7 +697,7 @@ def clean(type_, value, findings, path="", owner="", kind=""):
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
-        return {key: clean(type_, item, findings, f"{path}.{key}", owner)
+        return {key: clean(type_, item, findings, path, owner)
                 for key, item in value.items() if item is not None}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
@@ -929,7 +929,8 @@ def parse_field_selector(kind, text):
         known = ["metadata.name"] + ["metadata.namespace"] * kind.namespaced + FIELD_LABELS.get(
             kind.id, "").split() + [field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", default=())]
         if found[1] not in known:
-            raise bad_request(f"field label not supported: {found[1]}")
+            raise bad_request(f"field label not supported: {found[1]}" if kind.crd or kind.id in FIELD_LABELS else
+                              f'"{found[1]}" is not a known field selector: only "metadata.name", "metadata.namespace"')
         terms.append((found[1], found[2] != "!=", found[3]))
     return terms
 
@@ -1268,7 +1269,7 @@ def json_patch(current, operations):
             elif op != "remove":
                 value = operation["value"]
             where, last = parent(operation["path"])
-            if op in ("add", "copy", "move"):
+            if op in ("add", "copy", "move") or op == "replace" and isinstance(where, dict):   # so does the server's library
                 if isinstance(where, list):
                     where.insert(last, value)
                 else:
@@ -1577,13 +1578,25 @@ def apply_patch(place, live, config, managers, manager, force, has_status):
     new = remove_paths(place, merged, to_fields_v1(gone)) if gone else merged
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(before, walk(place, new)))
     order = lambda path: [part for i, element in enumerate(path, 1) for part in (i < len(path), element)]
-    conflicts = {each: sorted(paths & changed, key=order) for each, (paths, _) in managers.items()
-                 if each != manager and paths & changed}
+    mine = last_applied(place, live) if manager.name == "kubectl" else set()
+    conflicts = {each: sorted(paths & changed - mine, key=order) for each, (paths, _) in managers.items()
+                 if each != manager and paths & changed - mine}
     if conflicts and not force:
         raise apply_conflict(conflicts)
     managers = {each: (paths if each == manager else paths - changed - removed, time_)
                 for each, (paths, time_) in managers.items()}
     return new, {each: entry for each, entry in managers.items() if entry[0]}
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+def last_applied(place, live):
+    """The paths that client-side apply has set and that are as it left them."""
+    try:
+        config, found = json.loads(dig(live, "metadata", "annotations", LAST_APPLIED) or "{}"), walk(place, live)
+        return {path for path, value in walk(place, config).items() if found.get(path) == value
+                } if config.get("apiVersion") == live["apiVersion"] else set()
+    except (ValueError, AttributeError, TypeError, ApiError):       # anybody may write that annotation
+        return set()
 
 def path_text(path):
     """A path as people read it: .spec.containers[name="c"].image"""
@@ -3413,6 +3426,7 @@ class Controllers:
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
+        self.started = False                        # whether start() has looked at everything: NAT wants the whole picture
 
     def reconcile(self, key):
         getattr(self, key[0])(*key[1:])
@@ -3509,6 +3523,8 @@ class Controllers:
                     for ref in refs or ():
                         if not self.owner(ref, key[0]):
                             self.add("collect", ref["uid"])
+        self.started = True
+        self.add("nat")
 
     # -- scheduling on the one node
     def schedule(self, namespace, name):
@@ -3782,7 +3798,7 @@ class Controllers:
     def nat(self):
         if any(key[0] == "endpoints" for key in list(self.queue.waiting)):
             self.add("nat")                                     # after them: half of a picture would refuse somebody
-        elif self.k2d.pods.digested:
+        elif self.started and self.k2d.pods.digested:
             self.k2d.network.sync()
 
     def hosts(self):
@@ -4553,7 +4569,7 @@ def validate_meta(kind, meta, faults):
     if not meta.get("name"):
         faults.add("metadata.name", "Required value", why="name or generateName is required")
     else:
-        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.name, "subdomain"))
+        faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
     for key, value in labels.items():
         for found, why in [(key, why) for why in label_key_faults(key)] + [
                 (value, why) for why in name_faults("labelvalue", value)]:
@@ -4755,7 +4771,7 @@ class Checks:
                 yield at + ".targetPort", "Invalid value", port["targetPort"], "must be between 1 and 65535, inclusive"
             if transport in [pick(other, ("port", "protocol")) for other in ports[:i]]:
                 yield at, "Duplicate value", transport
-            if port.get("nodePort") and spec["type"] not in ("NodePort", "LoadBalancer"):
+            if port.get("nodePort") and spec["type"] == "ClusterIP":
                 yield at + ".nodePort", "Forbidden", None, "may not be used when `type` is 'ClusterIP'"
     def ConfigMap(obj):
         size, is_secret = 0, obj["kind"] == "Secret"
@@ -5141,6 +5157,16 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
     ("PriorityClass", "value", "value", "may not be changed in an update."),
 ]
 
+def forget_exposure(spec, before):
+    """A Service that is no longer exposed loses what only served that, unless the client changed it at the same time."""
+    numbers = lambda spec: {port.get("nodePort") for port in spec.get("ports") or ()} - {None}
+    if before["type"] in ("NodePort", "LoadBalancer") and spec["type"] not in ("NodePort", "LoadBalancer"):
+        for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
+            port.pop("nodePort", None)
+        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
+            if spec.get(field) == before.get(field):
+                spec.pop(field, None)
+
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
@@ -5154,15 +5180,25 @@ def validate_update(kind, old, new, faults):
             if chosen(old) != chosen(new):
                 faults.add(where, "Forbidden", why=why)
     if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
-        faults.add("roleRef", "Invalid value", new["roleRef"], "cannot change roleRef")
-    if kind.id == "Job" and before["template"] != after.get("template") and not before.get("suspend"):
-        faults.add("spec.template", "Invalid value", after.get("template"), "field is immutable")
-    if kind.name == "Pod" and fixed(before) != fixed(after):
+        words = {"APIGroup": "apiGroup", "Kind": "kind", "Name": "name"}
+        faults.add("roleRef", "Invalid value", {go: new["roleRef"][name] for go, name in words.items()},
+                   "cannot change roleRef")
+    if kind.id == "Job":
+        if before.get("completions") != after.get("completions") and not (
+                after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")):
+            faults.add("spec.completions", "Invalid value", after.get("completions"), "field is immutable")
+        is_asleep = before.get("suspend") and not dig(old, "status", "startTime")
+        rest = lambda template: template if not is_asleep else {
+            "metadata": without(template["metadata"], "labels", "annotations"),
+            "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
+        if rest(before["template"]) != rest(after["template"]):
+            faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
+    if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
-    if kind.name == "Service" and "ExternalName" not in (before["type"], after["type"]):
+    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
         if before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"]):
             faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
     if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
@@ -5788,7 +5824,7 @@ class Api:
     def cleaned(request, body, kind, duplicates=()):
         """A body as an object of a kind, with the fields that it knows and no others; warnings noted."""
         validation, findings = request.query.get("fieldValidation") or "Warn", Findings([], [], [])
-        name, given = ("", "") if kind.name == "DeleteOptions" else (body.get("kind"), body.get("apiVersion"))
+        name, given = ("", "") if kind.id == "DeleteOptions" else (body.get("kind"), body.get("apiVersion"))
         version = group_version(kind)
         def misfit(why, name=kind.name, version=kind.version):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
@@ -5879,6 +5915,8 @@ class Api:
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
         (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
         obj, home = to_stored(kind, obj), KIND[kind.id]
+        if old and home.id == "Service":
+            forget_exposure(obj["spec"], old["spec"])
         getattr(Defaults, home.id, lambda obj: None)(obj)
         if old and status is not None:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
@@ -5993,16 +6031,29 @@ class Api:
                     place, empty_object(shape), before, {}, nobody, has_status)
                 given, managers = apply_patch(place, before, patch, times, request.manager("Apply"),
                                               request.flag("force"), has_status)
+                notes = dig(given, "metadata", "annotations", default={})
+                if request.manager("Apply").name == "kubectl" and notes.get(LAST_APPLIED):
+                    own = {**patch, "metadata": without(patch["metadata"], "annotations")}
+                    others = without(dig(patch, "metadata", "annotations", default={}), LAST_APPLIED)
+                    own["metadata"].update(filled(annotations=others))
+                    notes[LAST_APPLIED] = json.dumps(own, sort_keys=True, separators=(",", ":")) + "\n"
                 given = self.cleaned(request, given, shape)
-                if given == self.cleaned(request, before, shape):   # nothing new: the time of the last apply stays
-                    managers = {m: times[m] if times.get(m, (None,))[0] == entry[0] else entry
-                                for m, entry in managers.items()}
+                if given == self.cleaned(request, before, shape):   # nothing new: all times stay, a new one has none
+                    managers = {m: (entry[0], times.get(m, (None, None))[1]) for m, entry in managers.items()}
             elif is_patch:
                 try:
                     request.given = check_type(patch(shape.schema, before), (dict,), "map[string]interface {}")
                 except (TypeError, AttributeError, KeyError, ValueError, RecursionError):     # a directive of odd form
                     raise unprocessable()
-                given = self.cleaned(request, request.given, shape)
+                try:
+                    given = self.cleaned(request, request.given, shape)
+                except ApiError as error:
+                    if error.code != 400 or kind.crd:
+                        raise
+                    why, found = str(error).partition(": ")[2], json.dumps(dumps(request.given).decode())
+                    text = f"Invalid value: {found}: {why}"
+                    raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
+                        {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
                 self.check_identity(request, given["metadata"], True)
             meta, present, faults = given["metadata"], old["metadata"], Faults()
             version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
@@ -6064,8 +6115,12 @@ class Api:
                 group, _, version = str(config.get("apiVersion") or "").rpartition("/")
                 raise bad_request(f"invalid object type: {group}/{version}, Kind={config.get('kind') or ''}")
             return config
-        if media not in PATCHES or media.startswith("application/strategic") and request.kind.crd:
+        if media not in PATCHES:
             raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
+        if media.startswith("application/strategic") and request.kind.crd:
+            known = ", ".join([*(each for each in PATCHES if "strategic" not in each), APPLY])
+            raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted "
+                           f"media types include: {known}", {})
         wanted, go_name, apply = PATCHES[media]
         try:
             patch = parse_json(request.body)
@@ -6120,7 +6175,7 @@ class Api:
     def settle(self, kind, obj, keep=False):
         """Store a changed object, or remove it if it was only waiting for its last finalizer."""
         with self.store.transaction():
-            waiting = kind.name == "Namespace" or kind.name == "Pod" and obj["spec"].get("nodeName")
+            waiting = kind.id == "Namespace" or kind.id == "Pod" and obj["spec"].get("nodeName")
             if is_deleting(obj) and not obj["metadata"].get("finalizers") and not waiting:
                 obj["metadata"].pop("finalizers", None)
                 return self.store.remove(kind, obj)
@@ -6161,22 +6216,26 @@ class Api:
                 raise ApiError(409, "Conflict", f'Operation cannot be fulfilled on {kind.name} "{name}": the {word} '
                                f"in the precondition ({wanted[field]}) does not match the {word} in record "
                                f"({meta[field]}). The object might have been {more}", {"name": name, "kind": kind.name})
-        if kind.name == "Namespace" and name in SYSTEM_NAMESPACES:
+        if kind.id == "Namespace" and name in SYSTEM_NAMESPACES:
             raise forbidden(kind, name, "this namespace may not be deleted")
+        if kind.id == "PriorityClass" and name.startswith("system-"):
+            raise forbidden(kind, name, "this is a system priority class and cannot be deleted")
         finalizers, policy = meta.get("finalizers") or (), options.get("propagationPolicy")
         finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")] + {
             "Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
-        if kind.name == "Namespace":
+        if kind.id == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
         elif not finalizers and grace == 0 and not is_foreign(obj):
             with self.store.transaction():
-                if not dry_run:
-                    if kind.name == "Pod" and obj["spec"].get("nodeName"):
+                if kind.id == "Pod":                            # its watchers see it marked, then gone
+                    meta["generation"] = meta.get("generation", 1) + (not meta.get("deletionTimestamp"))
+                    meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
+                    obj = obj if dry_run else self.store.put(kind, obj)
+                    if obj["spec"].get("nodeName") and not dry_run:
                         self.store.bury(meta["uid"])
+                if not dry_run:
                     self.store.remove(kind, obj)
-            if kind.name == "Pod":
-                meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
             return None
         until, before = in_seconds(grace or 0), meta.get("deletionTimestamp")
         if not before or until < before:
@@ -6193,8 +6252,8 @@ class Api:
     @staticmethod
     def grace(kind, obj, options):
         """The seconds a deletion waits for the containers: 0 for all but pods, and for pods that have none."""
-        if kind.name != "Pod":
-            return None if kind.name == "Namespace" else 0
+        if kind.id != "Pod":
+            return None if kind.id == "Namespace" else 0
         if not obj["spec"].get("nodeName") or dig(obj, "status", "phase") in ("Succeeded", "Failed"):
             return 0
         given = options.get("gracePeriodSeconds")
@@ -6284,7 +6343,7 @@ class Api:
         if request.form.kind:                                   # no metadata, no table
             raise not_acceptable()
         given = self.read(request, request.kind)
-        if request.kind.name == "Binding":
+        if request.kind.id == "Binding":
             request.kind, request.name = KIND["Pod"], given["metadata"].get("name", "")
             return self.binding(request)
         status = self.access.review(request, given)             # may change what was given
@@ -6297,7 +6356,7 @@ class Api:
         if name not in names:
             raise bad_request(f"container {name} is not valid for pod {request.name}")
         if not pod["spec"].get("nodeName"):
-            return answer(200, b"", "text/plain")
+            return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
         status = next((s for s in dig(pod, "status", "containerStatuses", default=()) if s["name"] == name), {})
         if not found or not engine_time(found.started_at):
@@ -6841,18 +6900,41 @@ def to_table(kind, objects, form):
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
-    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw object", "Time string date-time",
+    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw", "Time string date-time",
     "MicroTime string date-time", "Quantity string", "Double number double", "IntOrString string int-or-string"))}
 OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
+EITHER = {  # what version 3 says by name, so that `explain` does: alternatives
+    "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}}
+# Fields that are always printed, yet need not be given; and the structs that must.
+OPTIONAL = set("Role.rules ClusterRole.rules ContainerImage.names CustomResourceDefinitionStatus.conditions "
+               "CustomResourceDefinitionStatus.storedVersions EndpointSlice.ports Event.reportingComponent "
+               "Event.reportingInstance HorizontalPodAutoscalerStatus.currentMetrics NodeRuntimeHandler.name "
+               "ProjectedVolumeSource.sources StatefulSetOrdinals.start StatefulSetSpec.serviceName "
+               "StatefulSetStatus.availableReplicas ReplicaSetSpec.template PodTemplate.template "
+               "CustomResourceDefinitionStatus.acceptedNames".split())
+NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResourceDefinitionSpec IngressBackend "
+          "JobTemplateSpec MetricIdentifier MetricTarget MetricValueStatus NodeSelectorTerm ObjectReference "
+          "PodAffinityTerm PodTemplateSpec RoleRef").split()
+
+def is_required(message, field):
+    """Whether clients must write the field: kubectl before 1.25 refuses an object without it."""
+    unset = ("Time", "MicroTime", "Quantity", "IntOrString", "Raw")
+    return f"{message}.{field.name}" not in OPTIONAL and (
+        field.plain and field.type.rpartition(".")[2] in NEEDED or
+        field.always and not field.pointer and field.default is None and field.type not in unset)
+
 def openapi_field(field, root):
     """The schema of one field; root is where definitions stand."""
-    base = OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
+    is_v3 = root.startswith("#/components")
+    is_named = field.type not in SCALARS or is_v3 and field.type in EITHER
+    base = {"$ref": root + "io.k8s." + field.type} if is_named else OPENAPI_SCALARS.get(field.type, {})
     if field.kind == "{}":
         atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
         return {"type": "object", "additionalProperties": base, **atomic}
     strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
-    out = dict(base) if not strategies else {"allOf": [base]}
+    out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
         out = {"type": "array", "items": base, "x-kubernetes-list-type":
                ("map" if field.keys else "set") if field.applies else "atomic"}
@@ -6874,8 +6956,9 @@ KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for 
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
+    out = {"io.k8s." + name: schema for name, schema in EITHER.items()} if root.startswith("#/components") else {}
     named = {kind.schema: kind for kind in kinds if not kind.crd}
-    out, todo = {}, ["DeleteOptions", "ObjectMeta", *named]
+    todo = ["DeleteOptions", "ObjectMeta", *named]
     text = f"Standard object's metadata. {MORE}metadata"
     meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": text}
     for kind in [kind for kind in kinds if kind.crd]:
@@ -6890,7 +6973,7 @@ def openapi_definitions(kinds, root):
             continue
         fields = message(name).by_name.values()
         schema = {"type": "object", "properties": {field.name: openapi_field(field, root) for field in fields}}
-        required = sorted(field.name for field in fields if field.always and not field.pointer or "req" in field.rules)
+        required = sorted(field.name for field in fields if is_required(name.rpartition(".")[2], field))
         if required:
             schema["required"] = required
         if name in named:
@@ -6921,7 +7004,9 @@ def openapi_paths(kinds, scalar):
     for kind in kinds:
         path = (f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" +
                 ("namespaces/{namespace}/" if kind.namespaced else "") + kind.plural)
-        for is_one, method, action, parameters in OPENAPI_VERBS[:7 if kind.verbs == ALL else 2]:
+        for is_one, method, action, parameters in OPENAPI_VERBS:
+            if {"post": "create", "put": "update"}.get(action, action) not in kind.verbs.split():
+                continue
             out.setdefault(path + "/{name}" if is_one else path, {})[method] = {
                 "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
                 "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
