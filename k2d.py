@@ -697,8 +697,8 @@ def clean(type_, value, findings, path="", owner="", kind=""):
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
-        return {key: clean(type_, item, findings, path, owner)
-                for key, item in value.items() if item is not None}
+        return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner)
+                for key, item in value.items() if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
     if not kind and type_.startswith("SchemaOr"):
@@ -1428,6 +1428,8 @@ def parts_of(place, value):
         return [(element_of(place.keys, one, item), one, item, False)
                 for item in value or ()] if place.applies else None
     if isinstance(place, Field) and place.type not in SCALARS and not place.kind or isinstance(place, dict):
+        if isinstance(value, list) and isinstance(place, Field):
+            return None
         if isinstance(value, list):
             keys, one = place.get("x-kubernetes-list-map-keys", ()), place.get("items")
             return [(element_of(keys, one, item), one, item, False) for item in value] if (
@@ -1522,8 +1524,11 @@ def in_scope(paths, manager, has_status):
 
 def updated_managers(place, before, after, managers, manager, has_status):
     """The managers after an update by one of them: it owns what it changed, nobody else does."""
-    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(
-        walk(place, before), walk(place, after)))
+    try:
+        walks = walk(place, before), walk(place, after)
+    except ApiError:                                            # a list item without its key: no reason to refuse a write
+        return managers
+    changed, removed = (in_scope(paths, manager, has_status) for paths in differences(*walks))
     out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
     if changed - STRIPPED:
         out[manager] = out.get(manager, (set(),))[0] | changed - STRIPPED, now()
@@ -1532,6 +1537,8 @@ def updated_managers(place, before, after, managers, manager, has_status):
 def apply_merge(place, live, config):
     """What live becomes when config is applied: its leaves win, the rest of live stays."""
     parts = parts_of(place, config)
+    if parts is not None and config is None:
+        return live
     if parts is None or live is None or parts_of(place, live) is None:
         return config
     if isinstance(config, dict):
@@ -2331,8 +2338,8 @@ def from_docker_container(info, name, node):
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
                      "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
-        "spec": {"volumes": [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
-                             for i, mount in enumerate(mounts)],
+        "spec": {**filled(volumes=[{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
+                                   for i, mount in enumerate(mounts)]),
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
                  "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
                  "dnsPolicy": "Default", "nodeName": node, **filled(hostNetwork=host.get("NetworkMode") == "host"),
@@ -4443,6 +4450,8 @@ def default_pod_spec(spec, is_pod):
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
 
+TEMPLATE_COUNT = "deprecated.daemonset.template.generation"
+
 class Defaults:
     """A function per kind, called like it, with the new object."""
     def Pod(pod):
@@ -4492,7 +4501,7 @@ class Defaults:
         strategy = obj["spec"]["updateStrategy"]
         if strategy["type"] == "RollingUpdate":
             fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
-        obj["metadata"].setdefault("annotations", {}).setdefault("deprecated.daemonset.template.generation", "1")
+        obj["metadata"].setdefault("annotations", {}).setdefault(TEMPLATE_COUNT, "1")
         default_pod_spec(obj["spec"]["template"]["spec"], False)
     def Job(job):
         spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
@@ -5167,6 +5176,21 @@ def forget_exposure(spec, before):
             if spec.get(field) == before.get(field):
                 spec.pop(field, None)
 
+def keep_assigned(kind, obj, old):
+    """What an update need not say again, since the server had filled it in, or may not say."""
+    spec, before = obj.get("spec"), old.get("spec")
+    if kind.id == "Service":
+        forget_exposure(spec, before)
+        if before.get("clusterIP") and not spec.get("clusterIP") and "ExternalName" not in (spec["type"], before["type"]):
+            spec["clusterIP"] = before["clusterIP"]
+    elif kind.id == "Namespace":
+        spec.update(pick(before, ("finalizers",)))
+    elif kind.id == "Pod" and not is_foreign(obj):
+        add_tolerations(spec)
+    elif kind.id == "DaemonSet" and before["template"] != spec["template"]:
+        notes = obj["metadata"].setdefault("annotations", {})
+        notes[TEMPLATE_COUNT] = str(int(dig(old, "metadata", "annotations", TEMPLATE_COUNT, default="1")) + 1)
+
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
@@ -5329,6 +5353,8 @@ def validate_custom(schema, value, path, faults):
         return not tried
     for each in schema.get("allOf", ()):
         validate_custom(each, value, path, faults)
+    if "allOf" in schema and not any(map(valid, schema["allOf"])):
+        faults.add("<nil>", "Invalid value", "", f'"{where}" must validate all the schemas (allOf). None validated')
     for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema")):
         good = [each for each in schema.get(word, ()) if valid(each)]
         if word in schema and (not good or word == "oneOf" and len(good) > 1):
@@ -5389,16 +5415,20 @@ def containers_of(spec):
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers")
             for i, container in enumerate(spec.get(field) or ())]
 
+def add_tolerations(spec):
+    """A pod outlives trouble of its node for five minutes, unless it says something else."""
+    tolerations = spec.setdefault("tolerations", [])
+    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
+        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+
 def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
     spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
     spec.setdefault("priority", 0)
     spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
-    tolerations = spec.setdefault("tolerations", [])
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
-            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+    add_tolerations(spec)
     classes = [c for c in store.list("PriorityClass") if c["metadata"]["name"] == spec.get("priorityClassName") or
                not spec.get("priorityClassName") and c.get("globalDefault")]
     if spec.get("priorityClassName") and not classes:
@@ -5913,18 +5943,20 @@ class Api:
         """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
         is stored now, or None. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
-        (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
+        if kind.crd or not is_foreign(obj):                     # those say what the engine says, and no more
+            (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
         obj, home = to_stored(kind, obj), KIND[kind.id]
-        if old and home.id == "Service":
-            forget_exposure(obj["spec"], old["spec"])
-        getattr(Defaults, home.id, lambda obj: None)(obj)
+        if old:
+            keep_assigned(home, obj, old)
+        getattr(Defaults, "" if is_foreign(obj) else home.id, lambda obj: None)(obj)
         if old and status is not None:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
         if managers is None and request:
             before = to_served(kind, old) if old else empty_object(kind)
             managers = request.managers(kind, old, before, to_served(kind, obj))
         if managers is not None:
-            meta["managedFields"] = write_managers(managers)
+            meta.pop("managedFields", None)
+            meta.update(filled(managedFields=write_managers(managers)))
         if not old:
             self.admit_new(home, obj)
         validate_meta(home, meta, faults)
@@ -6142,8 +6174,8 @@ class Api:
             given = json.loads(dumps(merge_patch(served, patch)))
         meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
         if kind.id == "Pod":                                    # whose container it is does not change either
-            notes = without(meta.pop("annotations", {}), FOREIGN)
-            meta.update(filled(annotations={**notes, **pick(before.get("annotations", {}), (FOREIGN,))}))
+            notes = without(meta.pop("annotations", None) or {}, FOREIGN)
+            meta.update(filled(annotations={**notes, **pick(before.get("annotations") or {}, (FOREIGN,))}))
         if subresource in ("status", "finalize"):
             part, ours = "status" if subresource == "status" else "spec", {}
             if kind.id == "Pod":
@@ -6158,7 +6190,10 @@ class Api:
                 faults.check(kind, before["name"])
             if managers is None:
                 managers = request.managers(kind, old, served, new)
-            new["metadata"]["managedFields"] = write_managers(managers)
+            new["metadata"].update(filled(managedFields=write_managers(managers)))
+            faults = Faults()
+            validate_meta(kind, new["metadata"], faults)
+            faults.check(kind, before["name"])
             return to_stored(kind, new)
         new = {**given, "metadata": meta}
         if "status" in kind.subresources:
@@ -6867,7 +6902,7 @@ Column = namedtuple("Column", "name type format priority steps default show")
 def columns_of(kind):
     """(the Columns of a kind, the function to the cells without a path)."""
     columns, custom = [], kind.crd is not None
-    words = "" if custom else COLUMNS[kind.name].replace("Age", "Age^=metadata.creationTimestamp")
+    words = "" if custom else COLUMNS.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp")
     for word in (words if re.search(r"\bName\b", words) else "Name=metadata.name " + words).split():
         title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
         type_, zero, show = MARKS[mark]
