@@ -5250,22 +5250,28 @@ class Request:
     before it was cleaned."""
     def __init__(self, method, target, headers, user):
         path, _, query = target.partition("?")
-        self.method, self.path, self.headers, self.body, self.user = (
-            method, urllib.parse.unquote(path), headers, b"", user)
+        self.method, self.path, self.headers, self.user = method, urllib.parse.unquote(path), headers, user
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
-        self.warnings, self.kind, self.namespace, self.name, self.subresource = [], None, "", None, ""
         self.content_type, self.dry_run = headers.get("Content-Type", ""), "dryRun" in self.query
-        self.method_name, self.given = "", None
+        self.body, self.given, self.warnings = b"", None, []
+        self.kind, self.namespace, self.name, self.subresource, self.method_name = None, "", None, "", ""
 
-    def managers(self, old):
-        """The managers before an update: those it gives itself, none if it clears them, else the object's."""
+    def manager(self, operation):
+        """Who its changes belong to: its fieldManager, else the first word of its User-Agent."""
+        agent = self.headers.get("User-Agent", "").partition("/")[0]
+        return Manager(self.query.get("fieldManager") or agent[:128] or "unknown", operation, group_version(self.kind),
+                       self.subresource)
+
+    def managers(self, kind, old, before, after):
+        """The managers after its update of old (None: a new object); it may give those before it, or clear them all."""
         given = dig(self.given, "metadata", "managedFields")
-        if isinstance(given, list) and given in ([], [{}]):
-            return {}
         try:
-            return read_managers(given if isinstance(given, list) else dig(old, "metadata", "managedFields"))
+            present = {} if given in ([], [{}]) else read_managers(
+                given if isinstance(given, list) else dig(old, "metadata", "managedFields"))
         except (TypeError, AttributeError):
             raise bad_request("metadata.managedFields: want a list of entries as the server gives them")
+        return updated_managers(place_of(kind.schema), before, after, present, self.manager("Update"),
+                                "status" in kind.subresources) if present or not old else {}
 
     @property
     def form(self):
@@ -5309,12 +5315,11 @@ def negotiate(accept, query):
         if media not in ("application/json", "application/*", "*/*", "application/yaml"):     # JSON is YAML
             continue
         given = dict(p.split("=", 1) for p in parameters if "=" in p)
-        kind, version = given.get("as", "").replace("MetadataList", "Metadata"), given.get("v")
+        kind, version = given.get("as", "").replace("MetadataList", "Metadata"), f"{given.get('g')}/{given.get('v')}"
         if not kind:
             return Form("", "", "", True)
-        if (kind in ("Table", "PartialObjectMetadata") and given.get("g") == "meta.k8s.io" and
-                version in ("v1", "v1beta1")):
-            return Form(kind, "meta.k8s.io/" + version, query.get("includeObject", "Metadata"), True)
+        if kind in ("Table", "PartialObjectMetadata") and version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1"):
+            return Form(kind, version, query.get("includeObject", "Metadata"), True)
     raise not_acceptable()
 
 def not_acceptable():
@@ -5324,20 +5329,21 @@ def not_acceptable():
 def answer(code, body, content_type="application/json", headers=()):
     return Answer(code, body if isinstance(body, bytes) else dumps(body) + b"\n", content_type, dict(headers))
 
-VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KINDS); with ?watch a GET is a watch
-    ("GET", False): ("list", "list"), ("HEAD", False): ("list", "list"), ("POST", False): ("post", "create"),
-    ("DELETE", False): ("delete_all", "deletecollection"), ("GET", True): ("get", "get"), ("HEAD", True): ("get", "get"),
-    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("DELETE", True): ("delete", "delete"),
-    ("POST", True): ("", "create"),
+VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KINDS); HEAD is as GET
+    ("GET", False): ("list", "list"), ("POST", False): ("post", "create"), ("GET", True): ("get", "get"),
+    ("DELETE", False): ("delete_all", "deletecollection"), ("DELETE", True): ("delete", "delete"),
+    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("POST", True): ("", "create"),
 }
-SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"])}
+SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"]),
+             **dict.fromkeys(("scale", "status"), ["get", "patch", "update"])}
 SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (      # what subresources read and answer
     ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"), ("binding", "v1 Binding"),
     ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"))}
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 APPLY = "application/apply-patch+yaml"
 CONDITIONAL = ("Lease", "RuntimeClass", "PodDisruptionBudget", "CustomResourceDefinition")   # a PUT names the version
-
+PROTECTED = {"PersistentVolumeClaim": "kubernetes.io/pvc-protection", "PersistentVolume": "kubernetes.io/pv-protection",
+             "CustomResourceDefinition": CRD_FINALIZER}     # new objects of a kind -> the finalizer that they get
 PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how it is applied)
     "application/json-patch+json": (list, "[]handlers.jsonPatchOp", lambda type_, *both: json_patch(*both)),
     "application/merge-patch+json": (dict, "map[string]interface {}", lambda type_, *both: merge_patch(*both)),
@@ -5356,18 +5362,15 @@ class Api:
         of_group = {kind.version for kind in KINDS if kind.group == group}
         if of_group and (len(parts) > (3 if group else 2) or parts[-1] not in of_group and len(parts) > 1):
             route(request, parts)
+        method = request.method.replace("HEAD", "GET")
         if not request.kind:
-            return self.access.require(request, "get" if request.method == "HEAD" else request.method.lower())
-        method, verb = VERBS.get((request.method, request.name is not None), ("", ""))
+            return self.access.require(request, method.lower())
+        request.method_name, verb = VERBS.get((method, request.name is not None), ("", ""))
         if request.method == "GET" and not request.subresource and request.flag("watch"):
-            method = verb = "watch"
-        sub_verbs = SUB_VERBS.get(request.subresource, ["get", "patch", "update"])
-        request.method_name = method
-        if not request.subresource and request.kind.namespaced and request.namespace is None and (
-                verb in ("create", "deletecollection")):
-            verb = ""
-        if verb not in (sub_verbs if request.subresource else request.kind.verbs.split()) or (
-                verb == "create" and request.name and not request.subresource):
+            request.method_name = verb = "watch"
+        nowhere = verb in ("create", "deletecollection") and (request.name or request.namespace is None)
+        if verb not in (SUB_VERBS.get(request.subresource) or request.kind.verbs.split()) or (
+                nowhere and not request.subresource):
             raise wrong_method()
         self.access.require(request, verb)
 
@@ -5402,15 +5405,15 @@ class Api:
     def list(self, request):
         check_options("ListOptions", request.query)
         kind, wanted, form = request.kind, self.selection(request), request.form
-        limit, (start, at), since = request.number("limit"), self.start(request), request.query.get("resourceVersion")
-        since = parse_version(since)
+        limit, (start, at) = request.number("limit"), self.start(request)
+        since = parse_version(request.query.get("resourceVersion"))
         if request.query.get("resourceVersionMatch") == "Exact":
             at = since
         version, rows = self.store.snapshot(kind.id, request.namespace, at=at)
         if since > self.store.version:
-            cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
-            raise ApiError(504, "Timeout", f"Timeout: Too large resource version: {since}, current: {version}",
-                           {"causes": [cause]}, retry_after=1)
+            why = "Too large resource version"
+            raise ApiError(504, "Timeout", f"Timeout: {why}: {since}, current: {version}",
+                           {"causes": [{"reason": "ResourceVersionTooLarge", "message": why}]}, retry_after=1)
         picked = [(key, row.raw) for key, row in rows if key > start and wanted.matches(key, row.raw, row.labels)]
         meta = {"resourceVersion": str(version)}
         if 0 < limit < len(picked):
@@ -5418,49 +5421,44 @@ class Api:
             if not wanted.selector and not wanted.fields:
                 meta["remainingItemCount"] = len(picked) - limit
             picked = picked[:limit]
-        raws = [raw for _, raw in picked]
+        version = form.version or group_version(kind)
+        head = {"kind": (form.kind or kind.name) + "List", "apiVersion": version, "metadata": meta}
         if form.kind or not is_served_raw(kind):
-            objects = [json.loads(raw) for raw in raws]
-            body = to_table(kind, objects, form) if form.kind == "Table" else {
-                "kind": "PartialObjectMetadataList", "apiVersion": form.version,
-                "items": [partial_metadata(obj, form) for obj in objects]} if form.kind else {
-                "kind": kind.name + "List", "apiVersion": group_version(kind),
-                "items": [to_served(kind, obj) for obj in objects]}
-            return answer(200, {**body, "metadata": meta})
-        head = {"kind": kind.name + "List", "apiVersion": group_version(kind), "metadata": meta}
-        same = dumps({"kind": kind.name, "apiVersion": group_version(kind)})[:-1] + b","    # what the items leave out
-        items = b",".join(b"{" + raw[len(same):] if raw.startswith(same) else raw for raw in raws)
+            objects = [json.loads(raw) for _, raw in picked]
+            return answer(200, {**to_table(kind, objects, form), "metadata": meta} if form.kind == "Table" else {
+                **head, "items": [partial_metadata(o, form) if form.kind else to_served(kind, o) for o in objects]})
+        same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","        # what the items leave out
+        items = b",".join(b"{" + raw[len(same):] if raw.startswith(same) else raw for _, raw in picked)
         return answer(200, b'%s,"items":[%s]}\n' % (dumps(head)[:-1], items))
 
     def start(self, request):
-        """(the key after which a continued list goes on, the version it shows; 0: the present). Raises ApiError 400, 410
-        with a token that goes on with the present."""
+        """(the key after which a continued list goes on, the version it shows, 0: the present). Raises ApiError 400,
+        410 with a token that goes on with the present."""
         token = request.query.get("continue")
         if not token:
             return ("", ""), 0
         try:
             found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-            key, version, made = tuple(found["start"].split("/", 1)), int(found["rv"]), float(found.get("t", 0))
-            namespace, name = key
+            (namespace, name), version, made = found["start"].split("/", 1), int(found["rv"]), float(found.get("t", 0))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise bad_request("invalid continue token: continue key is not valid: it was not made by this server")
         if version < 0 or version >= self.store.floor and 0 <= time.time() - made < CONTINUE_S:
             return (namespace, name), max(0, version)
-        error = ApiError(410, "Expired", "The provided continue parameter is too old to display a consistent list result."
-                         " You can start a new list without the continue parameter, or use the continue token in this "
-                         "response to retrieve the remainder of the results. Continuing with the provided token results "
-                         "in an inconsistent list - objects that were created, modified, or deleted between the time "
-                         "the first chunk was returned and now may show up in the list.")
-        error.status["metadata"] = {"continue": continue_token(-1, key)}
+        error = ApiError(
+            410, "Expired", "The provided continue parameter is too old to display a consistent list result. You can "
+            "start a new list without the continue parameter, or use the continue token in this response to retrieve "
+            "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
+            "objects that were created, modified, or deleted between the time the first chunk was returned and now may "
+            "show up in the list.")
+        error.status["metadata"] = {"continue": continue_token(-1, (namespace, name))}
         raise error
 
     def watch(self, request):
         check_options("ListOptions", request.query)
-        watch = self.selection(request)
+        watch, initial = self.selection(request), request.query.get("sendInitialEvents") in ("true", "1")
         watch.form = request.form
         since = parse_version(request.query.get("resourceVersion"))
         seconds = request.number("timeoutSeconds") or random.randrange(1800, 3600)
-        initial = request.query.get("sendInitialEvents") in ("true", "1")
         try:
             if initial or not since:
                 watch.version, rows = self.store.snapshot(request.kind.id, request.namespace, watch)
@@ -5484,33 +5482,30 @@ class Api:
         return self.cleaned(request, body, kind, duplicates)
 
     @staticmethod
-    def cleaned(request, body, kind, duplicates=None, lost=None):
-        """A body as an object of a kind: with the fields that it knows, no others. lost: what unknown fields are called
-        in the warnings."""
+    def cleaned(request, body, kind, duplicates=()):
+        """A body as an object of a kind, with the fields that it knows and no others; warnings noted."""
         validation, findings = request.query.get("fieldValidation") or "Warn", Findings([], [], [])
-        version, name, given = group_version(kind), body.get("kind"), body.get("apiVersion")
+        name, given = ("", "") if kind.id == "DeleteOptions" else (body.get("kind"), body.get("apiVersion"))
+        version = group_version(kind)
         def misfit(why, name=kind.name, version=kind.version):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
-        if kind.id != "DeleteOptions":
-            if name not in (None, "", kind.name):
-                if kind.crd:
-                    raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})")
-                raise misfit(f"converting ({kind.version}.{name}) to ({kind.group.split('.')[0] or 'core'}.{kind.name}): "
-                             "unknown conversion", name)
-            if given not in (None, "", version):
-                raise misfit(f'no kind "{kind.name}" is registered for version "{given}" in scheme '
-                             '"pkg/runtime/scheme.go:111"', version=given)
+        if name not in (None, "", kind.name):
+            raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})") if (
+                kind.crd) else misfit(f"converting ({kind.version}.{name}) to ({kind.group.split('.')[0] or 'core'}."
+                                      f"{kind.name}): unknown conversion", name)
+        if given not in (None, "", version):
+            raise misfit(f'no kind "{kind.name}" is registered for version "{given}" in scheme '
+                         '"pkg/runtime/scheme.go:111"', version=given)
         try:
-            obj = (clean_custom(kind.schema, body, findings) if kind.crd else
-                   clean_message(message(kind.schema), body, findings, ""))
+            obj = (clean_custom if kind.crd else clean)(kind.schema, body, findings)
         except Mismatch as error:
             raise misfit(error)
         faults = [f'unknown field "{path}"' for path in findings.unknown]
         faults += [f'duplicate field "{path}"' for path in duplicates or ()]
         if findings.unknown and request.method_name == "update" and request.content_type.startswith(APPLY):
             where = f"{request.namespace or ''}/{request.name}; {version}, Kind={kind.name}"
-            raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not declared "
-                              "in schema")
+            raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not "
+                              "declared in schema")
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
@@ -5536,16 +5531,15 @@ class Api:
     def create(self, kind, namespace, obj, dry_run=False, request=None, managers=None):
         """Admit and store a new object; returns it as stored. Controllers call this too. Raises ApiError."""
         if request is None:                                     # our own: into the same shape
-            obj = clean_message(message(kind.schema), obj, Findings([], [], []), "")
+            obj = clean(kind.schema, obj, Findings([], [], []))
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
                                          "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
-        if kind.namespaced:
-            meta["namespace"] = namespace
         if request and meta.get("annotations"):
             meta["annotations"].pop(FOREIGN, None)              # ours alone: it means a container of somebody else
         with self.store.transaction():
             if kind.namespaced:
+                meta["namespace"] = namespace
                 self.check_namespace(kind, namespace, meta.get("name", ""))
             if not meta.get("name") and meta.get("generateName"):
                 base = meta["generateName"][:58]
@@ -5571,21 +5565,18 @@ class Api:
         if not row:
             raise not_found(KIND["Namespace"], namespace)
         if b'"phase":"Terminating"' in row.raw:
-            raise forbidden(
-                kind, name, f"unable to create new content in namespace {namespace} because it is being terminated",
-                [{"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated",
-                  "field": "metadata.namespace"}])
+            cause = {"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated",
+                     "field": "metadata.namespace"}
+            raise forbidden(kind, name, f"unable to create new content in namespace {namespace} because it is being "
+                            "terminated", [cause])
 
     def prepare(self, kind, obj, old, request=None, managers=None):
-        """Defaults, admission, validation and allocation of an object about to be stored; old as stored, or None. Returns
-        it as it is stored. Raises ApiError 403, 422."""
+        """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
+        is stored now, or None. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
-        if kind.crd:
-            default_custom(kind.schema, obj)
-        elif not is_foreign(obj):                               # those say what the engine says, and no more
-            fill_defaults(kind.schema, obj)
-        obj = to_stored(kind, obj)
-        home = KIND[kind.id]
+        if kind.crd or not is_foreign(obj):                     # those say what the engine says, and no more
+            (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
+        obj, home = to_stored(kind, obj), KIND[kind.id]
         if old:
             keep_assigned(home, obj, old)
         getattr(Defaults, "" if is_foreign(obj) else home.id, lambda obj: None)(obj)
@@ -5593,10 +5584,7 @@ class Api:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
         if managers is None and request:
             before = to_served(kind, old) if old else empty_object(kind)
-            manager = manager_of(request, "Update")
-            present = request.managers(old)
-            managers = updated_managers(place_of(kind.schema), before, to_served(kind, obj), present, manager, "status" in
-                                        kind.subresources) if present or not old else {}
+            managers = request.managers(kind, old, before, to_served(kind, obj))
         if managers is not None:
             meta.pop("managedFields", None)
             meta.update(filled(managedFields=write_managers(managers)))
@@ -5622,22 +5610,19 @@ class Api:
 
     def admit_new(self, kind, obj):
         """What admission adds to a new object, or refuses (the plugins that a cluster has by default)."""
-        meta = obj["metadata"]
+        if kind.id in PROTECTED:
+            obj["metadata"].setdefault("finalizers", []).append(PROTECTED[kind.id])
         if kind.id == "Namespace":
             obj["spec"].setdefault("finalizers", ["kubernetes"])
         if kind.id == "Pod" and not is_foreign(obj):
             admit_pod(self.store, obj)
         elif kind.id == "PersistentVolumeClaim":
-            meta.setdefault("finalizers", []).append("kubernetes.io/pvc-protection")
             limit_ranges(self.store, kind, obj)
         elif kind.id == "Node":
             taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
             obj["spec"]["taints"] = [taint] + [t for t in obj["spec"].get("taints") or () if t["key"] != taint["key"]]
         elif kind.id == "PersistentVolume":
             obj["status"]["lastPhaseTransitionTime"] = now()
-            meta.setdefault("finalizers", []).append("kubernetes.io/pv-protection")
-        elif kind.id == "CustomResourceDefinition":
-            meta.setdefault("finalizers", []).append(CRD_FINALIZER)
         elif kind.id == "Secret" and obj.get("type") == "kubernetes.io/service-account-token":
             self.access.fill_token(obj)
 
@@ -5646,8 +5631,7 @@ class Api:
         spec, faults, before = service["spec"], Faults(), (old or {}).get("spec", {})
         others = [s["spec"] for s in self.store.list("Service") if s["metadata"]["uid"] != service["metadata"]["uid"]]
         if spec["type"] == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                spec.pop(field, None)
+            service["spec"] = spec = without(spec, "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
         else:
             ip = spec.get("clusterIP") or (spec.get("clusterIPs") or [None])[0] or before.get("clusterIP")
             taken = {self.settings.dns_ip, self.settings.upstream_ip, *(other.get("clusterIP") for other in others)}
@@ -5663,12 +5647,11 @@ class Api:
             spec.update(clusterIP=ip, clusterIPs=[ip])
             spec.setdefault("ipFamilies", ["IPv4"])
             spec.setdefault("ipFamilyPolicy", "SingleStack")
-        ports, on_node = spec.get("ports") or (), spec["type"] in ("NodePort", "LoadBalancer")
         taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports") or ()}
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports") or ()}
-        for i, port in enumerate(ports):
+        for i, port in enumerate(spec.get("ports") or ()):
             given, protocol = port.get("nodePort"), port.get("protocol")
-            if not on_node:
+            if spec["type"] not in ("NodePort", "LoadBalancer"):
                 port.pop("nodePort", None)
                 continue
             number = given or kept.get((port["port"], protocol))
@@ -5706,14 +5689,13 @@ class Api:
             if is_apply:
                 self.check_identity(request, self.cleaned(request, patch, shape)["metadata"], True)
                 place, has_status = place_of(shape.schema), "status" in kind.subresources
-                times = read_managers(old["metadata"].get("managedFields"))
-                if not times:                                   # nobody was tracked until now
-                    first = Manager("before-first-apply", "Update", group_version(kind), "")
-                    times = updated_managers(place, empty_object(shape), before, {}, first, has_status)
-                given, managers = apply_patch(place, before, patch, times, manager_of(request, "Apply"),
-                                              "force" in request.query and request.flag("force"), has_status)
+                nobody = Manager("before-first-apply", "Update", group_version(kind), "")       # was tracked until now
+                times = read_managers(old["metadata"].get("managedFields")) or updated_managers(
+                    place, empty_object(shape), before, {}, nobody, has_status)
+                given, managers = apply_patch(place, before, patch, times, request.manager("Apply"),
+                                              request.flag("force"), has_status)
                 notes = dig(given, "metadata", "annotations", default={})
-                if manager_of(request, "Apply").name == "kubectl" and notes.get(LAST_APPLIED):
+                if request.manager("Apply").name == "kubectl" and notes.get(LAST_APPLIED):
                     own = {**patch, "metadata": without(patch["metadata"], "annotations")}
                     others = without(dig(patch, "metadata", "annotations", default={}), LAST_APPLIED)
                     own["metadata"].update(filled(annotations=others))
@@ -5723,34 +5705,30 @@ class Api:
                     managers = {m: (entry[0], times.get(m, (None, None))[1]) for m, entry in managers.items()}
             elif is_patch:
                 try:
-                    merged = patch(shape.schema, before)
+                    request.given = check_type(patch(shape.schema, before), (dict,), "map[string]interface {}")
                 except (TypeError, AttributeError, KeyError, ValueError, RecursionError):     # a directive of odd form
                     raise unprocessable()
-                if not isinstance(merged, dict):
-                    raise unprocessable()
-                request.given = merged
                 try:
-                    given = self.cleaned(request, merged, shape)
+                    given = self.cleaned(request, request.given, shape)
                 except ApiError as error:
                     if error.code != 400 or kind.crd:
                         raise
-                    text = f"Invalid value: {json.dumps(dumps(merged).decode())}: {str(error).partition(': ')[2]}"
+                    why, found = str(error).partition(": ")[2], json.dumps(dumps(request.given).decode())
+                    text = f"Invalid value: {found}: {why}"
                     raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
                         {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
                 self.check_identity(request, given["metadata"], True)
-            uid, present, version = given["metadata"].get("uid"), old["metadata"], given["metadata"].get("resourceVersion")
-            if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
-                faults = Faults()
-                faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
-                           "must be specified for an update")
-                faults.check(kind, request.name)
+            meta, present, faults = given["metadata"], old["metadata"], Faults()
+            version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
             if version not in (None, "", present["resourceVersion"]):
                 raise conflict(kind, request.name)
-            if uid not in (None, "", present["uid"]) and is_patch and not is_apply:
-                faults = Faults()
+            if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
+                faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
+                           "must be specified for an update")
+            elif uid != present["uid"] and is_patch and not is_apply:
                 faults.add("metadata.uid", "Invalid value", uid, "field is immutable")
-                faults.check(kind, request.name)
-            if uid not in (None, "", present["uid"]):
+            faults.check(kind, request.name)
+            if uid != present["uid"]:
                 raise conflict(kind, request.name, f"Precondition failed: UID in precondition: {uid}, UID in object "
                                f"meta: {present['uid']}")
             new = self.changed(kind, old, given, request.subresource, request, managers)
@@ -5763,12 +5741,11 @@ class Api:
         kind, obj = request.kind, self.cleaned(request, config, request.kind)
         self.check_identity(request, obj["metadata"], True)
         if obj["metadata"].get("uid"):
-            raise conflict(kind, request.name, f"uid mismatch: the provided object specified uid {obj['metadata']['uid']}"
-                           ", and no existing object was found")
-        place, has_status = place_of(kind.schema), "status" in kind.subresources
-        _, managers = apply_patch(place, empty_object(kind), config, {}, manager_of(request, "Apply"), True, has_status)
-        made = self.create(kind, request.namespace, obj, request.dry_run, request, managers)
-        return self.reply(request, 201, made)
+            raise conflict(kind, request.name, "uid mismatch: the provided object specified uid "
+                           f"{obj['metadata']['uid']}, and no existing object was found")
+        _, managers = apply_patch(place_of(kind.schema), empty_object(kind), config, {}, request.manager("Apply"), True,
+                                  "status" in kind.subresources)
+        return self.reply(request, 201, self.create(kind, request.namespace, obj, request.dry_run, request, managers))
 
     @staticmethod
     def check_identity(request, meta, is_patch):
@@ -5804,8 +5781,9 @@ class Api:
         if media not in PATCHES:
             raise ApiError(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         if media.startswith("application/strategic") and request.kind.crd:
-            raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
-                           "types include: " + ", ".join([*(each for each in PATCHES if "strategic" not in each), APPLY]), {})
+            known = ", ".join([*(each for each in PATCHES if "strategic" not in each), APPLY])
+            raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted "
+                           f"media types include: {known}", {})
         wanted, go_name, apply = PATCHES[media]
         try:
             patch = parse_json(request.body)
@@ -5817,47 +5795,40 @@ class Api:
                               f"{JSON_TYPE.get(type(patch), 'null')} into Go value of type {go_name}")
         return lambda schema, obj: apply(schema, obj, patch)
 
-    def changed(self, kind, old, given, subresource, request=None, managers=None):
+    def changed(self, kind, old, given, subresource, request, managers):
         """The object that results from old when a client gives this: what a client may not write stays."""
-        given, before = json.loads(dumps(given)), old["metadata"]
+        given, before, served = json.loads(dumps(given)), old["metadata"], to_served(kind, old)
         if subresource == "scale":
-            replicas, given = dig(given, "spec", "replicas", default=0), to_served(kind, json.loads(dumps(old)))
-            put_at(given, scale_paths(kind)[0], replicas)
-        meta = {**given["metadata"], **{field: before.get(field) for field in SERVER_FIELDS}}
-        meta = {field: value for field, value in meta.items() if value is not None}
+            patch = dig(given, "spec", "replicas", default=0)
+            for step in reversed(scale_paths(kind)[0]):
+                patch = {step: patch}
+            given = json.loads(dumps(merge_patch(served, patch)))
+        meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
         if kind.id == "Pod":                                    # whose container it is does not change either
-            notes = without(meta.get("annotations") or {}, FOREIGN)
-            meta.pop("annotations", None)
+            notes = without(meta.pop("annotations", None) or {}, FOREIGN)
             meta.update(filled(annotations={**notes, **pick(before.get("annotations") or {}, (FOREIGN,))}))
-        served = to_served(kind, old)
         if subresource in ("status", "finalize"):
-            for each in dig(given, "status", "conditions", default=()) if kind.id == "Pod" else ():
-                each.setdefault("lastTransitionTime", None)
-            ours = pick(old.get("status", {}), ("podIP", "podIPs") if kind.id == "Pod" and old["status"].get("podIP") else ())
-            part = "status" if subresource == "status" else "spec"
+            part, ours = "status" if subresource == "status" else "spec", {}
+            if kind.id == "Pod":
+                ours = filled(**pick(old.get("status", {}), ("podIP", "podIPs")))
+                for each in dig(given, "status", "conditions", default=()):
+                    each.setdefault("lastTransitionTime", None)
             meta = {**without(meta, "ownerReferences"), **pick(before, ("ownerReferences",))}
-            new = {**served, part: {**given.get(part, {}), **ours}, "metadata": before if kind.crd else meta}
-            if kind.crd and "status" not in given:
-                new.pop("status", None)
+            new = {**served, part: {**given.get(part, {}), **ours}, "metadata": dict(before) if kind.crd else meta}
             if kind.crd:
-                new["metadata"] = dict(before)
-                faults = Faults()
+                new, faults = new if "status" in given else without(new, "status"), Faults()
                 validate_custom(kind.schema, new, "", faults)
                 faults.check(kind, before["name"])
-            if request:
-                present = request.managers(old)
-                managers = updated_managers(place_of(kind.schema), served, new, present, manager_of(
-                    request, "Update"), True) if managers is None and present else managers or {}
-                new["metadata"].update(filled(managedFields=write_managers(managers)))
+            if managers is None:
+                managers = request.managers(kind, old, served, new)
+            new["metadata"].update(filled(managedFields=write_managers(managers)))
             faults = Faults()
             validate_meta(kind, new["metadata"], faults)
             faults.check(kind, before["name"])
             return to_stored(kind, new)
         new = {**given, "metadata": meta}
         if "status" in kind.subresources:
-            new.pop("status", None)
-            if "status" in served:
-                new["status"] = served["status"]
+            new = {**without(new, "status"), **pick(served, ("status",))}
         if kind.id == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         new = self.prepare(kind, new, old, request, managers)
@@ -5884,8 +5855,8 @@ class Api:
             left = self.delete_object(KIND[kind.id], obj, options, request.dry_run or bool(options.get("dryRun")))
         if left or "obj" in kind.marks:
             return self.reply(request, 200, left or obj)
-        return answer(200, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                            "details": dict(about(kind, request.name), uid=obj["metadata"]["uid"])})
+        details = dict(about(kind, request.name), uid=obj["metadata"]["uid"])
+        return answer(200, {**without(SUCCESS, "code"), "details": details})
 
     def delete_options(self, request):
         options = self.read(request, SUB_KINDS["delete"]) if request.body.strip() else {}
@@ -5915,9 +5886,9 @@ class Api:
             raise forbidden(kind, name, "this namespace may not be deleted")
         if kind.id == "PriorityClass" and name.startswith("system-"):
             raise forbidden(kind, name, "this is a system priority class and cannot be deleted")
-        finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")]
-        policy = options.get("propagationPolicy")
-        finalizers += {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
+        finalizers, policy = meta.get("finalizers") or (), options.get("propagationPolicy")
+        finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")] + {
+            "Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         grace = self.grace(kind, obj, options)
         if kind.id == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
@@ -5932,8 +5903,7 @@ class Api:
                 if not dry_run:
                     self.store.remove(kind, obj)
             return None
-        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + (grace or 0)))
-        before = meta.get("deletionTimestamp")
+        until, before = in_seconds(grace or 0), meta.get("deletionTimestamp")
         if not before or until < before:
             meta.update(deletionTimestamp=until, **({} if grace is None else {"deletionGracePeriodSeconds": grace}))
             if not before and "gen" in kind.marks:
@@ -5958,8 +5928,6 @@ class Api:
     def delete_all(self, request):
         check_options("DeleteOptions", request.query)
         kind, options, wanted = request.kind, self.delete_options(request), self.selection(request)
-        if request.namespace is None:
-            raise wrong_method()
         with self.store.transaction():
             found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
                      if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj)]
@@ -5975,12 +5943,13 @@ class Api:
         validate_fields("Binding", given, "", faults)
         faults.check(SUB_KINDS["binding"], request.name)
         with self.store.transaction():
-            pod, node = json.loads(self.find(request)), dig(given, "target", "name", default="")
-            if pod["spec"].get("nodeName"):
+            pod = json.loads(self.find(request))
+            node = pod["spec"].get("nodeName")
+            if node:
                 raise conflict(request.kind._replace(plural="pods/binding"), request.name,
-                               f"pod {request.name} is already assigned to node {dumps(pod['spec']['nodeName']).decode()}")
+                               f"pod {request.name} is already assigned to node {dumps(node).decode()}")
             if not request.dry_run:
-                pod["spec"]["nodeName"] = node
+                pod["spec"]["nodeName"] = dig(given, "target", "name", default="")
                 old = dig(pod, "status", "conditions", default=[])
                 pod["status"]["conditions"] = [condition(old, "PodScheduled", "True", lastProbeTime=None)]
                 self.store.put(KIND["Pod"], pod)
@@ -5998,8 +5967,8 @@ class Api:
                     continue
                 status, name = budget["status"], budget["metadata"]["name"]
                 if not status.get("disruptionsAllowed") and is_condition(pod, "Ready"):
-                    text = (f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has "
-                            f"{status.get('currentHealthy', 0)} currently")
+                    needs, has = status.get("desiredHealthy", 0), status.get("currentHealthy", 0)
+                    text = f"The disruption budget {name} needs {needs} healthy pods and has {has} currently"
                     raise ApiError(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption "
                                    "budget.", {"causes": [{"reason": "DisruptionBudget", "message": text}]})
                 if not dry_run and status.get("disruptionsAllowed"):
@@ -6020,21 +5989,19 @@ class Api:
         faults.check(SUB_KINDS["token"], "")
         bound = spec.get("boundObjectRef")
         if bound:
-            found = self.store.get(bound.get("kind", ""), request.namespace, bound.get("name", "")) if (
-                bound.get("kind") in ("Pod", "Secret")) else None
+            kind, name = bound.get("kind"), bound.get("name", "")
+            found = self.store.get(kind, request.namespace, name) if kind in ("Pod", "Secret") else None
             if not found:
-                raise not_found(KIND.get(bound.get("kind"), KIND["Pod"]), bound.get("name", ""))
+                raise not_found(KIND.get(kind, KIND["Pod"]), name)
             if bound.get("uid") not in (None, "", found["metadata"]["uid"]):
-                raise conflict(KIND[bound["kind"]], bound["name"], f"the UID in the bound object reference "
-                               f"({bound['uid']}) does not match the UID in record. The object might have been deleted "
-                               "and then recreated")
-            bound = {"kind": bound["kind"], "name": bound["name"], "uid": found["metadata"]["uid"]}
+                raise conflict(KIND[kind], name, f"the UID in the bound object reference ({bound['uid']}) does not "
+                               "match the UID in record. The object might have been deleted and then recreated")
+            bound = {"kind": kind, "name": name, "uid": found["metadata"]["uid"]}
         audiences = spec.get("audiences") or [self.access.issuer]
         token = self.access.make_token(account, seconds, audiences, bound)
-        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
         meta = {**given["metadata"], "name": request.name, "namespace": request.namespace, "creationTimestamp": now()}
         return answer(201, {**given, "metadata": meta, "spec": {**spec, "audiences": audiences},
-                            "status": {"token": token, "expirationTimestamp": until}})
+                            "status": {"token": token, "expirationTimestamp": in_seconds(seconds)}})
 
     def review(self, request):
         """Who somebody is, and what they may: the answer stands in the status."""
@@ -6043,10 +6010,9 @@ class Api:
             raise not_acceptable()
         given = self.read(request, request.kind)
         if request.kind.id == "Binding":
-            request.name = given["metadata"].get("name", "")
-            request.kind = KIND["Pod"]
+            request.kind, request.name = KIND["Pod"], given["metadata"].get("name", "")
             return self.binding(request)
-        status = self.access.review(request, given)
+        status = self.access.review(request, given)             # may change what was given
         return answer(201, {**given, "status": status})
 
     def log(self, request):
@@ -6075,26 +6041,24 @@ class Api:
     def log_query(request, found, status):
         """The engine's parameters for PodLogOptions, and whether to follow. Raises ApiError 400, 422."""
         query, faults, numbers = request.query, Faults(), {}
-        for field, low, words in (("tailLines", 0, "than or equal to 0"), ("limitBytes", 1, "than 0"),
-                                  ("sinceSeconds", 1, "than 0")):
-            if field in query:
-                if not re.fullmatch(r"-?\d{1,18}", query[field]):
-                    raise no_number(query[field])
-                numbers[field] = int(query[field])
-                if numbers[field] < low:
-                    faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
+        for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
+            if not re.fullmatch(r"-?\d{1,18}", query[field]):
+                raise no_number(query[field])
+            numbers[field] = int(query[field])
+            if numbers[field] < (field != "tailLines"):
+                words = "than or equal to 0" if field == "tailLines" else "than 0"
+                faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
         if "sinceSeconds" in query and "sinceTime" in query:
             faults.add("", "Forbidden", why="at most one of `sinceTime` or `sinceSeconds` may be specified")
         faults.check(KIND["Pod"]._replace(name="PodLogOptions"), request.name)
-        previous, follow, timestamps = (
-            name in query and request.flag(name) for name in ("previous", "follow", "timestamps"))
+        previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
         # One log holds all runs of a container; each begins where the one before it ended, and is cut off there.
         since, until = found.run_began, ""
         if previous:
             last = dig(status, "lastState", "terminated")
             if not last:
-                raise bad_request(f'previous terminated container "{found.container}" in pod "{request.name}" '
-                                  "not found")
+                raise bad_request(f'previous terminated container "{found.container}" in pod "{request.name}" not '
+                                  "found")
             if found.running:                # else the run that ended last is the previous one
                 since, until = found.prior_began, found.run_began
         begin = exact_seconds(since)
@@ -6116,22 +6080,22 @@ class Api:
                 served[kind.group].append(kind.version)
         core = served.pop("")
         if not root:
-            every = [f"/apis/{group}" + end for group, versions in served.items() for end in ("", *("/" + v for v in versions))]
-            return answer(200, {"paths": ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), "/healthz", "/livez",
-                                          "/livez/ping", "/openapi/v2", "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
+            every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
+            return answer(200, {"paths": [
+                "/api", "/api/v1", "/apis", "/apis/", *sorted(every), "/healthz", "/livez", "/livez/ping",
+                "/openapi/v2", "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
         if root not in ("api", "apis"):
             return None
         if not below:
             found = re.search(r"g=apidiscovery\.k8s\.io;v=(v2|v2beta1);as=APIGroupDiscoveryList",
                               request.headers.get("Accept", ""))
             if found:
+                items = [{"metadata": filled(name=group), "versions": [
+                    {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}
+                    for version in versions]} for group, versions in (served if root == "apis" else {"": core}).items()]
                 return tagged(request, {
                     "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
-                    "items": [{"metadata": {"name": group} if group else {}, "versions": [
-                        {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}
-                        for version in versions]}
-                        for group, versions in (served.items() if root == "apis" else (("", core),))]},
-                    "application/json;" + found[0])
+                    "items": items}, "application/json;" + found[0])
             if root == "api":
                 return answer(200, {"kind": "APIVersions", "versions": core, "serverAddressByClientCIDRs": [
                     {"clientCIDR": "0.0.0.0/0", "serverAddress": f"{self.settings.host_ip}:{self.settings.port}"}]})
@@ -6146,10 +6110,11 @@ class Api:
 
     @staticmethod
     def version():
-        machine, (major, minor, _) = ARCHITECTURES.get(os.uname().machine, os.uname().machine), SERVES[1:].split(".")
+        machine, (major, minor, _) = os.uname().machine, SERVES[1:].split(".")
         return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
                             "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                            "compiler": "python" + sys.version.split()[0], "platform": "linux/" + machine})
+                            "compiler": "python" + sys.version.split()[0],
+                            "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
 
 def parse_version(text):
     """A resourceVersion of a query as int, 0 if absent. Raises ApiError 400."""
@@ -6158,6 +6123,9 @@ def parse_version(text):
         raise bad_request(f"invalid resource version: resourceVersion: Invalid value: {shown}: strconv.ParseUint: "
                           f"parsing {shown}: invalid syntax")
     return int(text or 0)
+
+def in_seconds(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
 
 def exact_seconds(text):
     """The engine's timestamp as Unix seconds with nine decimals, zero-padded so that such texts compare."""
@@ -6171,11 +6139,7 @@ def scale_paths(kind):
         ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
         ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
 
-def put_at(value, path, item):
-    """Set value[path[0]][path[1]]..."""
-    for step in path[:-1]:
-        value = value.setdefault(step, {})
-    value[path[-1]] = item
+
 
 def to_scale(kind, obj):
     """The autoscaling/v1 Scale of an object."""
@@ -6183,19 +6147,14 @@ def to_scale(kind, obj):
     selector = selector_text(selector) if isinstance(selector, dict) else selector
     return {"kind": "Scale", "apiVersion": "autoscaling/v1",
             "metadata": pick(obj["metadata"], ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")),
-            "spec": {"replicas": replicas} if replicas else {}, "status": {"replicas": ready or 0, **filled(selector=selector)}}
+            "spec": filled(replicas=replicas), "status": {"replicas": ready or 0, **filled(selector=selector)}}
 
 def empty_object(kind):
     """What Go's zero value of a kind is as JSON: what an update is compared with where nothing was before."""
     head = {"kind": kind.name, "apiVersion": group_version(kind)}
-    return {**head, "metadata": {}} if kind.crd else {**head, **clean_message(message(kind.schema), {}, Findings(
-        [], [], []), "")}
+    return {**head, **({"metadata": {}} if kind.crd else clean(kind.schema, {}, Findings([], [], [])))}
 
-def manager_of(request, operation):
-    """Who a request's changes belong to: its fieldManager, else the first word of its User-Agent."""
-    agent = request.headers.get("User-Agent", "").partition("/")[0]
-    return Manager(request.query.get("fieldManager") or agent[:128] or "unknown", operation,
-                   group_version(request.kind), request.subresource)
+
 
 def continue_token(version, key):
     """Where a list goes on: at a version (-1: whatever is present) after a key. It holds for CONTINUE_S seconds."""
@@ -6239,8 +6198,7 @@ def to_stored(kind, obj):
         return obj
     if kind.id == "Event":
         back = {new: old for old, new in RENAMED.items()}
-        obj = clean_message(message("Event"), {back.get(name, name): value for name, value in obj.items()},
-                            Findings([], [], []), "")
+        obj = clean("Event", {back.get(name, name): value for name, value in obj.items()}, Findings([], [], []))
     elif kind.id == "HorizontalPodAutoscaler":
         percent = obj["spec"].get("targetCPUUtilizationPercentage")
         target = {"type": "Utilization", "averageUtilization": percent}
@@ -6279,7 +6237,7 @@ def resource_lists(group, version):
                            "scope": "Namespaced" if kind.namespaced else "Cluster", "singularResource": kind.singular,
                            **common})
         for name in sorted(kind.subresources):
-            other, verbs = SUB_KINDS.get(name), SUB_VERBS.get(name, ["get", "patch", "update"])
+            other, verbs = SUB_KINDS.get(name), SUB_VERBS[name]
             answers = filled(group=other.group, version=other.group and other.version, kind=other.name) if other else {
                 "kind": kind.name}
             plain.append({"name": f"{kind.plural}/{name}", "singularName": "", "namespaced": kind.namespaced, **answers,
@@ -6324,20 +6282,18 @@ def pod_cells(pod):
     """Ready, Status, Restarts, Readiness Gates (printPod)."""
     status, spec, seen, initializing = pod.get("status") or {}, pod["spec"], [], False
     inits, gates = spec.get("initContainers") or (), spec.get("readinessGates") or ()
-    sidecars = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}
-    is_gated, ready = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated", 0
-    reason = "SchedulingGated" if is_gated else status.get("reason") or status.get("phase", "")
+    sidecars, ready = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}, 0
+    gated = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated"
+    reason = "SchedulingGated" if gated else status.get("reason") or status.get("phase", "")
     for i, s in enumerate(status.get("initContainerStatuses") or ()):
         seen.append(s)
         end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason", default="PodInitializing")
-        step = f"{i}/{len(inits)}" if waiting == "PodInitializing" else waiting
-        if end and not end["exitCode"]:
-            continue
-        if s["name"] in sidecars and s.get("started"):
+        if s["name"] in sidecars and s.get("started") and (not end or end["exitCode"]):
             ready += s["ready"]
-            continue
-        reason, initializing = "Init:" + (ended_text(end) if end else step), True
-        break
+        elif not end or end["exitCode"]:
+            step = f"{i}/{len(inits)}" if waiting == "PodInitializing" else waiting
+            reason, initializing = "Init:" + (ended_text(end) if end else step), True
+            break
     if not initializing or is_condition(pod, "Initialized"):
         statuses, error, is_running = status.get("containerStatuses") or [], "", False
         seen = [s for s in seen if s["name"] in sidecars] + statuses
@@ -6426,14 +6382,14 @@ def revision_cells(obj):
     group = owner and owner["apiVersion"].rpartition("/")[0]
     return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
 
-JOB_STATES = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
+
 
 def job_cells(job):
     spec, status = job["spec"], job.get("status") or {}
     began, until = (seconds_of(status.get(field)) for field in ("startTime", "completionTime"))
     one = f"1 of {spec['parallelism']}" if spec.get("parallelism", 0) > 1 else 1
-    return [next((state for state in JOB_STATES if is_condition(job, state) or
-                  state == "Terminating" and is_deleting(job)), "Running"),
+    states = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
+    return [next((s for s in states if is_condition(job, s) or s == "Terminating" and is_deleting(job)), "Running"),
             f"{status.get('succeeded', 0)}/{dig(spec, 'completions', default=one)}",
             "" if began is None else duration((time.time() if until is None else until) - began)]
 
@@ -6467,14 +6423,13 @@ def binding_cells(obj):
 def ready_cells(obj):
     return [f"{dig(obj, 'status', 'readyReplicas', default=0)}/{obj['spec'].get('replicas', 0)}"]
 
-# Kinds: their columns after Name. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; * shows it only with -o wide;
-# the other mark see MARKS; a path is one of additionalPrinterColumns without its first point. Those without a path, but
-# Age, are what the kind's function in CELLS gives, in this order.
+# Kinds: their columns after Name; " ; " stands between rows. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; *
+# shows it only with -o wide; the other mark see MARKS; a path is one of additionalPrinterColumns without its first
+# point. Those without a path, but Age, are what the kind's function in CELLS gives, in this order.
 TEMPLATE = "Containers*,=spec.template.spec.containers[*].name Images*,=spec.template.spec.containers[*].image"
 WORKLOAD = f"Age {TEMPLATE} Selector*~=spec.selector"
 COLUMNS = f"""
-Namespace: Status=status.phase Age
-ServiceAccount: Age
+Namespace: Status=status.phase Age ; ServiceAccount: Age
 Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
   Internal-IP*=status.addresses[?(@.type=="InternalIP")].address|<none>
   External-IP*=status.addresses[?(@.type=="ExternalIP")].address|<none>
@@ -6483,9 +6438,7 @@ Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
 Pod: Ready Status Restarts Age IP*=status.podIP|<none> Node*=spec.nodeName|<none>
   Nominated_Node*=status.nominatedNodeName|<none> Readiness_Gates*
 Service: Type=spec.type Cluster-IP=spec.clusterIP|<none> External-IP Port(s) Age Selector*~=spec.selector
-Endpoints: Endpoints Age
-EndpointSlice: AddressType=addressType Ports Endpoints Age
-ConfigMap: Data Age
+Endpoints: Endpoints Age ; EndpointSlice: AddressType=addressType Ports Endpoints Age ; ConfigMap: Data Age
 Secret: Type=type Data Age
 Event: Last_Seen Type=type Reason=reason Object Subobject*=involvedObject.fieldPath Source* Message First_Seen* Count*
   Name*=metadata.name
@@ -6504,26 +6457,23 @@ StatefulSet: Ready Age {TEMPLATE}
 DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberScheduled Ready#=status.numberReady
   Up-to-date#=status.updatedNumberScheduled Available#=status.numberAvailable
   Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
-ControllerRevision: Controller Revision=revision|0 Age
-Job: Status Completions Duration {WORKLOAD}
+ControllerRevision: Controller Revision=revision|0 Age ; Job: Status Completions Duration {WORKLOAD}
 CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
   Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
 HorizontalPodAutoscaler: Reference Targets MinPods$=spec.minReplicas|<unset> MaxPods=spec.maxReplicas|0
   Replicas=status.currentReplicas|0 Age
 Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
-IngressClass: Controller=spec.controller Parameters Age
-NetworkPolicy: Pod-Selector~=spec.podSelector Age
+IngressClass: Controller=spec.controller Parameters Age ; NetworkPolicy: Pod-Selector~=spec.podSelector Age
 PodDisruptionBudget: Min_Available$=spec.minAvailable|N/A Max_Unavailable$=spec.maxUnavailable|N/A
   Allowed_Disruptions#=status.disruptionsAllowed Age
 RoleBinding,ClusterRoleBinding: Role Age Users* Groups* ServiceAccounts*
 StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
   VolumeBindingMode=volumeBindingMode|Immediate AllowVolumeExpansion=allowVolumeExpansion|false Age
 PriorityClass: Value#=value Global-Default?=globalDefault Age PreemptionPolicy=preemptionPolicy
-RuntimeClass: Handler=handler Age
-Lease: Holder=spec.holderIdentity Age
+RuntimeClass: Handler=handler Age ; Lease: Holder=spec.holderIdentity Age
 """
-COLUMNS = {kind: words for kinds, words in (line.split(": ", 1) for line in COLUMNS.replace("\n  ", " ").strip().split(
-    "\n")) for kind in kinds.split(",")}
+COLUMNS = {kind: words for kinds, words in (row.split(": ", 1) for row in COLUMNS.replace("\n  ", " ").replace(
+    " ; ", "\n").strip().split("\n")) for kind in kinds.split(",")}
 CELLS = {
     "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
     "Secret": lambda obj: [len(obj.get("data") or ())], "ControllerRevision": revision_cells, "Job": job_cells,
@@ -6582,9 +6532,8 @@ Column = namedtuple("Column", "name type format priority steps default show")
 
 def columns_of(kind):
     """(the Columns of a kind, the function to the cells without a path)."""
-    words, function, columns = "", None, []
-    if kind.crd is None:
-        words, function = COLUMNS.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp"), CELLS.get(kind.name)
+    columns, custom = [], kind.crd is not None
+    words = "" if custom else COLUMNS.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp")
     for word in (words if re.search(r"\bName\b", words) else "Name=metadata.name " + words).split():
         title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
         type_, zero, show = MARKS[mark]
@@ -6592,10 +6541,10 @@ def columns_of(kind):
         columns.append(Column(title.replace("_", " "), type_, "name" * (title == "Name"), len(wide),
                               json_steps("." + path) if path else (), default, show))
     ages = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
-    for c in () if kind.crd is None else kind.crd.get("additionalPrinterColumns") or [ages]:
+    for c in (kind.crd.get("additionalPrinterColumns") or [ages]) if custom else ():
         columns.append(Column(c["name"], c["type"], c.get("format", ""), c.get("priority", 0), json_steps(
             c["jsonPath"]), None, lambda found, type_=c["type"]: custom_cell(type_, found)))
-    return columns, function or (lambda obj: ())
+    return columns, CELLS.get("" if custom else kind.name, lambda obj: ())
 
 def row_cells(columns, obj, others):
     """The cells of an object; others are those of the columns without a path."""
@@ -6616,13 +6565,10 @@ def to_table(kind, objects, form):
                 "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))} for obj in objects]}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
-OPENAPI_SCALARS = {
-    "string": {"type": "string"}, "int": {"type": "integer", "format": "int32"}, "bool": {"type": "boolean"},
-    "bytes": {"type": "string", "format": "byte"}, "Raw": {},
-    "Time": {"type": "string", "format": "date-time"}, "MicroTime": {"type": "string", "format": "date-time"},
-    "Quantity": {"type": "string"}, "Double": {"type": "number", "format": "double"},
-    "IntOrString": {"type": "string", "format": "int-or-string"},
-    "ExtraValue": {"type": "array", "items": {"type": "string"}}}
+OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
+    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw", "Time string date-time",
+    "MicroTime string date-time", "Quantity string", "Double number double", "IntOrString string int-or-string"))}
+OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
 EITHER = {  # what version 3 says by name, so that `explain` does: alternatives
     "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
@@ -6648,9 +6594,11 @@ def is_required(message, field):
 def openapi_field(field, root):
     """The schema of one field; root is where definitions stand."""
     is_v3 = root.startswith("#/components")
-    base = {"$ref": root + "io.k8s." + field.type} if is_v3 and field.type in EITHER else OPENAPI_SCALARS.get(field.type) or ({} if field.type in SCALARS else {"$ref": root + "io.k8s." + field.type})
+    is_named = field.type not in SCALARS or is_v3 and field.type in EITHER
+    base = {"$ref": root + "io.k8s." + field.type} if is_named else OPENAPI_SCALARS.get(field.type, {})
     if field.kind == "{}":
-        return {"type": "object", "additionalProperties": base, **({"x-kubernetes-map-type": "atomic"} if field.atomic else {})}
+        atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
+        return {"type": "object", "additionalProperties": base, **atomic}
     strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
     out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
@@ -6665,23 +6613,21 @@ def openapi_field(field, root):
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
 
-KIND_TEXTS = {name: {"type": "string", "description": text} for name, text in (
-    ("apiVersion", "APIVersion defines the versioned schema of this representation of an object. Servers should convert "
-     "recognized schemas to the latest internal value, and may reject unrecognized values. More info: "
-     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"),
-    ("kind", "Kind is a string value representing the REST resource this object represents. Servers may infer this from "
-     "the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
-     "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"))}
-METADATA_TEXT = "Standard object's metadata. More info: " + KIND_TEXTS["kind"]["description"].rpartition(" ")[2].replace(
-    "types-kinds", "metadata")
+MORE = "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#"
+KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for name, anchor, text in (
+    ("apiVersion", "resources", "APIVersion defines the versioned schema of this representation of an object. Servers "
+     "should convert recognized schemas to the latest internal value, and may reject unrecognized values. "),
+    ("kind", "types-kinds", "Kind is a string value representing the REST resource this object represents. Servers may "
+     "infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. "))}
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
     out = {"io.k8s." + name: schema for name, schema in EITHER.items()} if root.startswith("#/components") else {}
-    todo = ["DeleteOptions", "ObjectMeta"] + [kind.schema for kind in kinds if not kind.crd]
     named = {kind.schema: kind for kind in kinds if not kind.crd}
+    todo = ["DeleteOptions", "ObjectMeta", *named]
+    text = f"Standard object's metadata. {MORE}metadata"
+    meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": text}
     for kind in [kind for kind in kinds if kind.crd]:
-        meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": METADATA_TEXT}
         own = {**KIND_TEXTS, **kind.schema.get("properties", {}), "metadata": meta}
         dropped = ["x-kubernetes-validations"] + [LOOSE] * ("properties" not in kind.schema)
         out[definition_name(kind)] = {"type": "object", **without(kind.schema, *dropped), **(
@@ -6707,7 +6653,8 @@ def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
 def definition_name(kind):
     """The name of a kind's schema: that of the message, or GROUP.VERSION.KIND with the group's labels in reverse."""
-    return ".".join([*reversed(kind.group.split(".")), kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
+    labels = kind.group.split(".")
+    return ".".join([*labels[::-1], kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
 
 OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of the query
     (False, "get", "list", ""), (False, "post", "post", "dryRun fieldManager fieldValidation"),
@@ -6739,12 +6686,10 @@ def openapi(request, parts):
     for kind in KINDS:
         by_path.setdefault(("apis/" if kind.group else "api/") + group_version(kind), []).append(kind)
     if parts == ["v3"]:
-        urls = {}
-        for path, kinds in by_path.items():
-            own = [kind.schema if kind.crd else kind for kind in kinds]
-            stamp = hashlib.sha512(dumps([SCHEMA, VERSION, own])).hexdigest().upper()
-            urls[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={stamp}"}
-        return tagged(request, {"paths": urls}, "text/plain; charset=utf-8")
+        stamp = lambda kinds: hashlib.sha512(dumps([SCHEMA, VERSION, [k.schema if k.crd else k for k in kinds]]))
+        return tagged(request, {"paths": {path: {
+            "serverRelativeURL": f"/openapi/v3/{path}?hash={stamp(kinds).hexdigest().upper()}"}
+            for path, kinds in by_path.items()}}, "text/plain; charset=utf-8")
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
         return tagged(request, {"openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
@@ -6763,10 +6708,8 @@ def openapi(request, parts):
 GNOSTIC = {
     "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
     "Info": {"title": (1, ""), "version": (2, "")},
-    "Paths": {"*": (2, "PathItem")},
-    "Definitions": {"*": (1, "Schema")},
-    "PathItem": {"get": (2, "Operation"), "put": (3, "Operation"), "post": (4, "Operation"), "delete": (5, "Operation"),
-                 "patch": (8, "Operation")},
+    "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
+    "PathItem": {verb: (number, "Operation") for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
     "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
     "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""), "required": (19, ""),
@@ -6774,10 +6717,9 @@ GNOSTIC = {
                "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
 }
 WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
-    "": ((), None), "Text": ((1,), None),
-    "Any": ((2,), None),                                        # the value as YAML, of which JSON is a part
+    "": ((), None), "Text": ((1,), None), "Any": ((2,), None),  # Any: the value as YAML, of which JSON is a part
     "Wrapped": ((1,), "Schema"),                                # ItemsItem, AdditionalPropertiesItem
-    "Parameter": ((3, 2, 1), "Query"),                        # ParametersItem > Parameter > NonBodyParameter > Query...
+    "Parameter": ((3, 2, 1), "Query"),                          # ParametersItem > Parameter > NonBodyParameter > Query
 }
 
 def wire_bytes(number, data):
