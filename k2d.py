@@ -263,7 +263,7 @@ def group_version(kind):
 
 # SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
 #   A message that one field alone needs stands behind its name there: TYPE(TOKENS). A kind of the usual form
-#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down. Lines may break after ( | and ,
+#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down.
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
 #   number  in protobuf, where it is not one more than the last; no name: a struct that Go embeds, its fields stand here
 #   type    string if absent; [] list, {} map by string, + always printed (a plain struct in Go), ? a pointer (its zero
@@ -277,287 +277,358 @@ def group_version(kind):
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int creationTimestamp:Time
-deletionTimestamp:Time? deletionGracePeriodSeconds:int? labels:{} annotations:{} ownerReferences:[]OwnerReference(
-*5apiVersion|req *1kind|req *3name|req *uid|req 6controller:bool? blockOwnerDeletion:bool?)#/uid finalizers:[]/
-17managedFields:[]ManagedFieldsEntry(manager operation apiVersion time:Time? 6fieldsType fieldsV1:Raw? subresource);
-LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement; LabelSelectorRequirement: *key|req|@labelkey
-*operator values:[]; Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message; PodSpec:
-volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique *2containers:[]Container/name|req|unique
-!34ephemeralContainers:[]EphemeralContainer/name|unique 3restartPolicy=Always|Always,OnFailure,Never
-terminationGracePeriodSeconds:int?=30|0.. activeDeadlineSeconds:int?|1..2147483647 dnsPolicy=ClusterFirst|
-ClusterFirstWithHostNet,ClusterFirst,Default,None nodeSelector:{}# serviceAccountName|@subdomain serviceAccount
-21automountServiceAccountToken:bool? 10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool
-27shareProcessNamespace:bool? 14securityContext:PodSecurityContext={} ~imagePullSecrets:[]LocalObjectReference#/name
-hostname|@label ~subdomain|@label ~affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
-hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip priorityClassName|@subdomain priority:int? dnsConfig:PodDNSConfig(
-nameservers:[] searches:[] options:[]PodDNSConfigOption(name value:?)) !28readinessGates:[]PodReadinessGate(
-*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool? preemptionPolicy:?|
-PreemptLowerPriority,Never ~overhead:{}Quantity ~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int
-*topologyKey *whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
-nodeAffinityPolicy:?|Honor,Ignore nodeTaintsPolicy:?|Honor,Ignore matchLabelKeys:[])/topologyKey,whenUnsatisfiable
-!35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? !schedulingGates:[]PodSchedulingGate(*name)/name
-!resourceClaims:[]PodResourceClaim(*name|req|@label 3resourceClaimName:? resourceClaimTemplateName:?)&/name|unique
-!resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup podGroupReplicaKey);
-Volume: *name|req|@label :VolumeSource; VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(
-!medium ~sizeLimit:Quantity?) !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(
-secretName|req items:[]KeyToPath defaultMode:int?=420 optional:bool?) !nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
-!persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
-!cinder:Raw !cephfs:Raw !flocker:Raw !downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
-defaultMode:int?=420) !fc:Raw !azureFile:Raw configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath
-defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:Raw !photonPersistentDisk:Raw
-26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection downwardAPI:DownwardAPIProjection(
-items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection serviceAccountToken:ServiceAccountTokenProjection(audience
-expirationSeconds:int?=3600 *path|req) clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:?
-labelSelector:LabelSelector# 5optional:bool? *4path|req) podCertificate:PodCertificateProjection(signerName keyType|
-RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
-certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
-!csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{} nodePublishSecretRef:LocalObjectReference#)
-!ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
-spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
-LocalObjectReference: name; HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,
-File,FileOrCreate,Socket; KeyToPath: *key|req *path|req mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool;
-ObjectFieldSelector: apiVersion=v1 *fieldPath|req; DownwardAPIVolumeFile: *path|req fieldRef:ObjectFieldSelector#
-resourceFieldRef:ResourceFieldSelector# mode:int?; ResourceFieldSelector: containerName *resource|req *divisor:Quantity;
+  deletionTimestamp:Time? deletionGracePeriodSeconds:int? labels:{} annotations:{}
+  ownerReferences:[]OwnerReference(*5apiVersion|req *1kind|req *3name|req *uid|req 6controller:bool?
+  blockOwnerDeletion:bool?)#/uid finalizers:[]/ 17managedFields:[]ManagedFieldsEntry(manager operation apiVersion
+  time:Time? 6fieldsType fieldsV1:Raw? subresource);
+LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement;
+LabelSelectorRequirement: *key|req|@labelkey *operator values:[];
+Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message;
+PodSpec: volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique
+  *2containers:[]Container/name|req|unique !34ephemeralContainers:[]EphemeralContainer/name|unique
+  3restartPolicy=Always|Always,OnFailure,Never terminationGracePeriodSeconds:int?=30|0..
+  activeDeadlineSeconds:int?|1..2147483647 dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
+  nodeSelector:{}# serviceAccountName|@subdomain serviceAccount 21automountServiceAccountToken:bool?
+  10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool 27shareProcessNamespace:bool?
+  14securityContext:PodSecurityContext={} ~imagePullSecrets:[]LocalObjectReference#/name hostname|@label
+  ~subdomain|@label ~affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
+  hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip priorityClassName|@subdomain priority:int?
+  dnsConfig:PodDNSConfig(nameservers:[] searches:[] options:[]PodDNSConfigOption(name value:?))
+  !28readinessGates:[]PodReadinessGate(*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool?
+  preemptionPolicy:?|PreemptLowerPriority,Never ~overhead:{}Quantity
+  ~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int *topologyKey
+  *whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
+  nodeAffinityPolicy:?|Honor,Ignore nodeTaintsPolicy:?|Honor,Ignore matchLabelKeys:[])/topologyKey,whenUnsatisfiable
+  !35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? !schedulingGates:[]PodSchedulingGate(*name)/name
+  !resourceClaims:[]PodResourceClaim(*name|req|@label 3resourceClaimName:? resourceClaimTemplateName:?)&/name|unique
+  !resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup
+  podGroupReplicaKey);
+Volume: *name|req|@label :VolumeSource;
+VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(!medium ~sizeLimit:Quantity?)
+  !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(secretName|req
+  items:[]KeyToPath defaultMode:int?=420 optional:bool?) !nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
+  !persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
+  !cinder:Raw !cephfs:Raw !flocker:Raw !downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
+  defaultMode:int?=420) !fc:Raw !azureFile:Raw configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath
+  defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:Raw !photonPersistentDisk:Raw
+  26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection
+  downwardAPI:DownwardAPIProjection(items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection
+  serviceAccountToken:ServiceAccountTokenProjection(audience expirationSeconds:int?=3600 *path|req)
+  clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
+  *4path|req) podCertificate:PodCertificateProjection(signerName
+  keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
+  certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
+  !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
+  nodePublishSecretRef:LocalObjectReference#)
+  !ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
+  spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
+LocalObjectReference: name;
+HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket;
+KeyToPath: *key|req *path|req mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool;
+ObjectFieldSelector: apiVersion=v1 *fieldPath|req;
+DownwardAPIVolumeFile: *path|req fieldRef:ObjectFieldSelector# resourceFieldRef:ResourceFieldSelector# mode:int?;
+ResourceFieldSelector: containerName *resource|req *divisor:Quantity;
 SecretProjection ConfigMapProjection: :LocalObjectReference items:[]KeyToPath 4optional:bool?;
-PersistentVolumeClaimSpec: accessModes:[] 4selector:LabelSelector# 2resources:VolumeResourceRequirements(
-limits:{}Quantity requests:{}Quantity)+ volumeName 5storageClassName:?|@subdomain volumeMode:?=Filesystem|Block,
-Filesystem dataSource:TypedLocalObjectReference# dataSourceRef:TypedObjectReference(*apiGroup:?|@subdomain *kind|req
-*name|req namespace:?) volumeAttributesClassName:?|@subdomain; TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|
-req *name|req; Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]ContainerPort(name|@port
-hostPort:int|1..65535 *containerPort:int|req|1..65535 protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol
-19envFrom:[]EnvFromSource(prefix configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource) 7env:[]EnvVar(*name|req|@env
-value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector# !resourceFieldRef:ResourceFieldSelector#
-configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector# !fileKeyRef:FileKeySelector(*volumeName|req *path|
-req *key|req optional:bool?=false)#))/name resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(
-*resourceName *restartPolicy) !restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action
-exitCodes:ContainerRestartRuleOnExitCodes(operator values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool
-~7recursiveReadOnly:? *3mountPath|req !subPath mountPropagation:?|Bidirectional,HostToContainer,None
-!subPathExpr)/mountPath !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath ~10livenessProbe:Probe
-~readinessProbe:Probe ~22startupProbe:Probe !12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler
-stopSignal:?) terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
-14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
-ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?; ConfigMapKeySelector SecretKeySelector:
-:LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req; HTTPHeader Sysctl: *name *value;
+PersistentVolumeClaimSpec: accessModes:[] 4selector:LabelSelector#
+  2resources:VolumeResourceRequirements(limits:{}Quantity requests:{}Quantity)+ volumeName
+  5storageClassName:?|@subdomain volumeMode:?=Filesystem|Block,Filesystem dataSource:TypedLocalObjectReference#
+  dataSourceRef:TypedObjectReference(*apiGroup:?|@subdomain *kind|req *name|req namespace:?)
+  volumeAttributesClassName:?|@subdomain;
+TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|req *name|req;
+Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]ContainerPort(name|@port
+  hostPort:int|1..65535 *containerPort:int|req|1..65535 protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol
+  19envFrom:[]EnvFromSource(prefix configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource)
+  7env:[]EnvVar(*name|req|@env value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector#
+  !resourceFieldRef:ResourceFieldSelector# configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector#
+  !fileKeyRef:FileKeySelector(*volumeName|req *path|req *key|req optional:bool?=false)#))/name
+  resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(*resourceName *restartPolicy)
+  !restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action exitCodes:ContainerRestartRuleOnExitCodes(operator
+  values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool ~7recursiveReadOnly:? *3mountPath|req !subPath
+  mountPropagation:?|Bidirectional,HostToContainer,None !subPathExpr)/mountPath
+  !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath ~10livenessProbe:Probe ~readinessProbe:Probe
+  ~22startupProbe:Probe !12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?)
+  terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
+  14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
+ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?;
+ConfigMapKeySelector SecretKeySelector: :LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req;
+HTTPHeader Sysctl: *name *value;
 ResourceRequirements: limits:{}Quantity requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_;
-TCPSocketAction: *port:IntOrString host; Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0..
-periodSeconds:int=10|0.. successThreshold:int=1|0.. failureThreshold:int=3|0.. terminationGracePeriodSeconds:int?;
+TCPSocketAction: *port:IntOrString host;
+Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0.. periodSeconds:int=10|0..
+  successThreshold:int=1|0.. failureThreshold:int=3|0.. terminationGracePeriodSeconds:int?;
 ProbeHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction grpc:GRPCAction(*port:int|1..65535
-*service:?=); HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
+  *service:?=);
+HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
 LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int);
 SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? ~seLinuxOptions:SELinuxOptions
-~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
-readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? !9procMount:?|Default,Unmasked
-11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile; SELinuxOptions: user role type level; SeccompProfile:
-*type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?; AppArmorProfile: *type|Localhost,RuntimeDefault,
-Unconfined localhostProfile:?; EphemeralContainer: :Container targetContainerName; NodeSelector:
-*nodeSelectorTerms:[]NodeSelectorTerm; PodSecurityContext: ~seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw
-2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
-~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl ~9fsGroupChangePolicy:?|Always,
-OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile ~13seLinuxChangePolicy:?|Recursive;
-NodeSelectorRequirement: *key|@labelkey *operator values:[]; Affinity: nodeAffinity:NodeAffinity(
-requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
-preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int preference:NodeSelectorTerm+#))
-podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity; NodeSelectorTerm: matchExpressions:[]NodeSelectorRequirement
-matchFields:[]NodeSelectorRequirement; PodAffinity PodAntiAffinity:
-requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
-preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*weight:int podAffinityTerm:PodAffinityTerm+);
+  ~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
+  readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? !9procMount:?|Default,Unmasked
+  11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile;
+SELinuxOptions: user role type level; SeccompProfile: *type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?;
+AppArmorProfile: *type|Localhost,RuntimeDefault,Unconfined localhostProfile:?;
+EphemeralContainer: :Container targetContainerName; NodeSelector: *nodeSelectorTerms:[]NodeSelectorTerm;
+PodSecurityContext: ~seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
+  6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
+  ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
+  ~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile
+  ~13seLinuxChangePolicy:?|Recursive;
+NodeSelectorRequirement: *key|@labelkey *operator values:[];
+Affinity: nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
+  preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int preference:NodeSelectorTerm+#))
+  podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity;
+NodeSelectorTerm: matchExpressions:[]NodeSelectorRequirement matchFields:[]NodeSelectorRequirement;
+PodAffinity PodAntiAffinity: requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
+  preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*weight:int
+  podAffinityTerm:PodAffinityTerm+);
 PodAffinityTerm: labelSelector:LabelSelector# namespaces:[] *topologyKey namespaceSelector:LabelSelector#
-matchLabelKeys:[] mismatchLabelKeys:[]; Toleration: key|@labelkey operator|Equal,Exists value effect|NoSchedule,
-PreferNoSchedule,NoExecute tolerationSeconds:int?; HostIP PodIP: *ip; PodStatus: 17observedGeneration:int 1phase
-conditions:[]PodCondition(*type 7observedGeneration:int *2status *lastProbeTime:Time *lastTransitionTime:Time reason
-message)/type message reason 11nominatedNodeName 5hostIP 16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip
-7startTime:Time? 10initContainerStatuses:[]ContainerStatus 8containerStatuses:[]ContainerStatus qosClass
-13ephemeralContainerStatuses:[]ContainerStatus resize resourceClaimStatuses:[]PodResourceClaimStatus(*name
-resourceClaimName:?)&/name 18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(
-*requestMappings:[]ContainerExtendedResourceRequest(*containerName *resourceName *requestName) *resourceClaimName)
-allocatedResources:{}Quantity resources:ResourceRequirements; ContainerStatus: *name state:ContainerState+
-lastState:ContainerState+ *ready:bool *restartCount:int *image *imageID containerID started:bool?
-allocatedResources:{}Quantity resources:ResourceRequirements volumeMounts:[]VolumeMountStatus(*name *mountPath
-readOnly:bool recursiveReadOnly:?)/mountPath user:ContainerUser(linux:LinuxContainerUser(*uid:int *gid:int
-supplementalGroups:[]int)) allocatedResourcesStatus:[]ResourceStatus(*name resources:[]ResourceHealth(*resourceID
-health)/resourceID_)/name stopSignal:?; ContainerState: waiting:ContainerStateWaiting(reason message)
-running:ContainerStateRunning(*startedAt:Time) terminated:ContainerStateTerminated(*exitCode:int signal:int reason
-message *startedAt:Time *finishedAt:Time containerID); ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,
-TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535 *targetPort:IntOrString nodePort:int)/port,protocol selector:{}#
-clusterIP 18clusterIPs:[] 4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[]
-7sessionAffinity=None|ClientIP,None ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|
-Cluster,Local ~healthCheckNodePort:int publishNotReadyAddresses:bool sessionAffinityConfig:SessionAffinityConfig(
-clientIP:ClientIPConfig(timeoutSeconds:int?)) 19ipFamilies:[] 17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,
-SingleStack 20allocateLoadBalancerNodePorts:bool? ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
-trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode; ServiceStatus: loadBalancer:LoadBalancerStatus(
-ingress:[]LoadBalancerIngress(ip hostname ipMode:? ports:[]PortStatus))+ conditions:[]Condition/type; PortStatus
-IngressPortStatus: *port:int *protocol error:?; Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(
-addresses:[]EndpointAddress notReadyAddresses:[]EndpointAddress ports:[]EndpointPort(name|@label *port:int|1..65535
-protocol=TCP|SCTP,TCP,UDP appProtocol:?|@labelkey)); EndpointAddress: *ip|req|@ip 3hostname|@label nodeName:?|@subdomain
-2targetRef:ObjectReference#; ObjectReference: kind namespace name uid apiVersion resourceVersion fieldPath; ConfigMap:
-metadata:ObjectMeta+ 4immutable:bool? 2data:{} binaryData:{}bytes; Secret: metadata:ObjectMeta+ 5immutable:bool?
-2data:{}bytes 4stringData:{} 3type=Opaque; ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name
-imagePullSecrets:[]LocalObjectReference automountServiceAccountToken:bool?; NamespaceSpec: finalizers:[];
+  matchLabelKeys:[] mismatchLabelKeys:[];
+Toleration: key|@labelkey operator|Equal,Exists value effect|NoSchedule,PreferNoSchedule,NoExecute
+  tolerationSeconds:int?;
+HostIP PodIP: *ip;
+PodStatus: 17observedGeneration:int 1phase conditions:[]PodCondition(*type 7observedGeneration:int *2status
+  *lastProbeTime:Time *lastTransitionTime:Time reason message)/type message reason 11nominatedNodeName 5hostIP
+  16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
+  8containerStatuses:[]ContainerStatus qosClass 13ephemeralContainerStatuses:[]ContainerStatus resize
+  resourceClaimStatuses:[]PodResourceClaimStatus(*name resourceClaimName:?)&/name
+  18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(*requestMappings:[]ContainerExtendedResourceRequest(
+  *containerName *resourceName *requestName) *resourceClaimName) allocatedResources:{}Quantity
+  resources:ResourceRequirements;
+ContainerStatus: *name state:ContainerState+ lastState:ContainerState+ *ready:bool *restartCount:int *image *imageID
+  containerID started:bool? allocatedResources:{}Quantity resources:ResourceRequirements
+  volumeMounts:[]VolumeMountStatus(*name *mountPath readOnly:bool recursiveReadOnly:?)/mountPath
+  user:ContainerUser(linux:LinuxContainerUser(*uid:int *gid:int supplementalGroups:[]int))
+  allocatedResourcesStatus:[]ResourceStatus(*name resources:[]ResourceHealth(*resourceID health)/resourceID_)/name
+  stopSignal:?;
+ContainerState: waiting:ContainerStateWaiting(reason message) running:ContainerStateRunning(*startedAt:Time)
+  terminated:ContainerStateTerminated(*exitCode:int signal:int reason message *startedAt:Time *finishedAt:Time
+  containerID);
+ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535
+  *targetPort:IntOrString nodePort:int)/port,protocol selector:{}# clusterIP 18clusterIPs:[]
+  4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[] 7sessionAffinity=None|ClientIP,None
+  ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|Cluster,Local
+  ~healthCheckNodePort:int publishNotReadyAddresses:bool
+  sessionAffinityConfig:SessionAffinityConfig(clientIP:ClientIPConfig(timeoutSeconds:int?)) 19ipFamilies:[]
+  17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,SingleStack 20allocateLoadBalancerNodePorts:bool?
+  ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
+  trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode;
+ServiceStatus: loadBalancer:LoadBalancerStatus(ingress:[]LoadBalancerIngress(ip hostname ipMode:? ports:[]PortStatus))+
+  conditions:[]Condition/type;
+PortStatus IngressPortStatus: *port:int *protocol error:?;
+Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(addresses:[]EndpointAddress
+  notReadyAddresses:[]EndpointAddress ports:[]EndpointPort(name|@label *port:int|1..65535 protocol=TCP|SCTP,TCP,UDP
+  appProtocol:?|@labelkey));
+EndpointAddress: *ip|req|@ip 3hostname|@label nodeName:?|@subdomain 2targetRef:ObjectReference#;
+ObjectReference: kind namespace name uid apiVersion resourceVersion fieldPath;
+ConfigMap: metadata:ObjectMeta+ 4immutable:bool? 2data:{} binaryData:{}bytes;
+Secret: metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type=Opaque;
+ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name imagePullSecrets:[]LocalObjectReference
+  automountServiceAccountToken:bool?;
+NamespaceSpec: finalizers:[];
 NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
-message)/type; NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|
-@labelvalue *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID; NodeStatus:
-capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status *lastHeartbeatTime:Time
-*lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
-daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
-*systemUUID *bootID *kernelVersion *osImage *containerRuntimeVersion *kubeletVersion *kubeProxyVersion *operatingSystem
-*architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[] sizeBytes:int) volumesInUse:[]
-volumesAttached:[]Raw config:Raw runtimeHandlers:[]NodeRuntimeHandler(*name features:NodeRuntimeHandlerFeatures(
-recursiveReadOnlyMounts:bool? userNamespaces:bool?)) features:NodeFeatures(supplementalGroupsPolicy:bool?)
-declaredFeatures:[]; EventSource: component host; Event: metadata:ObjectMeta+ involvedObject:ObjectReference+# reason
-message source:EventSource+ *firstTimestamp:Time *lastTimestamp:Time count:int type *eventTime:MicroTime
-series:EventSeries(count:int *lastObservedTime:MicroTime) action related:ObjectReference# *reportingComponent
-*reportingInstance; PersistentVolumeClaimStatus: phase=Pending accessModes:[] capacity:{}Quantity
-conditions:[]PersistentVolumeClaimCondition/type allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
-currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName *status);
+  message)/type;
+NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|@labelvalue
+  *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID;
+NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status
+  *lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
+  daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
+  *systemUUID *bootID *kernelVersion *osImage *containerRuntimeVersion *kubeletVersion *kubeProxyVersion
+  *operatingSystem *architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[] sizeBytes:int)
+  volumesInUse:[] volumesAttached:[]Raw config:Raw runtimeHandlers:[]NodeRuntimeHandler(*name
+  features:NodeRuntimeHandlerFeatures(recursiveReadOnlyMounts:bool? userNamespaces:bool?))
+  features:NodeFeatures(supplementalGroupsPolicy:bool?) declaredFeatures:[];
+EventSource: component host;
+Event: metadata:ObjectMeta+ involvedObject:ObjectReference+# reason message source:EventSource+ *firstTimestamp:Time
+  *lastTimestamp:Time count:int type *eventTime:MicroTime series:EventSeries(count:int *lastObservedTime:MicroTime)
+  action related:ObjectReference# *reportingComponent *reportingInstance;
+PersistentVolumeClaimStatus: phase=Pending accessModes:[] capacity:{}Quantity
+  conditions:[]PersistentVolumeClaimCondition/type allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
+  currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName *status);
 PersistentVolumeClaimCondition JobCondition: *type *status *lastProbeTime:Time *lastTransitionTime:Time reason message;
-SecretReference: name|req namespace|req; PersistentVolumeSpec: capacity:{}Quantity|req :PersistentVolumeSource
-accessModes:[]|req claimRef:ObjectReference persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain storageClassName|
-@subdomain mountOptions:[] volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(
-required:NodeSelector#) volumeAttributesClassName:?|@subdomain; PersistentVolumeSource: gcePersistentDisk:Raw
-awsElasticBlockStore:Raw hostPath:HostPathVolumeSource glusterfs:Raw nfs:NFSVolumeSource rbd:Raw iscsi:Raw cinder:Raw
-cephfs:Raw fc:Raw flocker:Raw flexVolume:Raw azureFile:Raw vsphereVolume:Raw quobyte:Raw azureDisk:Raw
-photonPersistentDisk:Raw portworxVolume:Raw scaleIO:Raw local:LocalVolumeSource(*path|req fsType:?) storageos:Raw
-csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req readOnly:bool fsType volumeAttributes:{}
-controllerPublishSecretRef:SecretReference# nodeStageSecretRef:SecretReference# nodePublishSecretRef:SecretReference#
-controllerExpandSecretRef:SecretReference# nodeExpandSecretRef:SecretReference#); PersistentVolumeStatus: phase=Pending
-message reason lastPhaseTransitionTime:Time?; ReplicationControllerSpec: replicas:int?=1|0.. 4minReadySeconds:int|0..
-2selector:{}#|req template:PodTemplateSpec|req; PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+; PodTemplate:
-metadata:ObjectMeta+ template:PodTemplateSpec+; ReplicationControllerStatus: *replicas:int fullyLabeledReplicas:int
-4readyReplicas:int availableReplicas:int 3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type;
+SecretReference: name|req namespace|req;
+PersistentVolumeSpec: capacity:{}Quantity|req :PersistentVolumeSource accessModes:[]|req claimRef:ObjectReference
+  persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain storageClassName|@subdomain mountOptions:[]
+  volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(required:NodeSelector#)
+  volumeAttributesClassName:?|@subdomain;
+PersistentVolumeSource: gcePersistentDisk:Raw awsElasticBlockStore:Raw hostPath:HostPathVolumeSource glusterfs:Raw
+  nfs:NFSVolumeSource rbd:Raw iscsi:Raw cinder:Raw cephfs:Raw fc:Raw flocker:Raw flexVolume:Raw azureFile:Raw
+  vsphereVolume:Raw quobyte:Raw azureDisk:Raw photonPersistentDisk:Raw portworxVolume:Raw scaleIO:Raw
+  local:LocalVolumeSource(*path|req fsType:?) storageos:Raw csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req
+  readOnly:bool fsType volumeAttributes:{} controllerPublishSecretRef:SecretReference#
+  nodeStageSecretRef:SecretReference# nodePublishSecretRef:SecretReference# controllerExpandSecretRef:SecretReference#
+  nodeExpandSecretRef:SecretReference#);
+PersistentVolumeStatus: phase=Pending message reason lastPhaseTransitionTime:Time?;
+ReplicationControllerSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req template:PodTemplateSpec|req;
+PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+; PodTemplate: metadata:ObjectMeta+ template:PodTemplateSpec+;
+ReplicationControllerStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int
+  3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type;
 LimitRangeSpec: *limits:[]LimitRangeItem(*type max:{}Quantity min:{}Quantity default:{}Quantity
-defaultRequest:{}Quantity maxLimitRequestRatio:{}Quantity); ReplicationControllerCondition ReplicaSetCondition
-StatefulSetCondition DaemonSetCondition HorizontalPodAutoscalerCondition: *type *status *lastTransitionTime:Time reason
-message; ResourceQuotaSpec: hard:{}Quantity scopes:[] scopeSelector:ScopeSelector(
-matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName *operator values:[]))#; ResourceQuotaStatus:
-hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#; DeploymentSpec:
-replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+ strategy:DeploymentStrategy(type=RollingUpdate
-rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25% maxSurge:IntOrString?=25%))+& minReadySeconds:int|
-0.. revisionHistoryLimit:int?=10|0.. paused:bool 9progressDeadlineSeconds:int?=600|0..; DeploymentStatus:
-observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
-unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition(*type *status *6lastUpdateTime:Time
-*lastTransitionTime:Time 4reason message)/type 8collisionCount:int?; ReplicaSetSpec: replicas:int?=1|0..
-4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+; ReplicaSetStatus: *replicas:int
-fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int 7terminatingReplicas:int? 3observedGeneration:int
-6conditions:[]ReplicaSetCondition/type; StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector#
-template:PodTemplateSpec+ volumeClaimTemplates:[]PersistentVolumeClaim *serviceName|@label
-podManagementPolicy=OrderedReady updateStrategy:StatefulSetUpdateStrategy(type
-rollingUpdate:RollingUpdateStatefulSetStrategy(partition:int?=0|0.. maxUnavailable:IntOrString?))+
-revisionHistoryLimit:int?=10 minReadySeconds:int|0..
-persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(whenDeleted=Retain|Retain,Delete
-whenScaled=Retain|Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..); ScaleSpec: replicas:int|0..;
+  defaultRequest:{}Quantity maxLimitRequestRatio:{}Quantity);
+ReplicationControllerCondition ReplicaSetCondition StatefulSetCondition DaemonSetCondition
+  HorizontalPodAutoscalerCondition: *type *status *lastTransitionTime:Time reason message;
+ResourceQuotaSpec: hard:{}Quantity scopes:[]
+  scopeSelector:ScopeSelector(matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName *operator values:[]))#;
+ResourceQuotaStatus: hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#;
+DeploymentSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+
+  strategy:DeploymentStrategy(type=RollingUpdate rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25%
+  maxSurge:IntOrString?=25%))+& minReadySeconds:int|0.. revisionHistoryLimit:int?=10|0.. paused:bool
+  9progressDeadlineSeconds:int?=600|0..;
+DeploymentStatus: observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
+  unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition(*type *status
+  *6lastUpdateTime:Time *lastTransitionTime:Time 4reason message)/type 8collisionCount:int?;
+ReplicaSetSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+;
+ReplicaSetStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int
+  7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type;
+StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+
+  volumeClaimTemplates:[]PersistentVolumeClaim *serviceName|@label podManagementPolicy=OrderedReady
+  updateStrategy:StatefulSetUpdateStrategy(type rollingUpdate:RollingUpdateStatefulSetStrategy(partition:int?=0|0..
+  maxUnavailable:IntOrString?))+ revisionHistoryLimit:int?=10 minReadySeconds:int|0..
+  persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(whenDeleted=Retain|Retain,Delete
+  whenScaled=Retain|Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..);
+ScaleSpec: replicas:int|0..;
 StatefulSetStatus: observedGeneration:int *replicas:int readyReplicas:int currentReplicas:int updatedReplicas:int
-currentRevision updateRevision 9collisionCount:int? conditions:[]StatefulSetCondition/type *availableReplicas:int;
-DaemonSetSpec: *selector:LabelSelector# template:PodTemplateSpec+ updateStrategy:DaemonSetUpdateStrategy(
-type=RollingUpdate rollingUpdate:RollingUpdateDaemonSet(maxUnavailable:IntOrString?=1 maxSurge:IntOrString?=0))+
-minReadySeconds:int|0.. 6revisionHistoryLimit:int?=10|0..; ScaleStatus: *replicas:int selector; DaemonSetStatus:
-*currentNumberScheduled:int *numberMisscheduled:int *desiredNumberScheduled:int *numberReady:int observedGeneration:int
-updatedNumberScheduled:int numberAvailable:int numberUnavailable:int collisionCount:int?
-conditions:[]DaemonSetCondition/type; ControllerRevision: metadata:ObjectMeta+ *data:Raw *revision:int|0..; JobSpec:
-parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0.. 11podFailurePolicy:PodFailurePolicy(
-*rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore onExitCodes:PodFailurePolicyOnExitCodesRequirement(
-containerName:? *operator|In,NotIn *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|
-@labelkey *status=True|False,True,Unknown))) 16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:?
-succeededCount:int?|0..)) 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. maxFailedIndexes:int?|0..
-4selector:LabelSelector# manualSelector:bool? template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
-completionMode:?|NonIndexed,Indexed suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
+  currentRevision updateRevision 9collisionCount:int? conditions:[]StatefulSetCondition/type *availableReplicas:int;
+DaemonSetSpec: *selector:LabelSelector# template:PodTemplateSpec+
+  updateStrategy:DaemonSetUpdateStrategy(type=RollingUpdate
+  rollingUpdate:RollingUpdateDaemonSet(maxUnavailable:IntOrString?=1 maxSurge:IntOrString?=0))+ minReadySeconds:int|0..
+  6revisionHistoryLimit:int?=10|0..;
+ScaleStatus: *replicas:int selector;
+DaemonSetStatus: *currentNumberScheduled:int *numberMisscheduled:int *desiredNumberScheduled:int *numberReady:int
+  observedGeneration:int updatedNumberScheduled:int numberAvailable:int numberUnavailable:int collisionCount:int?
+  conditions:[]DaemonSetCondition/type;
+ControllerRevision: metadata:ObjectMeta+ *data:Raw *revision:int|0..;
+JobSpec: parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0..
+  11podFailurePolicy:PodFailurePolicy(*rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore
+  onExitCodes:PodFailurePolicyOnExitCodesRequirement(containerName:? *operator|In,NotIn *values:[]int/_)
+  onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|@labelkey *status=True|False,True,Unknown)))
+  16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:? succeededCount:int?|0..))
+  7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. maxFailedIndexes:int?|0.. 4selector:LabelSelector#
+  manualSelector:bool? template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0.. completionMode:?|NonIndexed,Indexed
+  suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
 JobStatus: conditions:[]JobCondition/type^ startTime:Time? completionTime:Time? active:int succeeded:int failed:int
-11terminating:int? 7completedIndexes 10failedIndexes:? 8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_
-failed:[]/_) ready:int?; JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+; CronJobSpec: *schedule|req 8timeZone:?
-2startingDeadlineSeconds:int?|0.. concurrencyPolicy=Allow|Allow,Forbid,Replace suspend:bool?=false
-jobTemplate:JobTemplateSpec+ successfulJobsHistoryLimit:int?=3|0.. failedJobsHistoryLimit:int?=1|0..; CronJobStatus:
-active:[]ObjectReference 4lastScheduleTime:Time? lastSuccessfulTime:Time?; HorizontalPodAutoscalerSpec:
-scaleTargetRef:CrossVersionObjectReference+ minReplicas:int?=1|1.. *maxReplicas:int metrics:[]MetricSpec
-behavior:HorizontalPodAutoscalerBehavior; MetricIdentifier: *name selector:LabelSelector#; CrossVersionObjectReference:
-*kind|req *name|req apiVersion; MetricSpec: *type|ContainerResource,External,Object,Pods,Resource
-object:ObjectMetricSource(describedObject:CrossVersionObjectReference+ target:MetricTarget+ metric:MetricIdentifier+)
-pods:PodsMetricSource resource:ResourceMetricSource(*name target:MetricTarget+)
-7containerResource:ContainerResourceMetricSource(*name target:MetricTarget+ *container|@label)
-5external:ExternalMetricSource; MetricTarget: *type value:Quantity? averageValue:Quantity? averageUtilization:int?;
-PodsMetricSource ExternalMetricSource: metric:MetricIdentifier+ target:MetricTarget+; HorizontalPodAutoscalerBehavior:
-scaleUp:HPAScalingRules={} scaleDown:HPAScalingRules={}; HPAScalingRules: 3stabilizationWindowSeconds:int?
-1selectPolicy:?=Max|Disabled,Max,Min policies:[]HPAScalingPolicy(*type|Percent,Pods *value:int *periodSeconds:int)
-4tolerance:Quantity?; HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? currentReplicas:int
-*desiredReplicas:int *currentMetrics:[]MetricStatus conditions:[]HorizontalPodAutoscalerCondition/type; MetricStatus:
-*type object:ObjectMetricStatus(metric:MetricIdentifier+ current:MetricValueStatus+
-describedObject:CrossVersionObjectReference+) pods:PodsMetricStatus resource:ResourceMetricStatus(*name
-current:MetricValueStatus+) 7containerResource:ContainerResourceMetricStatus(*name current:MetricValueStatus+
-*container) 5external:ExternalMetricStatus; MetricValueStatus: value:Quantity? averageValue:Quantity?
-averageUtilization:int?; PodsMetricStatus ExternalMetricStatus: metric:MetricIdentifier+ current:MetricValueStatus+;
+  11terminating:int? 7completedIndexes 10failedIndexes:?
+  8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_ failed:[]/_) ready:int?;
+JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+;
+CronJobSpec: *schedule|req 8timeZone:? 2startingDeadlineSeconds:int?|0.. concurrencyPolicy=Allow|Allow,Forbid,Replace
+  suspend:bool?=false jobTemplate:JobTemplateSpec+ successfulJobsHistoryLimit:int?=3|0..
+  failedJobsHistoryLimit:int?=1|0..;
+CronJobStatus: active:[]ObjectReference 4lastScheduleTime:Time? lastSuccessfulTime:Time?;
+HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+ minReplicas:int?=1|1.. *maxReplicas:int
+  metrics:[]MetricSpec behavior:HorizontalPodAutoscalerBehavior;
+MetricIdentifier: *name selector:LabelSelector#; CrossVersionObjectReference: *kind|req *name|req apiVersion;
+MetricSpec: *type|ContainerResource,External,Object,Pods,Resource
+  object:ObjectMetricSource(describedObject:CrossVersionObjectReference+ target:MetricTarget+ metric:MetricIdentifier+)
+  pods:PodsMetricSource resource:ResourceMetricSource(*name target:MetricTarget+)
+  7containerResource:ContainerResourceMetricSource(*name target:MetricTarget+ *container|@label)
+  5external:ExternalMetricSource;
+MetricTarget: *type value:Quantity? averageValue:Quantity? averageUtilization:int?;
+PodsMetricSource ExternalMetricSource: metric:MetricIdentifier+ target:MetricTarget+;
+HorizontalPodAutoscalerBehavior: scaleUp:HPAScalingRules={} scaleDown:HPAScalingRules={};
+HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:?=Max|Disabled,Max,Min
+  policies:[]HPAScalingPolicy(*type|Percent,Pods *value:int *periodSeconds:int) 4tolerance:Quantity?;
+HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? currentReplicas:int *desiredReplicas:int
+  *currentMetrics:[]MetricStatus conditions:[]HorizontalPodAutoscalerCondition/type;
+MetricStatus: *type object:ObjectMetricStatus(metric:MetricIdentifier+ current:MetricValueStatus+
+  describedObject:CrossVersionObjectReference+) pods:PodsMetricStatus resource:ResourceMetricStatus(*name
+  current:MetricValueStatus+) 7containerResource:ContainerResourceMetricStatus(*name current:MetricValueStatus+
+  *container) 5external:ExternalMetricStatus;
+MetricValueStatus: value:Quantity? averageValue:Quantity? averageUtilization:int?;
+PodsMetricStatus ExternalMetricStatus: metric:MetricIdentifier+ current:MetricValueStatus+;
 autoscaling.v1.HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+# minReplicas:int?=1|1..
-*maxReplicas:int targetCPUUtilizationPercentage:int?; autoscaling.v1.HorizontalPodAutoscalerStatus:
-observedGeneration:int? lastScaleTime:Time? *currentReplicas:int *desiredReplicas:int
-currentCPUUtilizationPercentage:int?; IngressSpec: 4ingressClassName:?|@subdomain 1defaultBackend:IngressBackend
-tls:[]IngressTLS(hosts:[] secretName|@subdomain) rules:[]IngressRule(host :IngressRuleValue(http:HTTPIngressRuleValue(
-*paths:[]HTTPIngressPath(path *3pathType:?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+)|req)));
-IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port number:int|
-1..65535)+#) 3resource:TypedLocalObjectReference#; IngressStatus: loadBalancer:IngressLoadBalancerStatus(
-ingress:[]IngressLoadBalancerIngress(ip|@ip hostname|@subdomain 4ports:[]IngressPortStatus))+; IngressClassSpec:
-controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req *scope:?=Cluster|
-Cluster,Namespace namespace:?); NetworkPolicySpec: podSelector:LabelSelector+# ingress:[]NetworkPolicyIngressRule(
-ports:[]NetworkPolicyPort from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(ports:[]NetworkPolicyPort
-to:[]NetworkPolicyPeer) policyTypes:[]; NetworkPolicyPort: protocol:?=TCP|TCP,UDP,SCTP port:IntOrString? endPort:int?;
+  *maxReplicas:int targetCPUUtilizationPercentage:int?;
+autoscaling.v1.HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? *currentReplicas:int
+  *desiredReplicas:int currentCPUUtilizationPercentage:int?;
+IngressSpec: 4ingressClassName:?|@subdomain 1defaultBackend:IngressBackend tls:[]IngressTLS(hosts:[]
+  secretName|@subdomain) rules:[]IngressRule(host
+  :IngressRuleValue(http:HTTPIngressRuleValue(*paths:[]HTTPIngressPath(path
+  *3pathType:?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+)|req)));
+IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port
+  number:int|1..65535)+#) 3resource:TypedLocalObjectReference#;
+IngressStatus: loadBalancer:IngressLoadBalancerStatus(ingress:[]IngressLoadBalancerIngress(ip|@ip hostname|@subdomain
+  4ports:[]IngressPortStatus))+;
+IngressClassSpec: controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req
+  *scope:?=Cluster|Cluster,Namespace namespace:?);
+NetworkPolicySpec: podSelector:LabelSelector+# ingress:[]NetworkPolicyIngressRule(ports:[]NetworkPolicyPort
+  from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(ports:[]NetworkPolicyPort to:[]NetworkPolicyPeer)
+  policyTypes:[];
+NetworkPolicyPort: protocol:?=TCP|TCP,UDP,SCTP port:IntOrString? endPort:int?;
 NetworkPolicyPeer: podSelector:LabelSelector# namespaceSelector:LabelSelector# ipBlock:IPBlock(*cidr|req except:[]);
 EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints:[]Endpoint(*addresses:[]/_
-conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+ hostname:?|@label targetRef:ObjectReference#
-deprecatedTopology:{} nodeName:?|@subdomain zone:? hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue)
-forNodes:[]ForNode(*name|@subdomain))) *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP
-port:int? appProtocol:?|@labelkey); PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#
-maxUnavailable:IntOrString? unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget; PodDisruptionBudgetStatus:
-observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int *desiredHealthy:int
-*expectedPods:int conditions:[]Condition/type; Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(
-gracePeriodSeconds:int? preconditions:Preconditions(uid:? resourceVersion:?) orphanDependents:bool? propagationPolicy:?
-dryRun:[] ignoreStoreReadErrorWithClusterBreakingPotential:bool?); Role: metadata:ObjectMeta+ *rules:[]PolicyRule;
-PolicyRule: *verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[]; ClusterRole: metadata:ObjectMeta+
-*rules:[]PolicyRule aggregationRule:AggregationRule(clusterRoleSelectors:[]LabelSelector); RoleBinding
-ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|ServiceAccount,User,Group apiGroup *name|req
-namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *kind *name|req)+#;
+  conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+ hostname:?|@label
+  targetRef:ObjectReference# deprecatedTopology:{} nodeName:?|@subdomain zone:?
+  hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue) forNodes:[]ForNode(*name|@subdomain)))
+  *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey);
+PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector# maxUnavailable:IntOrString?
+  unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget;
+PodDisruptionBudgetStatus: observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int
+  *desiredHealthy:int *expectedPods:int conditions:[]Condition/type;
+Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(gracePeriodSeconds:int? preconditions:Preconditions(uid:?
+  resourceVersion:?) orphanDependents:bool? propagationPolicy:? dryRun:[]
+  ignoreStoreReadErrorWithClusterBreakingPotential:bool?);
+Role: metadata:ObjectMeta+ *rules:[]PolicyRule;
+PolicyRule: *verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[];
+ClusterRole: metadata:ObjectMeta+ *rules:[]PolicyRule
+  aggregationRule:AggregationRule(clusterRoleSelectors:[]LabelSelector);
+RoleBinding ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|ServiceAccount,User,Group apiGroup
+  *name|req namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *kind
+  *name|req)+#;
 StorageClass: metadata:ObjectMeta+ *provisioner|req parameters:{} reclaimPolicy:?=Delete|Delete,Retain mountOptions:[]
-allowVolumeExpansion:bool? volumeBindingMode:?=Immediate|Immediate,WaitForFirstConsumer
-allowedTopologies:[]TopologySelectorTerm(matchLabelExpressions:[]TopologySelectorLabelRequirement(*key|@labelkey
-*values:[]|req)); PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
-preemptionPolicy:?=PreemptLowerPriority|PreemptLowerPriority,Never; RuntimeClass: metadata:ObjectMeta+ *handler|@label
-overhead:Overhead(podFixed:{}Quantity) scheduling:Scheduling(nodeSelector:{}# tolerations:[]Toleration); LeaseSpec:
-holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime? leaseTransitions:int?|0..
-strategy:? preferredHolder:?; events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(
-*count:int *lastObservedTime:MicroTime) reportingController reportingInstance action reason regarding:ObjectReference+#
-related:ObjectReference# note type deprecatedSource:EventSource+ *deprecatedFirstTimestamp:Time
-*deprecatedLastTimestamp:Time deprecatedCount:int; CustomResourceDefinitionSpec: *group|req|@subdomain
-3names:CustomResourceDefinitionNames+ *scope|req|Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion
-9conversion:CustomResourceConversion(*strategy|None,Webhook ~webhook:WebhookConversion(
-2clientConfig:WebhookClientConfig(3url:? 1service:ServiceReference(*namespace *name path:? port:int?=443)
-caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool; CustomResourceDefinitionNames: *plural|
-@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[]; CustomResourceDefinitionVersion: *name
-*served:bool *storage:bool 7deprecated:bool deprecationWarning:? 4schema:CustomResourceValidation(
-openAPIV3Schema:JSONSchemaProps) subresources:CustomResourceSubresources(status:CustomResourceSubresourceStatus()
-scale:CustomResourceSubresourceScale(*specReplicasPath *statusReplicasPath labelSelectorPath:?))
-additionalPrinterColumns:[]CustomResourceColumnDefinition(*name|req *type format description priority:int *jsonPath)
-9selectableFields:[]SelectableField(*jsonPath); JSONSchemaProps: id $schema $ref:? description type format title
-default:Raw? maximum:Double? exclusiveMaximum:bool minimum:Double? exclusiveMinimum:bool maxLength:int? minLength:int?
-pattern maxItems:int? minItems:int? uniqueItems:bool multipleOf:Double? enum:[]Raw maxProperties:int? minProperties:int?
-required:[] items:SchemaOrArray allOf:[]JSONSchemaProps oneOf:[]JSONSchemaProps anyOf:[]JSONSchemaProps
-not:JSONSchemaProps properties:{}JSONSchemaProps additionalProperties:SchemaOrBool patternProperties:{}JSONSchemaProps
-dependencies:{}SchemaOrStrings additionalItems:SchemaOrBool definitions:{}JSONSchemaProps
-externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
-x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool x-kubernetes-int-or-string:bool
-x-kubernetes-list-map-keys:[] x-kubernetes-list-type:? x-kubernetes-map-type:?
-~x-kubernetes-validations:[]ValidationRule(*rule message messageExpression reason:? fieldPath
-optionalOldSelf:bool?)/rule; CustomResourceDefinitionStatus: *conditions:[]CustomResourceDefinitionCondition(*type
-*status *lastTransitionTime:Time reason message observedGeneration:int)/type_
-acceptedNames:CustomResourceDefinitionNames+ *storedVersions:[] observedGeneration:int; TokenReviewSpec: token
-audiences:[]; TokenReviewStatus: authenticated:bool user:UserInfo+ 4audiences:[] 3error; UserInfo: username uid
-groups:[] extra:{}ExtraValue; TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600
-*3boundObjectRef:BoundObjectReference(kind apiVersion name uid); TokenRequestStatus: *token *expirationTimestamp:Time;
-SelfSubjectReview: metadata:ObjectMeta+ status:SelfSubjectReviewStatus(userInfo:UserInfo+)+; NonResourceAttributes: path
-verb; SubjectAccessReviewSpec: resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes user
-groups:[] extra:{}ExtraValue uid; ResourceAttributes: namespace verb group version resource subresource name
-fieldSelector:FieldSelectorAttributes(rawSelector requirements:[]FieldSelectorRequirement(*key *operator values:[]))
-labelSelector:LabelSelectorAttributes(rawSelector requirements:[]LabelSelectorRequirement); SubjectAccessReviewStatus:
-*allowed:bool 4denied:bool 2reason evaluationError; LocalSubjectAccessReview: metadata:ObjectMeta+
-spec:SubjectAccessReviewSpec+ status:SubjectAccessReviewStatus+; SelfSubjectAccessReview: metadata:ObjectMeta+
-spec:SelfSubjectAccessReviewSpec(resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes)+
-status:SubjectAccessReviewStatus+; SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(
-namespace)+ status:SubjectRulesReviewStatus(*resourceRules:[]ResourceRule(*verbs:[] apiGroups:[] resources:[]
-resourceNames:[]) *nonResourceRules:[]NonResourceRule(*verbs:[] nonResourceURLs:[]) *incomplete:bool evaluationError)+;
+  allowVolumeExpansion:bool? volumeBindingMode:?=Immediate|Immediate,WaitForFirstConsumer
+  allowedTopologies:[]TopologySelectorTerm(matchLabelExpressions:[]TopologySelectorLabelRequirement(*key|@labelkey
+  *values:[]|req));
+PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
+  preemptionPolicy:?=PreemptLowerPriority|PreemptLowerPriority,Never;
+RuntimeClass: metadata:ObjectMeta+ *handler|@label overhead:Overhead(podFixed:{}Quantity)
+  scheduling:Scheduling(nodeSelector:{}# tolerations:[]Toleration);
+LeaseSpec: holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime?
+  leaseTransitions:int?|0.. strategy:? preferredHolder:?;
+events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(*count:int
+  *lastObservedTime:MicroTime) reportingController reportingInstance action reason regarding:ObjectReference+#
+  related:ObjectReference# note type deprecatedSource:EventSource+ *deprecatedFirstTimestamp:Time
+  *deprecatedLastTimestamp:Time deprecatedCount:int;
+CustomResourceDefinitionSpec: *group|req|@subdomain 3names:CustomResourceDefinitionNames+ *scope|req|Cluster,Namespaced
+  *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion(*strategy|None,Webhook
+  ~webhook:WebhookConversion(2clientConfig:WebhookClientConfig(3url:? 1service:ServiceReference(*namespace *name path:?
+  port:int?=443) caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool;
+CustomResourceDefinitionNames: *plural|@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[];
+CustomResourceDefinitionVersion: *name *served:bool *storage:bool 7deprecated:bool deprecationWarning:?
+  4schema:CustomResourceValidation(openAPIV3Schema:JSONSchemaProps)
+  subresources:CustomResourceSubresources(status:CustomResourceSubresourceStatus()
+  scale:CustomResourceSubresourceScale(*specReplicasPath *statusReplicasPath labelSelectorPath:?))
+  additionalPrinterColumns:[]CustomResourceColumnDefinition(*name|req *type format description priority:int *jsonPath)
+  9selectableFields:[]SelectableField(*jsonPath);
+JSONSchemaProps: id $schema $ref:? description type format title default:Raw? maximum:Double? exclusiveMaximum:bool
+  minimum:Double? exclusiveMinimum:bool maxLength:int? minLength:int? pattern maxItems:int? minItems:int?
+  uniqueItems:bool multipleOf:Double? enum:[]Raw maxProperties:int? minProperties:int? required:[] items:SchemaOrArray
+  allOf:[]JSONSchemaProps oneOf:[]JSONSchemaProps anyOf:[]JSONSchemaProps not:JSONSchemaProps
+  properties:{}JSONSchemaProps additionalProperties:SchemaOrBool patternProperties:{}JSONSchemaProps
+  dependencies:{}SchemaOrStrings additionalItems:SchemaOrBool definitions:{}JSONSchemaProps
+  externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
+  x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool x-kubernetes-int-or-string:bool
+  x-kubernetes-list-map-keys:[] x-kubernetes-list-type:? x-kubernetes-map-type:?
+  ~x-kubernetes-validations:[]ValidationRule(*rule message messageExpression reason:? fieldPath
+  optionalOldSelf:bool?)/rule;
+CustomResourceDefinitionStatus: *conditions:[]CustomResourceDefinitionCondition(*type *status *lastTransitionTime:Time
+  reason message observedGeneration:int)/type_ acceptedNames:CustomResourceDefinitionNames+ *storedVersions:[]
+  observedGeneration:int;
+TokenReviewSpec: token audiences:[]; TokenReviewStatus: authenticated:bool user:UserInfo+ 4audiences:[] 3error;
+UserInfo: username uid groups:[] extra:{}ExtraValue;
+TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference(kind apiVersion
+  name uid);
+TokenRequestStatus: *token *expirationTimestamp:Time;
+SelfSubjectReview: metadata:ObjectMeta+ status:SelfSubjectReviewStatus(userInfo:UserInfo+)+;
+NonResourceAttributes: path verb;
+SubjectAccessReviewSpec: resourceAttributes:ResourceAttributes nonResourceAttributes:NonResourceAttributes user
+  groups:[] extra:{}ExtraValue uid;
+ResourceAttributes: namespace verb group version resource subresource name
+  fieldSelector:FieldSelectorAttributes(rawSelector requirements:[]FieldSelectorRequirement(*key *operator values:[]))
+  labelSelector:LabelSelectorAttributes(rawSelector requirements:[]LabelSelectorRequirement);
+SubjectAccessReviewStatus: *allowed:bool 4denied:bool 2reason evaluationError;
+LocalSubjectAccessReview: metadata:ObjectMeta+ spec:SubjectAccessReviewSpec+ status:SubjectAccessReviewStatus+;
+SelfSubjectAccessReview: metadata:ObjectMeta+ spec:SelfSubjectAccessReviewSpec(resourceAttributes:ResourceAttributes
+  nonResourceAttributes:NonResourceAttributes)+ status:SubjectAccessReviewStatus+;
+SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(namespace)+
+  status:SubjectRulesReviewStatus(*resourceRules:[]ResourceRule(*verbs:[] apiGroups:[] resources:[] resourceNames:[])
+  *nonResourceRules:[]NonResourceRule(*verbs:[] nonResourceURLs:[]) *incomplete:bool evaluationError)+;
 APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: metadata:ObjectMeta+
 """
 
