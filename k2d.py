@@ -4302,6 +4302,9 @@ class Defaults:
             fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
         else:
             spec.pop("sessionAffinityConfig", None)
+    def Node(node):
+        if node["spec"].get("podCIDR"):
+            node["spec"].setdefault("podCIDRs", [node["spec"]["podCIDR"]])
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
@@ -5822,10 +5825,10 @@ class Api:
     def check_identity(request, meta, is_patch):
         """Refuse a body whose name or namespace are not those of the URL."""
         name, namespace = meta.get("name"), meta.get("namespace")
-        if is_patch and not name:
+        if not name:
             raise bad_request(f"the name of the object ({request.name} based on URL) was undeterminable: name must be "
                               "provided")
-        if name not in (None, "", request.name):
+        if name != request.name:
             raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({request.name})")
         if namespace not in (None, "", request.namespace):
             raise bad_request("the namespace of the object does not match the namespace on the URL" if not is_patch else
@@ -6070,7 +6073,8 @@ class Api:
             bound = {"kind": kind, "name": name, "uid": found["metadata"]["uid"]}
         audiences = spec.get("audiences") or [self.access.issuer]
         token = self.access.make_token(account, seconds, audiences, bound)
-        meta = {**given["metadata"], "name": request.name, "namespace": request.namespace, "creationTimestamp": now()}
+        meta = {**given["metadata"], "name": request.name, "namespace": request.namespace, "creationTimestamp": now(),
+                "uid": account["metadata"]["uid"]}
         return answer(201, {**given, "metadata": meta, "spec": {**spec, "audiences": audiences},
                             "status": {"token": token, "expirationTimestamp": in_seconds(seconds)}})
 
@@ -6084,7 +6088,8 @@ class Api:
             request.kind, request.name = KIND["Pod"], given["metadata"].get("name", "")
             return self.binding(request)
         status = self.access.review(request, given)             # may change what was given
-        return answer(201, {**given, "status": status})
+        meta = {"metadata": {"creationTimestamp": now()}} if request.kind.id == "SelfSubjectReview" else {}
+        return answer(201, {**given, **meta, "status": status})
 
     def log(self, request):
         pod = json.loads(self.find(request))
@@ -6637,19 +6642,55 @@ def to_table(kind, objects, form):
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
-    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw", "Time string date-time",
+    "string string", "int integer int32", "bool boolean", "bytes string byte", "Raw object", "Time string date-time",
     "MicroTime string date-time", "Quantity string", "Double number double", "IntOrString string int-or-string"))}
 OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
-EITHER = {  # what version 3 says by name, so that `explain` does: alternatives
+EITHER = {  # types that `explain` calls by name; in version 2 the first two stand where they are used
     "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
-    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}}
+    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
+    "FieldsV1": {"type": "object"}, "RawExtension": {"type": "object"},
+    **{name: {"description": "Anything."} for name in (
+        "JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray")}}
+# Enums that clients are shown though nothing is checked by them, and the other way round.
+NO_ENUM = set("""
+PodCertificateProjection.keyType PodSecurityContext.seLinuxChangePolicy ServiceSpec.trafficDistribution
+CustomResourceConversion.strategy CustomResourceDefinitionSpec.scope
+StatefulSetPersistentVolumeClaimRetentionPolicy.whenDeleted
+StatefulSetPersistentVolumeClaimRetentionPolicy.whenScaled HPAScalingPolicy.type HPAScalingRules.selectPolicy
+MetricSpec.type PodFailurePolicyOnPodConditionsPattern.status IngressClassParametersReference.scope
+Subject.kind""".split())
+ENUMS = {field: words.split() for field, words in (row.split(": ") for row in """
+ModifyVolumeStatus.status: InProgress Infeasible Pending
+NamespaceStatus.phase: Active Terminating
+NodeSelectorRequirement.operator: DoesNotExist Exists Gt In Lt NotIn
+NodeStatus.phase: Pending Running Terminated
+PersistentVolumeClaimStatus.phase: Bound Lost Pending
+PersistentVolumeStatus.phase: Available Bound Failed Pending Released
+PodStatus.phase: Failed Pending Running Succeeded Unknown
+PodStatus.qosClass: BestEffort Burstable Guaranteed
+PortStatus.protocol: SCTP TCP UDP
+ScopedResourceSelectorRequirement.operator: DoesNotExist Exists In NotIn
+ScopedResourceSelectorRequirement.scopeName: BestEffort CrossNamespacePodAffinity NotBestEffort NotTerminating \
+PriorityClass Terminating VolumeAttributesClass
+Toleration.operator: Equal Exists Gt Lt
+ValidationRule.reason: FieldValueDuplicate FieldValueForbidden FieldValueInvalid FieldValueRequired
+DaemonSetUpdateStrategy.type: OnDelete RollingUpdate
+DeploymentStrategy.type: Recreate RollingUpdate
+StatefulSetSpec.podManagementPolicy: OrderedReady Parallel
+StatefulSetUpdateStrategy.type: OnDelete RollingUpdate
+IngressPortStatus.protocol: SCTP TCP UDP
+StorageClass.reclaimPolicy: Delete Recycle Retain""".strip().split("\n"))}
+BY_NAME = {"fieldsV1": "FieldsV1", "data": "RawExtension", "default": "JSON", "enum": "JSON", "example": "JSON",
+           "items": "JSONSchemaPropsOrArray", "additionalItems": "JSONSchemaPropsOrBool",
+           "additionalProperties": "JSONSchemaPropsOrBool", "dependencies": "JSONSchemaPropsOrStringArray"}
 # Fields that are always printed, yet need not be given; and the structs that must.
 OPTIONAL = set("Role.rules ClusterRole.rules ContainerImage.names CustomResourceDefinitionStatus.conditions "
                "CustomResourceDefinitionStatus.storedVersions EndpointSlice.ports Event.reportingComponent "
                "Event.reportingInstance HorizontalPodAutoscalerStatus.currentMetrics NodeRuntimeHandler.name "
                "ProjectedVolumeSource.sources StatefulSetOrdinals.start StatefulSetSpec.serviceName "
-               "StatefulSetStatus.availableReplicas ReplicaSetSpec.template PodTemplate.template "
+               "StatefulSetStatus.availableReplicas ServicePort.targetPort Event.regarding "
+               "ReplicaSetSpec.template PodTemplate.template "
                "CustomResourceDefinitionStatus.acceptedNames".split())
 NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResourceDefinitionSpec IngressBackend "
           "JobTemplateSpec MetricIdentifier MetricTarget MetricValueStatus NodeSelectorTerm ObjectReference "
@@ -6657,16 +6698,17 @@ NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResou
 
 def is_required(message, field):
     """Whether clients must write the field: kubectl before 1.25 refuses an object without it."""
-    unset = ("Time", "MicroTime", "Quantity", "IntOrString", "Raw")
+    unset = ("Time", "MicroTime", "Quantity", "Raw")
     return f"{message}.{field.name}" not in OPTIONAL and (
         field.plain and field.type.rpartition(".")[2] in NEEDED or
         field.always and not field.pointer and field.default is None and field.type not in unset)
 
-def openapi_field(field, root):
+def openapi_field(field, root, owner):
     """The schema of one field; root is where definitions stand."""
     is_v3 = root.startswith("#/components")
-    is_named = field.type not in SCALARS or is_v3 and field.type in EITHER
-    base = {"$ref": root + "io.k8s." + field.type} if is_named else OPENAPI_SCALARS.get(field.type, {})
+    name = BY_NAME.get(field.name) if field.type == "Raw" or field.type.startswith("SchemaOr") else field.type
+    is_named = name and (name not in SCALARS or is_v3 and name in EITHER)
+    base = {"$ref": root + "io.k8s." + name} if is_named else OPENAPI_SCALARS.get(field.type, {})
     if field.kind == "{}":
         atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
         return {"type": "object", "additionalProperties": base, **atomic}
@@ -6677,9 +6719,10 @@ def openapi_field(field, root):
                ("map" if field.keys else "set") if field.applies else "atomic"}
         if field.keys and field.applies:
             out["x-kubernetes-list-map-keys"] = list(field.keys)
-    choices = next((rule for rule in field.rules if rule[0].isupper()), "")
+    choices, place = next((rule for rule in field.rules if rule[0].isupper()), ""), f"{owner}.{field.name}"
+    choices = ENUMS.get(place) or (choices.split(",") if choices and place not in NO_ENUM else ())
     if choices and not field.kind:
-        out["enum"] = sorted(choices.split(","))
+        out["enum"] = sorted(choices)
     if field.merges and field.keys:
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
@@ -6693,7 +6736,8 @@ KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for 
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
-    out = {"io.k8s." + name: schema for name, schema in EITHER.items()} if root.startswith("#/components") else {}
+    out = {"io.k8s." + name: schema for name, schema in EITHER.items()
+           if "oneOf" not in schema or "/components/" in root}
     named = {kind.schema: kind for kind in kinds if not kind.crd}
     todo = ["DeleteOptions", "ObjectMeta", *named]
     text = f"Standard object's metadata. {MORE}metadata"
@@ -6709,7 +6753,8 @@ def openapi_definitions(kinds, root):
         if "io.k8s." + name in out:
             continue
         fields = message(name).by_name.values()
-        schema = {"type": "object", "properties": {field.name: openapi_field(field, root) for field in fields}}
+        owner = name.rpartition(".")[2]
+        schema = {"type": "object", "properties": {field.name: openapi_field(field, root, owner) for field in fields}}
         required = sorted(field.name for field in fields if is_required(name.rpartition(".")[2], field))
         if required:
             schema["required"] = required
@@ -7345,8 +7390,11 @@ class K2d:
             for name, names in GRANTED.items():
                 make("ClusterRoleBinding", name, BOOTSTRAP, roleRef={**group, "kind": "ClusterRole", "name": name},
                      subjects=[{**group, "kind": "Group", "name": each} for each in names])
-            for name, value in (("system-cluster-critical", 2 * 10 ** 9), ("system-node-critical", 2 * 10 ** 9 + 1000)):
-                make("PriorityClass", name, value=value)
+            for name, value, text in (
+                    ("cluster", 2 * 10 ** 9, "run in the cluster, but can be moved to another node if necessary"),
+                    ("node", 2 * 10 ** 9 + 1000, "not be moved from their current node")):
+                make("PriorityClass", f"system-{name}-critical", value=value,
+                     description=f"Used for system critical pods that must {text}.")
             for crd in self.store.list("CustomResourceDefinition"):
                 if is_condition(crd, "Established"):
                     register(crd)
