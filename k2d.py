@@ -2588,7 +2588,7 @@ class Network:
         try:
             self.engine.call("DELETE", "/networks/" + self.settings.network, expect=(404,))
         except EngineError as error:
-            log(str(error))
+            raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so that reset can go on")
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none."""
