@@ -3541,7 +3541,7 @@ class Customs(EngineTest):
            "spec": {
         "group": GROUP, "scope": "Namespaced",
         "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "shortNames": ["wd"],
-            "categories": ["all"]},
+            "categories": ["kt-things"]},
         "versions": [VERSION, {**VERSION, "name": "v1beta1", "storage": False, "additionalPrinterColumns": []}]}}
 
     @classmethod
