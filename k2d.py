@@ -4330,20 +4330,12 @@ class Defaults:
         obj["metadata"].setdefault("annotations", {}).setdefault(TEMPLATE_COUNT, "1")
         default_pod_spec(obj["spec"]["template"]["spec"])
     def Job(job):
-        spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
+        spec = job["spec"]
         if "completions" not in spec and "parallelism" not in spec:
             spec["completions"] = 1
         fill(spec, parallelism=1, completionMode="NonIndexed", suspend=False, manualSelector=False,
              backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
              podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
-        if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
-            own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
-            own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
-            template["labels"] = {**(template.get("labels") or {}), **own}
-            uid = {"batch.kubernetes.io/controller-uid": meta["uid"]}
-            spec.setdefault("selector", {}).setdefault("matchLabels", {}).update(uid)
-        if template.get("labels") and not meta.get("labels"):
-            meta["labels"] = template["labels"]
         default_pod_spec(spec["template"]["spec"])
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
@@ -5119,6 +5111,17 @@ def containers_of(spec):
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers")
             for i, container in enumerate(spec.get(field) or ())]
 
+def select_own_pods(job):
+    """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names remain."""
+    spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
+    if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
+        own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
+        own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
+        template["labels"] = {**(template.get("labels") or {}), **own}
+        spec.setdefault("selector", {}).setdefault("matchLabels", {})["batch.kubernetes.io/controller-uid"] = meta["uid"]
+    if template.get("labels") and not meta.get("labels"):
+        meta["labels"] = template["labels"]
+
 def add_tolerations(spec):
     """A pod outlives trouble of its node for five minutes, unless it says something else."""
     tolerations = spec.setdefault("tolerations", [])
@@ -5690,6 +5693,8 @@ class Api:
             obj["spec"].setdefault("finalizers", ["kubernetes"])
         if kind.id == "Pod" and not is_foreign(obj):
             admit_pod(self.store, obj)
+        elif kind.id == "Job":
+            select_own_pods(obj)
         elif kind.id == "PersistentVolumeClaim":
             limit_ranges(self.store, kind, obj)
         elif kind.id == "Node":
@@ -5907,8 +5912,9 @@ class Api:
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         new = self.prepare(kind, new, old, request, managers)
         counted_too = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
-        if "gen" in kind.marks and (without(new, "metadata", "status") != without(old, "metadata", "status") or
-                                    meta.get(counted_too) != before.get(counted_too)):
+        if "gen" in kind.marks and kind.id != "PriorityClass" and (
+                without(new, "metadata", "status") != without(old, "metadata", "status") or
+                meta.get(counted_too) != before.get(counted_too)):
             meta["generation"] = before.get("generation", 1) + 1
         return new
 
