@@ -5118,7 +5118,8 @@ def select_own_pods(job):
         own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
         own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
         template["labels"] = {**(template.get("labels") or {}), **own}
-        spec.setdefault("selector", {}).setdefault("matchLabels", {})["batch.kubernetes.io/controller-uid"] = meta["uid"]
+        chosen = spec.setdefault("selector", {}).setdefault("matchLabels", {})
+        chosen["batch.kubernetes.io/controller-uid"] = meta["uid"]
     if template.get("labels") and not meta.get("labels"):
         meta["labels"] = template["labels"]
 
