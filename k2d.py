@@ -284,31 +284,31 @@ ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:
 LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement;
 LabelSelectorRequirement: *key|req|@labelkey *operator values:[];
 Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message;
-PodSpec: volumes:[]Volume&/name|unique !20initContainers:[]Container/name|unique
-  *2containers:[]Container/name|req|unique !34ephemeralContainers:[]EphemeralContainer/name|unique
+PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
+  *2containers:[]Container/name|req|unique 34ephemeralContainers:[]EphemeralContainer/name|unique
   3restartPolicy=Always|Always,OnFailure,Never terminationGracePeriodSeconds:int?=30|0..
   activeDeadlineSeconds:int?|1..2147483647 dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None
   nodeSelector:{}# serviceAccountName|@subdomain serviceAccount 21automountServiceAccountToken:bool?
   10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool 27shareProcessNamespace:bool?
-  14securityContext:PodSecurityContext={} ~imagePullSecrets:[]LocalObjectReference#/name hostname|@label
-  ~subdomain|@label ~affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
+  14securityContext:PodSecurityContext={} imagePullSecrets:[]LocalObjectReference#/name hostname|@label
+  subdomain|@label affinity:Affinity schedulerName=default-scheduler 22tolerations:[]Toleration
   hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip priorityClassName|@subdomain priority:int?
   dnsConfig:PodDNSConfig(nameservers:[] searches:[] options:[]PodDNSConfigOption(name value:?))
-  !28readinessGates:[]PodReadinessGate(*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool?
+  28readinessGates:[]PodReadinessGate(*conditionType|@labelkey) runtimeClassName:?|@subdomain enableServiceLinks:bool?
   preemptionPolicy:?|PreemptLowerPriority,Never ~overhead:{}Quantity
-  ~topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int *topologyKey
+  topologySpreadConstraints:[]TopologySpreadConstraint(*maxSkew:int *topologyKey
   *whenUnsatisfiable|DoNotSchedule,ScheduleAnyway labelSelector:LabelSelector# minDomains:int?
   nodeAffinityPolicy:?|Honor,Ignore nodeTaintsPolicy:?|Honor,Ignore matchLabelKeys:[])/topologyKey,whenUnsatisfiable
-  !35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? !schedulingGates:[]PodSchedulingGate(*name)/name
+  35setHostnameAsFQDN:bool? os:PodOS(*name|req) !hostUsers:bool? schedulingGates:[]PodSchedulingGate(*name)/name
   !resourceClaims:[]PodResourceClaim(*name|req|@label 3resourceClaimName:? resourceClaimTemplateName:?)&/name|unique
   !resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup
   podGroupReplicaKey);
 Volume: *name|req|@label :VolumeSource;
-VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(!medium ~sizeLimit:Quantity?)
+VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium sizeLimit:Quantity?)
   !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(secretName|req
-  items:[]KeyToPath defaultMode:int?=420 optional:bool?) !nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
-  !persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
-  !cinder:Raw !cephfs:Raw !flocker:Raw !downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
+  items:[]KeyToPath defaultMode:int?=420 optional:bool?) nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
+  persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
+  !cinder:Raw !cephfs:Raw !flocker:Raw downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
   defaultMode:int?=420) !fc:Raw !azureFile:Raw configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath
   defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:Raw !photonPersistentDisk:Raw
   26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection
@@ -320,7 +320,7 @@ VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(!mediu
   certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
   !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
   nodePublishSecretRef:LocalObjectReference#)
-  !ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
+  ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
   spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
 LocalObjectReference: name;
 HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket;
@@ -339,14 +339,14 @@ Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]Cont
   hostPort:int|1..65535 *containerPort:int|req|1..65535 protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol
   19envFrom:[]EnvFromSource(prefix configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource)
   7env:[]EnvVar(*name|req|@env value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector#
-  !resourceFieldRef:ResourceFieldSelector# configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector#
+  resourceFieldRef:ResourceFieldSelector# configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector#
   !fileKeyRef:FileKeySelector(*volumeName|req *path|req *key|req optional:bool?=false)#))/name
   resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(*resourceName *restartPolicy)
-  !restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action exitCodes:ContainerRestartRuleOnExitCodes(operator
-  values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool ~7recursiveReadOnly:? *3mountPath|req !subPath
-  mountPropagation:?|Bidirectional,HostToContainer,None !subPathExpr)/mountPath
-  !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath ~10livenessProbe:Probe ~readinessProbe:Probe
-  ~22startupProbe:Probe !12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?)
+  restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action exitCodes:ContainerRestartRuleOnExitCodes(operator
+  values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool ~7recursiveReadOnly:? *3mountPath|req subPath
+  mountPropagation:?|Bidirectional,HostToContainer,None subPathExpr)/mountPath
+  !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath 10livenessProbe:Probe readinessProbe:Probe
+  22startupProbe:Probe 12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?)
   terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
   14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
 ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?;
@@ -360,17 +360,17 @@ ProbeHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction gr
   *service:?=);
 HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
 LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int);
-SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? ~seLinuxOptions:SELinuxOptions
+SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? seLinuxOptions:SELinuxOptions
   ~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
-  readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? !9procMount:?|Default,Unmasked
-  11seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile;
-SELinuxOptions: user role type level; SeccompProfile: *type|Localhost,RuntimeDefault,Unconfined !localhostProfile:?;
+  readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? 9procMount:?|Default,Unmasked
+  11seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile;
+SELinuxOptions: user role type level; SeccompProfile: *type|Localhost,RuntimeDefault,Unconfined localhostProfile:?;
 AppArmorProfile: *type|Localhost,RuntimeDefault,Unconfined localhostProfile:?;
 EphemeralContainer: :Container targetContainerName; NodeSelector: *nodeSelectorTerms:[]NodeSelectorTerm;
-PodSecurityContext: ~seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
+PodSecurityContext: seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
   6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
   ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile ~appArmorProfile:AppArmorProfile
+  ~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
   ~13seLinuxChangePolicy:?|Recursive;
 NodeSelectorRequirement: *key|@labelkey *operator values:[];
 Affinity: nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
