@@ -2096,13 +2096,15 @@ def engine_time(text):
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes.
 
-    before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since."""
-    __slots__ = ("id image_id container state exit_code error oom restarts counted started_at finished_at run_began "
-                 "prior_began tty ip last").split()
+    before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since;
+    message: what that run, or the last one, left as its termination message."""
+    __slots__ = ("id image image_id container pid state exit_code error oom restarts counted started_at finished_at "
+                 "run_began prior_began tty ip last message").split()
 
-    def __init__(self, info, before=None, exit_=None):
+    def __init__(self, info, before=None, exit_=None, message=""):
         state, config = info["State"], info["Config"]
         self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
+        self.image, self.pid, self.message = config["Image"], state.get("Pid", 0), message
         self.container = dig(config, "Labels", CONTAINER_NAME)
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
@@ -2120,11 +2122,16 @@ class Found:
             new_run = self.started_at != before.started_at and engine_time(before.started_at)
             by_hand = bool(new_run) and before.state != "restarting"
             self.restarts = before.restarts + max(self.counted - before.counted, by_hand)
+            self.message = message or before.message * (not new_run)
             if before.state == "exited" and new_run:
                 self.last = before.terminated()
+        elif before:                                         # made anew in the other's place
+            self.restarts = before.restarts + bool(engine_time(before.started_at))
+            self.last = before.terminated() if before.state == "exited" else before.last
         if exit_ and before and before.running and (
                 self.state == "restarting" or self.running and self.started_at != before.started_at):
             ended = exit_[1] and time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(exit_[1] / 1e9)) + "Z"
+            before.message, before.oom = message, before.oom or self.oom
             self.last = before.terminated(exit_[0], ended or self.finished_at)
         elif self.running and self.restarts and not self.last:     # it ended while we were away: the kubelet's words
             self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
@@ -2140,19 +2147,38 @@ class Found:
         code = self.exit_code if exit_code is None else exit_code
         reason = "OOMKilled" if self.oom else "Completed" if code == 0 else "Error"
         out = {"exitCode": code, "reason": reason, "startedAt": engine_time(self.started_at),
-               "finishedAt": engine_time(finished_at or self.finished_at), "containerID": "docker://" + self.id}
+               "finishedAt": engine_time(finished_at or self.finished_at), "containerID": "docker://" + self.id,
+               **filled(message=self.message)}
         if self.error:
             out.update(reason="StartError", message=self.error, exitCode=128, finishedAt=out["finishedAt"] or now())
         return out
 
-def container_status(pod, container, found, problem):
-    """One of status.containerStatuses. problem: (reason, message) why it waits, or None; found: a Found, or None."""
+SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
+KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"   # conditions
+
+def is_sidecar(container):
+    """Whether an init container goes on beside the others (KEP-753); said of regular containers it means nothing."""
+    return container.get("restartPolicy") == "Always"
+def sidecars_of(spec):
+    return [c for c in spec.get("initContainers") or () if is_sidecar(c)]
+def restarts(spec, container, exit_code):
+    """Whether a container that ended with this code runs again."""
+    policy = container.get("restartPolicy") or spec["restartPolicy"]
+    return policy == "Always" or policy == "OnFailure" and exit_code != 0
+
+def container_status(pod, container, found, problem, probed):
+    """One of status.containerStatuses, initContainerStatuses or ephemeralContainerStatuses.
+
+    found    a Found, or None
+    problem  (reason, message) why it waits, or None
+    probed   what the probes say: (has started, is ready)"""
+    spec, started, ready = pod["spec"], *probed
     status = {"name": container["name"], "state": {}, "lastState": {}, "ready": False, "started": False,
               "restartCount": 0, "image": container.get("image", ""), "imageID": ""}
     if found:
         status.update(restartCount=found.restarts, imageID="docker://" + found.image_id,
                       containerID="docker://" + found.id)
-        last = found.last
+        last, is_init = found.last, container in (spec.get("initContainers") or ())
         if found.state == "restarting":
             meta, last = pod["metadata"], last or found.terminated()
             problem = problem or ("CrashLoopBackOff", "back-off restarting failed container="
@@ -2160,25 +2186,38 @@ def container_status(pod, container, found, problem):
         status["lastState"] = filled(terminated=last)
         if found.running:
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
-            status.update(ready=found.state == "running", started=True)
+            started = started and (not is_init or is_sidecar(container))
+            status.update(ready=started and ready and found.state == "running", started=started)
         elif (found.state in ("exited", "dead", "removing") and engine_time(found.started_at) or
-              found.error and pod["spec"]["restartPolicy"] == "Never"):
+              found.error and spec["restartPolicy"] == "Never"):
             status["state"] = {"terminated": found.terminated()}
+            status["ready"] = is_init and not is_sidecar(container) and found.exit_code == 0
     if not status["state"]:
-        reason, text = problem or ("ContainerCreating", "")
+        reason, text = problem or ("PodInitializing" if spec.get("initContainers") else "ContainerCreating", "")
         status["state"] = {"waiting": {"reason": reason, **filled(message=text)}}
     return status
 
-def pod_phase(policy, statuses):
-    """The kubelet's getPhase over container statuses."""
-    states = [(s["state"], s["lastState"]) for s in statuses]
-    if any("waiting" in state and not last for state, last in states) or not states:
+def pod_phase(spec, statuses, ended=False):
+    """The kubelet's getPhase. statuses: {container name: status}; ended: nothing will be started any more."""
+    def exit_code(container):
+        """Of the run that ended last, None while the first one is still to come or the present one goes on."""
+        status = statuses[container["name"]]
+        state = status["lastState"] if "waiting" in status["state"] else status["state"]
+        return dig(state, "terminated", "exitCode")
+    initial = [(c, exit_code(c)) for c in spec.get("initContainers") or () if not is_sidecar(c)]
+    if any(code and not restarts(spec, c, code) for c, code in initial):
+        return "Failed"
+    codes, sidecars = [(c, exit_code(c)) for c in spec["containers"]], [statuses[c["name"]] for c in sidecars_of(spec)]
+    is_running = lambda status: "running" in status["state"]
+    begun = any(code is not None or is_running(statuses[c["name"]]) for c, code in codes)
+    if any(code is None for _, code in initial) and not begun or any(
+            "waiting" in s["state"] and not s["lastState"] or is_running(s) and not s["started"] for s in sidecars
+            ) and not begun or any(code is None and not is_running(statuses[c["name"]]) for c, code in codes):
         return "Pending"
-    if any("running" in state for state, _ in states) or policy == "Always":
+    if any(is_running(statuses[c["name"]]) for c, _ in codes) or any(map(is_running, sidecars)) or (
+            not ended and any(restarts(spec, c, code) for c, code in codes)):
         return "Running"
-    if all(dig(state, "terminated", "exitCode") == 0 for state, _ in states):
-        return "Succeeded"
-    return "Failed" if policy == "Never" else "Running"
+    return "Failed" if any(code for _, code in codes) else "Succeeded"
 
 def condition(conditions, type_, status, reason="", text="", **more):
     """A condition as it should be, keeping lastTransitionTime while its status stays; conditions: the present list."""
@@ -2187,35 +2226,69 @@ def condition(conditions, type_, status, reason="", text="", **more):
     return {"type": type_, **more, "status": status, "lastTransitionTime": since or now(),
             **filled(reason=reason, message=text)}
 
-def pod_status(pod, found, problems, host_ip):
-    """The status of a bound pod. found: {container name: Found}; problems: {container name: (reason, message)}."""
+def pod_conditions(pod, phase, statuses, has_sandbox):
+    """The conditions that the kubelet computes (kubelet/status/generate.go); those of others stay."""
+    spec, old, generation = pod["spec"], dig(pod, "status", "conditions", default=[]), pod["metadata"].get("generation")
+    listed = lambda names: f"[{' '.join(names)}]"
+    begun = any(statuses[c["name"]]["started"] or "terminated" in {**statuses[c["name"]]["state"],
+                **statuses[c["name"]]["lastState"]} for c in spec["containers"])
+    waits = [] if begun or phase == "Succeeded" else [c["name"] for c in spec.get("initContainers") or () if not
+                                                      statuses[c["name"]]["started" if is_sidecar(c) else "ready"]]
+    initialized = ("False", "ContainersNotInitialized", f"containers with incomplete status: {listed(waits)}") if waits \
+        else ("True", "PodCompleted" if phase == "Succeeded" else "")
+    unready = [c["name"] for c in (*sidecars_of(spec), *spec["containers"]) if not statuses[c["name"]]["ready"]]
+    ready = ready_too = ("True",)
+    if phase in ("Succeeded", "Failed"):
+        ready = ready_too = "False", {"Succeeded": "PodCompleted", "Failed": "PodFailed"}[phase]
+    elif unready:
+        ready = ready_too = "False", "ContainersNotReady", f"containers with unready status: {listed(unready)}"
+    else:
+        gates = {gate["conditionType"]: next((c["status"] for c in old if c["type"] == gate["conditionType"]), None)
+                 for gate in spec.get("readinessGates") or ()}
+        closed = [f'corresponding condition of pod readiness gate "{gate}" does not exist.' if status is None else
+                  f'the status of pod readiness gate "{gate}" is not "True", but {status}'
+                  for gate, status in gates.items() if status != "True"]
+        ready = ("False", "ReadinessGatesNotReady", ", ".join(closed)) if closed else ready
+    return [c for c in old if c["type"] not in KUBELETS] + [
+        condition(old, type_, *each, lastProbeTime=None, **filled(observedGeneration=generation))
+        for type_, each in zip(KUBELETS, (("True" if has_sandbox else "False",), initialized, ready, ready_too, ("True",)))]
+
+def pod_status(pod, found, problems, host_ip, probed=lambda name: (True, True), ended=False):
+    """The status of a bound pod.
+
+    found     {container name: Found}
+    problems  {container name: (reason, message)} why it waits
+    probed    container name -> (has started, is ready)
+    ended     nothing of it will be started any more"""
     spec, old = pod["spec"], pod.get("status", {})
-    statuses = [container_status(pod, c, found.get(c["name"]), problems.get(c["name"])) for c in spec["containers"]]
-    for status in statuses:                                    # a container that is gone keeps its count
-        before = next((s for s in old.get("containerStatuses") or () if s["name"] == status["name"]), None)
-        if before and "containerID" not in status and "containerID" in before:
-            status["restartCount"] = before["restartCount"]
-    phase = pod_phase(spec["restartPolicy"], statuses)
-    unready = [s["name"] for s in statuses if not s["ready"]]
-    reason = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "ContainersNotReady") if unready else ""
-    text = f"containers with unready status: [{' '.join(unready)}]" if reason == "ContainersNotReady" else ""
-    ready = "False" if unready else "True"
-    created = any("containerID" in s for s in statuses) and phase not in ("Succeeded", "Failed")
+    statuses, out = {}, {}
+    for field in "containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses":
+        before = {status["name"]: status for status in old.get(field) or ()}
+        out[field] = [container_status(pod, c, found.get(c["name"]), problems.get(c["name"]), probed(c["name"]))
+                      for c in spec.get(field.replace("Statuses", "s")) or ()]
+        for status in out[field]:                           # a container that is gone keeps what is known of it
+            was = before.get(status["name"], {})
+            if "containerID" not in status and "containerID" in was:
+                status.update(pick(was, ("restartCount", "lastState")))
+                if "terminated" in was["state"] and status["name"] not in problems:
+                    status.update(was)
+            statuses[status["name"]] = status
+    phase = pod_phase(spec, statuses, ended)
+    made = any("containerID" in status for status in statuses.values()) and phase not in ("Succeeded", "Failed")
     ip = host_ip if spec.get("hostNetwork") else old.get("podIP") or next((f.ip for f in found.values() if f.ip), "")
     out = {
         "observedGeneration": pod["metadata"].get("generation", 1), "phase": phase,
-        "conditions": [condition(old.get("conditions"), *each, lastProbeTime=None) for each in (
-            ("PodReadyToStartContainers", "True" if created else "False"),
-            ("Initialized", "True", "PodCompleted" if phase == "Succeeded" else ""),
-            ("Ready", ready, reason, text), ("ContainersReady", ready, reason, text), ("PodScheduled", "True"))],
+        "conditions": pod_conditions(pod, phase, statuses, made),
+        **(pick(old, ("reason", "message")) if phase == old.get("phase") else {}),
         "hostIP": host_ip, "hostIPs": [{"ip": host_ip}], "podIP": ip, "podIPs": [{"ip": ip}] if ip else None,
-        "startTime": old.get("startTime") or now(), "containerStatuses": statuses, "qosClass": qos_class(spec)}
+        "startTime": old.get("startTime") or now(), **{field: out[field] or None for field in reversed(out)},
+        "qosClass": qos_class(spec), **pick(old, ("nominatedNodeName", "resize"))}
     return {key: value for key, value in out.items() if value not in (None, "")}
 
 def qos_class(spec):
     """Guaranteed, Burstable or BestEffort (Kubernetes: Pod Quality of Service Classes)."""
     pairs = [(dig(c, "resources", "requests", default={}), dig(c, "resources", "limits", default={}))
-             for c in spec["containers"]]
+             for c in (*spec["containers"], *(spec.get("initContainers") or ()))]
     if not any(requests or limits for requests, limits in pairs):
         return "BestEffort"
     equal = all(limits.get(resource) and requests.get(resource, limits[resource]) == limits[resource]
@@ -2541,7 +2614,7 @@ class Network:
                 continue                                      # the engine published those itself
             ip = dig(pod, "status", "phase") == "Running" and dig(pod, "status", "podIP")
             host_ports += [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
-                                    (ip, port["containerPort"])) for container in pod["spec"]["containers"]
+                                    (ip, port["containerPort"])) for _, container in containers_of(pod["spec"])
                            for port in container.get("ports") or () if ip and port.get("hostPort")]
         text = nat_rules(s, services, sorted(host_ports), self.bridge_netfilter())
         if text != self.applied:
@@ -2796,6 +2869,18 @@ IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "I
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 
+HOOK_GRACE_S = 2            # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
+MESSAGE_BYTES = 4096        # of a termination message
+
+def is_over(spec, found):
+    """Whether a pod's containers have done their work, or failed, for good: only sidecars are left to be stopped."""
+    def over(container, failed=False):
+        f = found.get(container["name"])
+        return f and (f.state in ("exited", "dead") or f.error) and (f.exit_code or not failed) and (
+            not restarts(spec, container, f.exit_code))
+    return all(map(over, spec["containers"])) or any(
+        over(c, True) for c in spec.get("initContainers") or () if not is_sidecar(c))
+
 def is_deleting(obj):
     return bool(obj["metadata"].get("deletionTimestamp"))
 def has_ended(pod):
@@ -2807,6 +2892,7 @@ class Pods:
     def __init__(self, k2d):
         self.k2d, self.settings, self.engine, self.store = k2d, k2d.settings, k2d.engine, k2d.store
         self.event, self.queue = k2d.event, WorkQueue("pods", self.reconcile, 4, k2d.hub)
+        self.prober = Prober(k2d)
         self.lock = threading.Lock()            # guards the dicts below; never held across I/O
         self.found = {}                         # uid -> {container: Found}
         self.keys = {}                          # uid -> pod key, of every stored pod
@@ -2814,9 +2900,12 @@ class Pods:
         self.stale = {}                         # key -> ids to inspect before the next pass
         self.exits = {}                         # id -> (exit code, time) of a `die` not yet digested
         self.removing = set()                   # ids that we are removing ourselves
-        self.problems, self.tries, self.not_before = {}, {}, {}     # uid -> (reason, text) | count | monotonic time
-        self.pulls = {}                         # uid -> "on its way", "pulled", or the ConfigError it ended with
-        self.stopping = set()                   # ids that were told to stop
+        # By (uid, container): (reason, text) why it waits | how often it failed | until when, monotonic, it waits
+        self.problems, self.tries, self.not_before = {}, {}, {}
+        self.pulls = {}                         # (uid, container) -> "on its way", "pulled", or how it went wrong
+        self.hooked = {}                        # (uid, container) -> the run, (id, its start), that had its postStart
+        self.hooking = set()                    # ids of containers that a hook is at work for
+        self.stopping = {}                      # id -> monotonic time when it was told to stop
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
         self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
 
@@ -2893,13 +2982,15 @@ class Pods:
                 ours = [containers.pop(name) for containers in self.found.values()
                         for name, f in list(containers.items()) if f.id == id_]
                 vanished = bool(ours) and id_ not in self.removing
-                for ids in (self.stopping, self.removing):
-                    ids.discard(id_)
+                self.stopping.pop(id_, None)
+                self.removing.discard(id_)
                 self.foreign.pop(id_, None)
                 return vanished
             before = self.found.get(uid, {}).get(labels.get(CONTAINER_NAME))
         if uid in self.keys:
-            self.note(uid, Found(info, before, exit_))
+            ended = exit_ or not info["State"].get("Running") and (not before or before.running)
+            words = self.last_words(uid, labels.get(CONTAINER_NAME), info, before) if ended else ""
+            self.note(uid, Found(info, before, exit_, words))
         elif id_ not in self.removing:
             self.adopt(info, exit_)
         return False
@@ -2909,7 +3000,7 @@ class Pods:
             if uid in self.keys:
                 self.found.setdefault(uid, {})[found.container] = found
             if found.running:
-                self.problems.pop(uid, None)
+                self.problems.pop((uid, found.container), None)
         pod = self.pod_of(uid) if found.state == "restarting" else None
         if pod:
             namespace, name = key_of(pod)
@@ -2917,6 +3008,29 @@ class Pods:
                        f"{name}_{namespace}({uid})", found.container)
         if found.running:
             self.k2d.network.set_hairpin()
+
+    def last_words(self, uid, name, info, before):
+        """The termination message of a run that has ended: what it wrote to its file, by policy the end of its log."""
+        path, pod = self.file_of(uid, name, "termination-log"), self.pod_of(uid)
+        container = pod and next((c for _, c in containers_of(pod["spec"]) if c["name"] == name), None)
+        if not container or not os.path.exists(path):
+            return ""
+        with open(path, "rb+") as file:
+            words = file.read(MESSAGE_BYTES)
+            if info["State"].get("Running") or info["State"].get("Restarting"):
+                file.truncate(0)                                # the next run's
+        if not words and container.get("terminationMessagePolicy") == "FallbackToLogsOnError" and (
+                info["State"].get("ExitCode") or info["State"].get("Running")):
+            since = before.run_began if before else ""
+            query = f"stdout=1&stderr=1&tail=80&since={exact_seconds(since).lstrip('0')}"
+            sock, _, rest = self.engine.stream("GET", f"/containers/{info['Id']}/logs?{query}", timeout=10)
+            with sock:
+                frames, _ = log_frames(rest + drain(sock), bool(info["Config"].get("Tty")))
+            words = b"".join(data for _, data in frames)[-2048:]
+        return words.decode("utf-8", "replace")
+
+    def file_of(self, uid, name, what):
+        return pod_folder(self.settings, uid, "containers", name, what)
 
     def pod_of(self, uid):
         pod = self.store.get("Pod", *self.keys.get(uid, ("", "")))
@@ -2939,7 +3053,7 @@ class Pods:
             with self.lock:
                 self.foreign[id_] = self.keys[uid] = "default", name
                 self.found[uid] = {container: latest}
-            pod["status"] = pod_status(pod, self.found[uid], {}, self.settings.host_ip)
+            pod["status"] = self.status(pod)
             self.store.put(KIND["Pod"], pod)
 
     def reconcile(self, key):
@@ -2960,14 +3074,20 @@ class Pods:
             return                                            # bound to a node that somebody else has made: not ours
         found = self.found.get(uid, {})
         gone = foreign and not found and not self.inspect(uid.replace("-", ""))
-        if gone or vanished and not is_deleting(pod):
-            return self.forget(pod)                           # `docker rm`, seen live: as if the pod had been deleted
+        removed = vanished and not is_deleting(pod) and not has_ended(pod)
+        if gone or removed and not any(c["name"] in found for c in pod["spec"]["containers"]):
+            for f in list(found.values()):                    # `docker rm`, seen live: as if the pod had been deleted
+                self.remove_container(f.id)
+            return self.forget(pod)
         if is_deleting(pod):
             self.terminate(pod, found)
         elif not foreign and pod["spec"].get("nodeName") == self.settings.node and not has_ended(pod):
             if self.is_overdue(pod, found):
                 return
-            self.bring_up(pod, found)
+            if not is_over(pod["spec"], found):
+                self.bring_up(pod, found)
+            elif not self.stop(pod, found):                   # sidecars have ended too
+                self.remove_sandbox(found)
         self.publish(key, uid)
 
     def digest_done(self, key):
@@ -2980,47 +3100,152 @@ class Pods:
             self.k2d.controllers.start()
             self.k2d.ready.set()
 
-    def publish(self, key, uid):
+    def publish(self, key, uid, ended=False):
         """Write the status that follows from what was found and what went wrong."""
         with self.store.transaction():
-            pod, problem = self.store.get("Pod", *key), self.problems.get(uid)
+            pod = self.store.get("Pod", *key)
             if not pod or pod["metadata"]["uid"] != uid or has_ended(pod) or not pod["spec"].get("nodeName"):
                 return
-            problems = {c["name"]: problem for c in pod["spec"]["containers"]} if problem else {}
-            pod["status"] = pod_status(pod, self.found.get(uid, {}), problems, self.settings.host_ip)
+            pod["status"] = self.status(pod, ended)
             self.store.put(KIND["Pod"], pod)
 
-    def bring_up(self, pod, found):
+    def status(self, pod, ended=False):
         uid = pod["metadata"]["uid"]
+        found = self.found.get(uid, {})
+        problems = {name: problem for (owner, name), problem in self.problems.copy().items() if owner == uid}
+        def probed(name):
+            here = found.get(name)
+            return (False, False) if here and here.id in self.hooking and here.id not in self.stopping else \
+                self.prober.state(uid, name)
+        return pod_status(pod, found, problems, self.settings.host_ip, probed, ended)
+
+    # -- what the pods want
+    def bring_up(self, pod, found):
+        """Start what should run by now and does not."""
+        spec, uid, join = pod["spec"], pod["metadata"]["uid"], ""
         if not dig(pod, "status", "podIP"):
             return                                  # bound by its maker: the scheduler has yet to give it an address
-        for container in pod["spec"]["containers"]:
-            here, (reason, text) = found.get(container["name"]), self.problems.get(uid, ("", ""))
-            if here and here.state != "created":
-                self.update_sources(pod)            # it runs, or the engine restarts it, or somebody stopped it
+        if any(name != SANDBOX for name in found):
+            self.update_sources(pod)
+        if needs_sandbox(spec):
+            sandbox = found.get(SANDBOX)
+            if not sandbox or not sandbox.running:
+                return self.bring_up_one(pod, {"name": SANDBOX, "image": SANDBOX_IMAGE}, sandbox)
+            join = sandbox.id
+            for f in found.values():                # in the namespaces of a sandbox that is no more
+                if f.running and exact_seconds(f.started_at) < exact_seconds(sandbox.started_at):
+                    self.engine.call("POST", f"/containers/{f.id}/restart?t=1", expect=ENDED)
+        begun = any(c["name"] in found for c in spec["containers"])
+        for container in spec.get("initContainers") or ():
+            here = found.get(container["name"])
+            if begun and not is_sidecar(container) or here and here.state == "exited" and here.exit_code == 0 and (
+                    not is_sidecar(container)):
                 continue
-            wait = self.not_before.get(uid, 0) - time.monotonic()
-            if wait > 0:
-                self.queue.add_after(wait + 0.05, key_of(pod))
-                if reason == "ErrImagePull":
-                    pause = f'Back-off pulling image "{container["image"]}"'
-                    self.problems[uid] = "ImagePullBackOff", f"{pause}: {text}"
-                    self.event(pod, "Normal", "BackOff", pause, container["name"])
-                    self.event(pod, "Warning", "Failed", "Error: ImagePullBackOff", container["name"])
-                continue
+            self.bring_up_one(pod, container, here, join)
+            if not begun and not (is_sidecar(container) and here and here.running and
+                                  here.id not in self.hooking and self.prober.state(uid, container["name"])[0]):
+                return                              # the next in turn waits for this one
+        for container in (*spec["containers"], *(spec.get("ephemeralContainers") or ())):
+            here = found.get(container["name"])
+            self.bring_up_one(pod, container, here, join)
+            if dig(container, "lifecycle", "postStart") and (
+                    not here or here.state == "created" or here.id in self.hooking):
+                return                              # the hook comes before the next container
+
+    def bring_up_one(self, pod, container, here, join=""):
+        """Create and start one container unless that is done, or has to wait."""
+        uid, name = pod["metadata"]["uid"], container["name"]
+        at = uid, name
+        if here and here.running and name != SANDBOX:
+            self.prober.watch(pod, container, here)
+            self.after_start(pod, container, here)
+            if here.image != container["image"]:
+                self.replace(pod, container, here)
+        failed = here and here.state == "exited" and here.error and restarts(pod["spec"], container, 128)
+        if here and here.state != "created" and not failed and not (name == SANDBOX and here.state == "exited"):
+            return                                  # it runs, or the engine restarts it, or somebody stopped it
+        wait, (reason, text) = self.not_before.get(at, 0) - time.monotonic(), self.problems.get(at, ("", ""))
+        if wait > 0:
+            self.queue.add_after(wait + 0.05, key_of(pod))
+            if reason == "ErrImagePull":
+                pause = f'Back-off pulling image "{container["image"]}"'
+                self.problems[at] = "ImagePullBackOff", f"{pause}: {text}"
+                self.event(pod, "Normal", "BackOff", pause, name)
+                self.event(pod, "Warning", "Failed", "Error: ImagePullBackOff", name)
+            return
+        try:
+            id_ = here.id if here else self.create(pod, container, join)
+            if not id_:
+                return                              # its image is being pulled
+            if not self.pod_of(uid):                # deleted by force meanwhile
+                return self.queue.add(("!gone", uid))
+            with self.lock:                         # the next pass knows it, even if its events come later
+                self.look_at(key_of(pod), id_)
+            self.start(pod, container, id_)
+            for state in (self.problems, self.tries, self.not_before):
+                state.pop(at, None)
+            if name == SANDBOX or dig(container, "lifecycle", "postStart"):
+                self.queue.add(key_of(pod))
+        except ConfigError as error:
+            self.fail(pod, container, error.reason, str(error))
+
+    def replace(self, pod, container, found):
+        """A running container's image was changed: end it, and make it anew."""
+        if found.id not in self.stopping:
+            self.event(pod, "Normal", "Killing", f"Container {found.container} definition changed, will be restarted",
+                       found.container)
+        if not self.stop(pod, {found.container: found}):
+            self.remove_container(found.id)
+
+    # -- hooks, and the end of a run
+    def after_start(self, pod, container, found):
+        """Run the postStart hook of a run that has just begun; of one that we find at our start it has been run."""
+        hook, at, run = dig(container, "lifecycle", "postStart"), (pod["metadata"]["uid"], found.container), (
+            found.id, found.started_at)
+        if not hook or self.hooked.get(at) == run:
+            return
+        self.hooked[at] = run
+        if self.digested:
+            self.run_hook(pod, container, found, "postStart", None, lambda ok: ok or self.restart(
+                pod, container, found, "FailedPostStartHook"))
+
+    def run_hook(self, pod, container, found, which, timeout_s, then):
+        """Run a lifecycle hook in a thread of its own, as it may take long, and then(whether it went well)."""
+        def work():
+            ok, text = run_handler(self.k2d, pod, container, found, container["lifecycle"][which], timeout_s)
+            if not ok:          # its words might hold a secret: they are not told
+                kind = which[0].upper() + which[1:]
+                self.event(pod, "Warning", f"Failed{kind}Hook", f"{kind}Hook failed", found.container)
+            self.hooking.discard(found.id)
+            then(ok)
+            self.queue.add(key_of(pod))
+        self.hooking.add(found.id)
+        threading.Thread(target=work, name="hook", daemon=True).start()
+
+    def restart(self, pod, container, found, why, grace_s=None):
+        """End a run so that the engine begins the next by its policy, which a stop by its API would forbid; the engine
+        takes a signal from outside for an exit of the container's own."""
+        if why in ("liveness", "startup"):
+            why = f"Container {found.container} failed {why} probe, will be restarted"
+        self.event(pod, "Normal", "Killing", why, found.container)
+        grace_s = pod["spec"].get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+        try:
+            process = os.pidfd_open(found.pid)      # whoever gets its number later is not hit
+        except OSError:                             # it has ended already
+            return
+        def send(number, then=lambda: None):
             try:
-                id_ = here.id if here else self.create(pod, container)
-                if not id_:
-                    continue                        # its image is being pulled
-                if not self.pod_of(uid):            # deleted by force meanwhile
-                    return self.queue.add(("!gone", uid))
-                with self.lock:                     # the next pass knows it, even if its events come later
-                    self.look_at(key_of(pod), id_)
-                self.start(pod, container, id_)
-                for state in (self.problems, self.tries, self.not_before):
-                    state.pop(uid, None)
-            except ConfigError as error:
-                self.fail(pod, container, error.reason, str(error))
+                signal.pidfd_send_signal(process, number)
+            except ProcessLookupError:              # it has ended in time
+                return then()
+            then()
+        def end(_=True):
+            self.hooking.discard(found.id)
+            send(getattr(signal, (dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM"), signal.SIGTERM))
+            self.k2d.hub.after(grace_s, send, signal.SIGKILL, lambda: os.close(process))
+        if dig(container, "lifecycle", "preStop") and grace_s > 0:
+            return self.run_hook(pod, container, found, "preStop", grace_s, end)
+        end()
 
     def update_sources(self, pod):
         """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay as they are."""
@@ -3032,22 +3257,36 @@ class Pods:
 
     def fail(self, pod, container, reason, text):
         """Note why a container does not run, tell it as an event, come back after a pause or when its cause changes."""
-        uid = pod["metadata"]["uid"]
-        self.problems[uid] = reason, "" if reason == "ContainerCreating" else text
-        if reason == "ContainerCreating":
+        at, name = (pod["metadata"]["uid"], container["name"]), container["name"]
+        self.problems[at] = reason, "" if reason == "ContainerCreating" else text
+        if name == SANDBOX:
+            self.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {text}")
+        elif reason == "ContainerCreating":
+            self.problems.pop(at)
             self.event(pod, "Warning", "FailedMount", text)
         else:
             if reason in IMAGE_EVENTS:
-                self.event(pod, "Warning", IMAGE_EVENTS[reason], text, container["name"])
-            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}", container["name"])
+                self.event(pod, "Warning", IMAGE_EVENTS[reason], text, name)
+            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}", name)
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
             return                                              # the missing object's arrival wakes us
-        tries = self.tries[uid] = self.tries.get(uid, 0) + 1
+        tries = self.tries[at] = self.tries.get(at, 0) + 1
         pause = min(BACKOFF_S * 2 ** (tries - 1), BACKOFF_MAX_S)
-        self.not_before[uid] = time.monotonic() + pause
+        self.not_before[at] = time.monotonic() + pause
         self.queue.add_after(pause + 0.05, key_of(pod))
         if reason == "ErrImagePull":
             self.queue.add_after(2, key_of(pod))                # time to see the error before it becomes a back-off
+
+    def retry(self, uid):
+        """What a pod's containers waited for may have come."""
+        self.drop(uid, self.not_before)
+
+    @staticmethod
+    def drop(uid, *states):
+        """Forget what is known by (uid, container)."""
+        for state in states:
+            for at in [at for at in state.copy() if at[0] == uid]:
+                state.pop(at, None)
 
     def lookup(self, pod):
         """The function (kind, name) -> data that volumes and environment are made from; of kind Token a token."""
@@ -3070,24 +3309,48 @@ class Pods:
         audience = source.get("audience") or access.issuer
         return access.make_token(account, TOKEN_S, [audience], {"kind": "Pod", **pick(meta, ("name", "uid"))}).encode()
 
-    def create(self, pod, container):
+    def files(self, pod, container):
+        """The files that k2d itself mounts into a container: {what: path}."""
+        uid, s = pod["metadata"]["uid"], self.settings
+        files, resolv = {"etc-hosts": self.k2d.names.write_hosts(pod)}, resolv_conf(pod, s)
+        if resolv:
+            files["resolv-conf"] = pod_folder(s, uid, "resolv.conf")
+            write_file(files["resolv-conf"], resolv.encode(), 0o644)
+        if container.get("terminationMessagePath"):
+            path = files["termination-log"] = self.file_of(uid, container["name"], "termination-log")
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                os.fchmod(file.fileno(), 0o666)                 # whoever the container runs as
+        return files
+
+    def create(self, pod, container, join=""):
         """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError, EngineGone."""
         image, policy, s = container["image"], container.get("imagePullPolicy", "IfNotPresent"), self.settings
-        lookup, tell = self.lookup(pod), lambda *words: self.event(pod, *words, container["name"])
-        sources = {**prepare_volumes(pod, s, lookup), "etc-hosts": self.k2d.names.write_hosts(pod)}
-        cluster = {"KUBERNETES_SERVICE_HOST": s.kubernetes_ip, "KUBERNETES_SERVICE_PORT": "443"}
-        env = environment(pod, container, lookup, s.host_ip, cluster)
-        body = to_docker_container(pod, container, env, sources, s)
-        runtime = self.store.get("RuntimeClass", "", pod["spec"].get("runtimeClassName", ""))
+        spec, name, found = pod["spec"], container["name"], self.found.get(pod["metadata"]["uid"], {})
+        lookup, tell = self.lookup(pod), lambda *words: self.event(pod, *words, name)
+        if name == SANDBOX:
+            self.engine.ensure_sandbox()
+            body, tell = to_docker_sandbox(pod, self.files(pod, container), s), lambda *words: None
+        else:
+            sources = {**prepare_volumes(pod, s, lookup), **self.files(pod, container)}
+            cluster = service_environment(pod, self.store.list("Service"))
+            env = environment(pod, container, lookup, s.host_ip, cluster, self.allocatable())
+            first, target = found.get(spec["containers"][0]["name"]), found.get(container.get("targetContainerName"))
+            if "targetContainerName" in container and not join:
+                join = first.id if first else ""
+            body = to_docker_container(pod, container, env, sources, s, join, target.id if target else "",
+                                       container in (spec.get("initContainers") or ()))
+        runtime = self.store.get("RuntimeClass", "", spec.get("runtimeClassName", ""))
         if runtime:
             body["HostConfig"]["Runtime"] = runtime["handler"]
-        uid, pulled = pod["metadata"]["uid"], self.pulls.get(pod["metadata"]["uid"])
+        at = pod["metadata"]["uid"], name
+        pulled = self.pulls.get(at)
         if isinstance(pulled, ConfigError):
-            raise self.pulls.pop(uid)
+            raise self.pulls.pop(at)
         if pulled == "on its way":
             return None
         if policy == "Always" and not pulled:
-            return self.start_pull(pod, image, tell)
+            return self.start_pull(pod, container, tell)
         try:
             self.check_user(pod, container)
             path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
@@ -3099,14 +3362,14 @@ class Pods:
                 if policy == "Never":
                     raise ConfigError(f'Container image "{image}" is not present with pull policy of Never',
                                       "ErrImageNeverPull")
-                return self.start_pull(pod, image, tell)
+                return self.start_pull(pod, container, tell)
             if error.status == 409:
                 return self.same_name(pod, container)
             if "invalid reference format" in str(error):
                 raise ConfigError(f'Failed to apply default image tag "{image}": couldn\'t parse image name '
                                   f'"{image}": invalid reference format', "InvalidImageName")
             raise ConfigError(str(error), "CreateContainerError")
-        if not self.pulls.pop(uid, None):
+        if not self.pulls.pop(at, None):
             tell("Normal", "Pulled", f'Container image "{image}" already present on machine')
         tell("Normal", "Created", "Container created")
         return id_
@@ -3158,7 +3421,8 @@ class Pods:
     def start(self, pod, container, id_):
         try:
             self.engine.call("POST", f"/containers/{id_}/start")
-            self.event(pod, "Normal", "Started", "Container started", container["name"])
+            if container["name"] != SANDBOX:
+                self.event(pod, "Normal", "Started", "Container started", container["name"])
         except EngineGone:
             raise
         except EngineError as error:
@@ -3198,35 +3462,59 @@ class Pods:
             with self.store.transaction():
                 present = self.pod_of(pod["metadata"]["uid"])
                 if present:
-                    present["status"] = {**pod_status(present, found, {}, self.settings.host_ip), "phase": "Failed",
-                                         "reason": "DeadlineExceeded", "message":
-                                         "Pod was active on the node longer than the specified deadline"}
+                    present["status"] = {**self.status(present, True), "phase": "Failed", "reason": "DeadlineExceeded",
+                                         "message": "Pod was active on the node longer than the specified deadline"}
                     self.store.put(KIND["Pod"], present)
+            self.remove_sandbox(found)
         return True
 
     def terminate(self, pod, found):
         """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace, kill, remove."""
         if not self.stop(pod, found, (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()):
-            self.publish(key_of(pod), pod["metadata"]["uid"])         # its watchers see how it ended
-            for f in list(found.values()):
+            self.publish(key_of(pod), pod["metadata"]["uid"], True)     # its watchers see how it ended
+            for f in sorted(found.values(), key=lambda f: f.container == SANDBOX):
                 self.remove_container(f.id)
             self.forget(pod)
 
-    def stop(self, pod, found, left):
-        """Ask the containers of a pod to stop, or kill them when no seconds are left; returns those that still run."""
-        running = [f for f in found.values() if f.running]
-        for f in running:
+    def remove_sandbox(self, found):
+        if SANDBOX in found:
+            self.remove_container(found[SANDBOX].id)
+
+    def stop(self, pod, found, left=None):
+        """One step of the end of a pod's containers: ask the regular ones, after them the sidecars, the last one first;
+        kill what still runs when no seconds are left (None: of the pod's grace since the first was asked). Returns what
+        is not down yet."""
+        up = {name: f for name, f in found.items() if name != SANDBOX and (f.running or f.state == "restarting")}
+        if left is None:
+            began = min([self.stopping.get(f.id, time.monotonic()) for f in found.values()])
+            left = began + pod["spec"].get("terminationGracePeriodSeconds", 30) - time.monotonic()
+        last = [c["name"] for c in sidecars_of(pod["spec"])]
+        turn = [f for name, f in up.items() if name not in last] or [up[name] for name in last[::-1] if name in up][:1]
+        for f in turn if left > 0 else up.values():
             if f.id not in self.stopping:
-                self.stopping.add(f.id)
-                self.event(pod, "Normal", "Killing", f"Stopping container {f.container}", f.container)
-                # Podman 4.3 has no such call and answers 404.
-                self.engine.call("POST", f"/containers/{f.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
-                self.signal(f, dig(self.inspect(f.id), "Config", "StopSignal") or "SIGTERM")
-            elif left <= 0:
+                self.stopping[f.id] = time.monotonic()
+                self.ask_to_stop(pod, f, left)
+            elif left <= (-HOOK_GRACE_S if f.id in self.hooking else 0):
                 self.signal(f, "KILL")
                 continue
-            self.queue.add_after(left, key_of(pod))
-        return running
+            self.queue.add_after(left + HOOK_GRACE_S * (f.id in self.hooking), key_of(pod))
+        return up
+
+    def ask_to_stop(self, pod, found, left):
+        """Tell a container to end and not to come back: its preStop hook, then its stop signal."""
+        # Podman 4.3 has no such call and answers 404.
+        self.engine.call("POST", f"/containers/{found.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
+        if found.state == "restarting":             # between two runs there is nobody to tell
+            self.engine.call("POST", f"/containers/{found.id}/stop?t=0", expect=ENDED)
+            with self.lock:
+                self.look_at(key_of(pod), found.id)
+            return self.queue.add(key_of(pod))
+        self.event(pod, "Normal", "Killing", f"Stopping container {found.container}", found.container)
+        container = next((c for _, c in containers_of(pod["spec"]) if c["name"] == found.container), {})
+        say = lambda ok: self.signal(found, dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM")
+        if dig(container, "lifecycle", "preStop") and left > 0:
+            return self.run_hook(pod, container, found, "preStop", left, say)
+        say(True)
 
     def signal(self, found, name):
         if found.state == "paused":
@@ -3268,8 +3556,10 @@ class Pods:
                 self.keys[uid] = change.key
             else:                               # a buried pod's containers are still known by its uid
                 known = () if gone else (self.keys, self.found)
-                for state in (self.problems, self.tries, self.not_before, self.pulls, *known):
+                for state in known:
                     state.pop(uid, None)
+                self.drop(uid, self.problems, self.tries, self.not_before, self.pulls, self.hooked)
+                self.prober.forget(uid)
         if threading.current_thread().name != self.queue.name:
             self.queue.add(change.key)
         if gone:
@@ -3416,7 +3706,7 @@ class Controllers:
                     self.add("Pod", *key)
         elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
-                self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
+                self.k2d.pods.retry(pod["metadata"]["uid"])
                 self.k2d.pods.queue.add(key_of(pod))
             if name in ("kube-root-ca.crt", "default"):
                 self.add("Namespace", "", namespace)
@@ -3916,7 +4206,8 @@ def target_port(port, pod):
     target = port.get("targetPort") or port["port"]
     if isinstance(target, int):
         return target
-    return next((p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports") or ()
+    return next((p["containerPort"] for c in (*pod["spec"]["containers"], *sidecars_of(pod["spec"]))
+                 for p in c.get("ports") or ()
                  if p.get("name") == target and p.get("protocol", "TCP") == port.get("protocol", "TCP")), None)
 
 def new_uid():
@@ -5108,7 +5399,7 @@ TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 def containers_of(spec):
     """The containers of a pod spec with the paths to them, the init containers first."""
-    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers")
+    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
             for i, container in enumerate(spec.get(field) or ())]
 
 def select_own_pods(job):

@@ -2218,11 +2218,34 @@ class FromDocker(Pure):
         self.assertEqual((failed["exitCode"], failed["message"]), (128, "no such file"))
         running, waits = {"running": {}}, {"waiting": {}}
         done, wrong = {"terminated": {"exitCode": 0}}, {"terminated": {"exitCode": 1}}
-        self.each([("none", "Always", [], "Pending"), ("one waits", "Never", [running, waits], "Pending"),
-                   ("one runs", "Never", [running, wrong], "Running"),
-                   ("all done", "Never", [done, done], "Succeeded"), ("one failed", "Never", [done, wrong], "Failed"),
-                   ("will try again", "OnFailure", [done, wrong], "Running")],
-                  lambda policy, states: k2d.pod_phase(policy, [{"state": state, "lastState": {}} for state in states]))
+        again = {**waits, "last": {"terminated": {"exitCode": 1}}}
+        self.each([  # restartPolicy, then the states of init containers, sidecars and containers; the phase
+            ("one waits", "Never", [], [], [running, waits], "Pending"),
+            ("one runs", "Never", [], [], [running, wrong], "Running"),
+            ("all done", "Never", [], [], [done, done], "Succeeded"),
+            ("one failed", "Never", [], [], [done, wrong], "Failed"),
+            ("will try again", "OnFailure", [], [], [done, wrong], "Running"),
+            ("between two runs", "Always", [], [], [again], "Running"),
+            ("an init container runs", "Always", [running], [], [waits], "Pending"),
+            ("an init container tries again", "Always", [again], [], [waits], "Pending"),
+            ("an init container failed for good", "Never", [wrong], [], [waits], "Failed"),
+            ("initialized", "Always", [done], [], [running], "Running"),
+            ("its init container was removed", "Always", [waits], [], [running], "Running"),
+            ("a sidecar alone", "Always", [], [running], [waits], "Pending"),
+            ("a sidecar outlives the others", "Never", [], [running], [done], "Running"),
+            ("a sidecar has ended too", "Never", [], [wrong], [done], "Succeeded")], self.phase)
+
+    @staticmethod
+    def phase(policy, *states):
+        spec, statuses = {"restartPolicy": policy, "initContainers": [], "containers": []}, {}
+        for field, more, each in zip(("initContainers", "initContainers", "containers"),
+                                     ({}, {"restartPolicy": "Always"}, {}), states):
+            for state in each:
+                name = f"c{len(statuses)}"
+                spec[field].append({"name": name, **more})
+                statuses[name] = {"state": {key: value for key, value in state.items() if key != "last"},
+                                  "lastState": state.get("last", {}), "started": "running" in state}
+        return k2d.pod_phase(spec, statuses)
 
     def test_what_is_remembered(self):
         found = before = k2d.Found(inspected("exited", 3, StartedAt="2026-01-02T03:00:00Z"))
@@ -2230,7 +2253,7 @@ class FromDocker(Pure):
                 ("the engine restarts", inspected("running", RestartCount=1), 1, 3),
                 ("no news", inspected("running", RestartCount=1), 1, 3),
                 ("docker restart forgets its count", inspected("running", StartedAt="2026-01-02T04:00:00Z"), 2, 3),
-                ("another container", inspected("running", Id="f" * 64), 0, None)):
+                ("another container", inspected("running", Id="f" * 64), 3, 3)):
             with self.subTest(what):
                 found = k2d.Found(info, found)
                 self.assertEqual((found.restarts, (found.last or {}).get("exitCode")), (restarts, last))
@@ -5357,6 +5380,180 @@ class Pods(EngineTest):
         self.assertEqual(answer.status, 201)
         self.assertIn("readinessProbe", answer.headers["Warning"] or "")
         self.assertEqual(containers(self.NS, **{"io.kubernetes.pod.name": "x"}), {})
+
+
+class SeveralContainers(EngineTest):
+    """Pods of several containers: their namespaces, their order at the start and at the end, hooks, last words."""
+    NS = "kt-several"
+    SCRATCH = {"volumes": [{"name": "s", "emptyDir": {}}]}
+    MOUNT = {"volumeMounts": [{"name": "s", "mountPath": "/s"}]}
+
+    @staticmethod
+    def container(name, script=None, **fields):
+        command = {"command": ["sh", "-c", script]} if script else {}
+        return {"name": name, "image": WEB, **command, **fields}
+
+    def run_these(self, name, *containers, init=(), ready=True, **spec):
+        """A pod of these containers; once it is ready, if it ever is."""
+        self.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": {
+            "terminationGracePeriodSeconds": 2, "containers": list(containers), "initContainers": list(init), **spec}})
+        return C.until_one("pods", self.NS, name, is_ready) if ready else None
+
+    def shell(self, pod, container, command):
+        environment = {**os.environ, "DOCKER_HOST": f"unix://{SOCKET}"}
+        done = run(DOCKER, "exec", f"{self.NS}_{pod}_{container}", "sh", "-c", command, check=False, env=environment)
+        return (done.stdout + done.stderr).strip()
+
+    def statuses(self, obj, field="containerStatuses"):
+        return {status["name"]: status for status in obj["status"].get(field, ())}
+
+    def test_they_share_network_and_memory_but_not_their_processes(self):
+        made = self.run_these("two", self.container("a"), self.container("b", "exec sleep 3600"))
+        self.assertEqual(self.shell("two", "b", "wget -qO- http://127.0.0.1:8080/ >/dev/null && echo ok"), "ok")
+        self.assertEqual(self.shell("two", "a", "hostname"), "two")
+        self.assertIn(made["status"]["podIP"], self.shell("two", "b", "cat /etc/hosts"))
+        self.shell("two", "a", "echo here >/dev/shm/x")
+        self.assertEqual(self.shell("two", "b", "cat /dev/shm/x"), "here")
+        self.assertNotIn("httpd", self.shell("two", "b", "ps"))
+        self.assertEqual(set(containers(self.NS)) & {f"{self.NS}_two_{name}" for name in ("a", "b", "POD")},
+                         {f"{self.NS}_two_{name}" for name in ("a", "b", "POD")})
+        self.assertEqual([status["name"] for status in made["status"]["containerStatuses"]], ["a", "b"])
+        docker("kill", f"{self.NS}_two_b")
+        docker("start", f"{self.NS}_two_b")
+        obj = C.until_one("pods", self.NS, "two", lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
+        self.assertEqual(self.statuses(obj)["a"]["restartCount"], 0)
+        C.kubectl("delete", "pod", "two", "-n", self.NS)
+        self.assertEqual([name for name in containers(self.NS) if "_two_" in name], [])
+
+    def test_one_process_namespace_if_the_pod_wants_it(self):
+        self.run_these("ps", self.container("a"), shareProcessNamespace=True)
+        self.assertIn("httpd", self.shell("ps", "a", "ps"))
+        self.shell("ps", "a", "(sleep 0.1 & exec true) & wait")      # an orphan, for whoever is process 1
+        eventually(lambda: "sleep 0.1" not in self.shell("ps", "a", "ps") and
+                   " Z " not in self.shell("ps", "a", "cat /proc/[0-9]*/stat"), "the sandbox reaps orphans")
+
+    def test_a_sandbox_that_went_away_comes_back_with_all_its_containers(self):
+        made = self.run_these("back", self.container("a"), self.container("b", "exec sleep 3600"))
+        before = self.statuses(made)
+        docker("kill", f"{self.NS}_back_POD")
+        obj = C.until_one("pods", self.NS, "back", lambda obj: is_ready(obj) and all(
+            status["restartCount"] > before[name]["restartCount"] for name, status in self.statuses(obj).items()))
+        self.assertEqual(obj["status"]["podIP"], made["status"]["podIP"])
+        self.assertEqual(self.shell("back", "b", "wget -qO- http://127.0.0.1:8080/ >/dev/null && echo ok"), "ok")
+        self.assertEqual(fetch(f"http://{made['status']['podIP']}:8080/")[:1] != b"", True)
+
+    def test_init_containers_run_one_after_the_other_before_all_else(self):
+        wait = "echo 1 >>/s/x; while [ ! -e /s/go ]; do sleep 0.1; done"
+        self.run_these("order", self.container("c", "cat /s/x; exec sleep 3600", **self.MOUNT), ready=False, init=[
+            self.container("i1", wait, **self.MOUNT), self.container("i2", "echo 2 >>/s/x", **self.MOUNT)], **self.SCRATCH)
+        obj = C.until_one("pods", self.NS, "order", lambda obj: "running" in self.statuses(
+            obj, "initContainerStatuses").get("i1", {}).get("state", {}))
+        shown = self.statuses(obj, "initContainerStatuses")
+        self.assertEqual((obj["status"]["phase"], shown["i2"]["state"], first_status(obj)["state"]),
+                         ("Pending", {"waiting": {"reason": "PodInitializing"}}, {"waiting": {"reason": "PodInitializing"}}))
+        initialized = next(c for c in obj["status"]["conditions"] if c["type"] == "Initialized")
+        self.assertEqual((initialized["status"], initialized["reason"], initialized["message"]), (
+            "False", "ContainersNotInitialized", "containers with incomplete status: [i1 i2]"))
+        self.assertIn("Init:0/2", C.kubectl("get", "pod", "order", "-n", self.NS, "--no-headers"))
+        self.shell("order", "i1", "touch /s/go")
+        obj = C.until_one("pods", self.NS, "order", is_ready)
+        self.assertEqual([(status["ready"], status["state"]["terminated"]["reason"])
+                          for status in obj["status"]["initContainerStatuses"]], [(True, "Completed")] * 2)
+        self.assertEqual(C.kubectl("logs", "order", "-n", self.NS), "1\n2\n")
+        self.assertNotIn(f"{self.NS}_order_POD", containers(self.NS))       # one runs long: it needs no other
+        docker("rm", f"{self.NS}_order_i1")                                 # as `docker container prune` does
+        self.assertTrue(is_ready(C.do("GET", self.at("pods", "order"))))
+
+    def test_init_containers_that_fail(self):
+        self.run_these("tries", self.container("c", "exec sleep 3600"), init=[
+            self.container("i", "[ -e /s/x ] && exit 0; touch /s/x; exit 1", **self.MOUNT)], **self.SCRATCH)
+        obj = C.do("GET", self.at("pods", "tries"))
+        self.assertEqual(self.statuses(obj, "initContainerStatuses")["i"]["restartCount"], 1)
+        self.run_these("fails", self.container("c"), init=[self.container("i", "exit 7"), self.container("j", "true")],
+                       restartPolicy="Never", ready=False)
+        obj = C.until_one("pods", self.NS, "fails", lambda obj: obj["status"]["phase"] == "Failed")
+        self.assertEqual(self.statuses(obj, "initContainerStatuses")["i"]["state"]["terminated"]["exitCode"], 7)
+        self.assertEqual(first_status(obj)["state"], {"waiting": {"reason": "PodInitializing"}})
+        self.assertEqual([name for name in containers(self.NS) if "_fails_" in name], [f"{self.NS}_fails_i"])
+        self.assertIn("Init:Error", C.kubectl("get", "pod", "fails", "-n", self.NS, "--no-headers"))
+
+    def test_sidecars_start_first_and_stop_last(self):
+        beside = "trap 'exit 0' TERM; touch /s/up; while :; do sleep 0.1; done"
+        def sidecar(name):
+            return self.container(name, beside, restartPolicy="Always", **self.MOUNT)
+        main = "[ -e /s/up ] || exit 9; while [ ! -e /s/go ]; do sleep 0.1; done"
+        self.run_these("side", self.container("c", main, **self.MOUNT), init=[
+            sidecar("s1"), self.container("i", "[ -e /s/up ]", **self.MOUNT), sidecar("s2")], restartPolicy="Never", **self.SCRATCH)
+        obj = C.do("GET", self.at("pods", "side"))
+        self.assertEqual([(s["name"], s["ready"], s["started"]) for s in obj["status"]["initContainerStatuses"]],
+                         [("s1", True, True), ("i", True, False), ("s2", True, True)])
+        self.assertIn("3/3", C.kubectl("get", "pod", "side", "-n", self.NS, "--no-headers"))
+        with engine_events(type=["container"], event=["die"]) as events:
+            self.shell("side", "c", "touch /s/go")
+            names = (event["Actor"]["Attributes"]["name"] for event in events)
+            ended = list(itertools.islice((name for name in names if "_side_" in name), 3))
+        self.assertEqual([name.rpartition("_")[2] for name in ended], ["c", "s2", "s1"])
+        obj = C.until_one("pods", self.NS, "side", lambda obj: obj["status"]["phase"] == "Succeeded")
+        eventually(lambda: f"{self.NS}_side_POD" not in containers(self.NS), "the sandbox of a pod that has ended goes")
+
+    def test_hooks(self):
+        hook = lambda script: {"exec": {"command": ["sh", "-c", script]}}
+        script = "trap 'echo term >>/s/x; exit 0' TERM; while :; do sleep 0.1; done"
+        outside = {"volumes": [{"name": "s", "hostPath": {"path": tempfile.mkdtemp(prefix=TAG)}}]}
+        folder = outside["volumes"][0]["hostPath"]["path"]
+        self.addCleanup(shutil.rmtree, folder)
+        self.run_these(
+            "hooks", self.container("a", script, lifecycle={
+                "postStart": hook("sleep 0.3; echo begun >>/s/x"), "preStop": hook("echo stop >>/s/x")}, **self.MOUNT),
+            self.container("b", "echo next >>/s/x; sleep 3600", **self.MOUNT), **outside)
+        C.kubectl("delete", "pod", "hooks", "-n", self.NS)
+        with open(os.path.join(folder, "x")) as file:
+            self.assertEqual(file.read().split(), ["begun", "next", "stop", "term"])
+        self.create(pod("bad", lifecycle={"postStart": hook("exit 3")}))
+        self.until_event("FailedPostStartHook", "bad", "PostStartHook failed")
+        C.until_one("pods", self.NS, "bad", lambda obj: first_status(obj).get("restartCount", 0) >= 1)
+        C.do("DELETE", self.at("pods", "bad"))
+
+    LAST_WORDS = [  # terminationMessagePolicy, script, message
+        ("File", "printf done >/dev/termination-log", "done"),
+        ("File", "echo to the log; exit 1", None),
+        ("FallbackToLogsOnError", "echo to the log; exit 1", "to the log\n"),
+        ("FallbackToLogsOnError", "printf file >/dev/termination-log; echo log; exit 1", "file"),
+        ("FallbackToLogsOnError", "echo all is well", None),
+    ]
+
+    def test_termination_messages(self):
+        for number, (policy, script, _) in enumerate(self.LAST_WORDS):
+            self.create(pod(f"words{number}", ["sh", "-c", script], terminationMessagePolicy=policy,
+                            restartPolicy="Never", securityContext={"runAsUser": 1000}))
+        for number, (policy, script, message) in enumerate(self.LAST_WORDS):
+            with self.subTest(f"{policy}: {script}"):
+                obj = C.until_one("pods", self.NS, f"words{number}", lambda obj: "terminated" in first_status(obj).get("state", {}))
+                self.assertEqual(first_status(obj)["state"]["terminated"].get("message"), message)
+        self.create(pod("again", ["sh", "-c", "printf no; date >/dev/termination-log; exit 1"]))
+        obj = C.until_one("pods", self.NS, "again", lambda obj: first_status(obj).get("restartCount", 0) >= 1)
+        self.assertTrue(first_status(obj)["lastState"]["terminated"]["message"])
+        C.do("DELETE", self.at("pods", "again"))
+
+    def test_an_image_is_changed_in_place(self):
+        self.run_these("image", self.container("a"), self.container("b"))
+        C.merge(self.at("pods", "image"), {"spec": {"containers": [self.container("a"), {"name": "b", "image": WEB2}]}})
+        obj = C.until_one("pods", self.NS, "image", lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
+        self.assertEqual((self.statuses(obj)["b"]["image"], self.statuses(obj)["a"]["restartCount"]), (WEB2, 0))
+        self.assertEqual(engine("GET", f"/containers/{self.NS}_image_b/json")[1]["Config"]["Image"], WEB2)
+        self.until_event("Killing", "image", "Container b definition changed, will be restarted")
+
+    def test_readiness_gates(self):
+        self.run_these("gate", self.container("c"), readinessGates=[{"conditionType": "k2d.test/gate"}], ready=False)
+        obj = C.until_one("pods", self.NS, "gate", lambda obj: any(
+            c["type"] == "ContainersReady" and c["status"] == "True" for c in obj["status"].get("conditions", ())))
+        ready = next(c for c in obj["status"]["conditions"] if c["type"] == "Ready")
+        self.assertEqual((ready["status"], ready["reason"], ready["message"]), (
+            "False", "ReadinessGatesNotReady",
+            'corresponding condition of pod readiness gate "k2d.test/gate" does not exist.'))
+        C.do("PATCH", self.at("pods", "gate", "status"), {"status": {"conditions": [
+            {"type": "k2d.test/gate", "status": "True"}]}}, content=STRATEGIC)
+        C.until_one("pods", self.NS, "gate", is_ready)
 
 
 class Volumes(EngineTest):
