@@ -2098,7 +2098,7 @@ class Found:
 
     before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since."""
     __slots__ = ("id image_id container state exit_code error oom restarts counted started_at finished_at run_began "
-                 "prior_began tty ip last").split()
+                 "prior_began tty ip last pid").split()
 
     def __init__(self, info, before=None, exit_=None):
         state, config = info["State"], info["Config"]
@@ -2106,6 +2106,7 @@ class Found:
         self.container = dig(config, "Labels", CONTAINER_NAME)
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
+        self.pid = state.get("Pid", 0)
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
         networks = dig(info, "NetworkSettings", "Networks", default={}).values()
         self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
@@ -2145,7 +2146,7 @@ class Found:
             out.update(reason="StartError", message=self.error, exitCode=128, finishedAt=out["finishedAt"] or now())
         return out
 
-def container_status(pod, container, found, problem):
+def container_status(pod, container, found, problem, started=True, ready=True):
     """One of status.containerStatuses. problem: (reason, message) why it waits, or None; found: a Found, or None."""
     status = {"name": container["name"], "state": {}, "lastState": {}, "ready": False, "started": False,
               "restartCount": 0, "image": container.get("image", ""), "imageID": ""}
@@ -2160,7 +2161,7 @@ def container_status(pod, container, found, problem):
         status["lastState"] = filled(terminated=last)
         if found.running:
             status["state"] = {"running": {"startedAt": engine_time(found.started_at)}}
-            status.update(ready=found.state == "running", started=True)
+            status.update(ready=ready and found.state == "running", started=started)
         elif (found.state in ("exited", "dead", "removing") and engine_time(found.started_at) or
               found.error and pod["spec"]["restartPolicy"] == "Never"):
             status["state"] = {"terminated": found.terminated()}
@@ -2187,10 +2188,11 @@ def condition(conditions, type_, status, reason="", text="", **more):
     return {"type": type_, **more, "status": status, "lastTransitionTime": since or now(),
             **filled(reason=reason, message=text)}
 
-def pod_status(pod, found, problems, host_ip):
+def pod_status(pod, found, problems, host_ip, states={}):
     """The status of a bound pod. found: {container name: Found}; problems: {container name: (reason, message)}."""
     spec, old = pod["spec"], pod.get("status", {})
-    statuses = [container_status(pod, c, found.get(c["name"]), problems.get(c["name"])) for c in spec["containers"]]
+    statuses = [container_status(pod, c, found.get(c["name"]), problems.get(c["name"]), *states.get(c["name"], ()))
+                for c in spec["containers"]]
     for status in statuses:                                    # a container that is gone keeps its count
         before = next((s for s in old.get("containerStatuses") or () if s["name"] == status["name"]), None)
         if before and "containerID" not in status and "containerID" in before:
@@ -3109,6 +3111,7 @@ class Pods:
         self.problems, self.tries, self.not_before = {}, {}, {}     # uid -> (reason, text) | count | monotonic time
         self.pulls = {}                         # uid -> "on its way", "pulled", or the ConfigError it ended with
         self.stopping = set()                   # ids that were told to stop
+        self.prober = Prober(k2d)
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
         self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
 
@@ -3279,8 +3282,35 @@ class Pods:
             if not pod or pod["metadata"]["uid"] != uid or has_ended(pod) or not pod["spec"].get("nodeName"):
                 return
             problems = {c["name"]: problem for c in pod["spec"]["containers"]} if problem else {}
-            pod["status"] = pod_status(pod, self.found.get(uid, {}), problems, self.settings.host_ip)
+            states, found = {}, self.found.get(uid, {})
+            for container in pod["spec"]["containers"]:
+                if container["name"] in found and found[container["name"]].running:
+                    self.prober.watch(pod, container, found[container["name"]])
+                    states[container["name"]] = self.prober.state(uid, container["name"])
+            pod["status"] = pod_status(pod, found, problems, self.settings.host_ip, states)
             self.store.put(KIND["Pod"], pod)
+
+    def restart(self, pod, container, found, what, grace_s):
+        """A probe failed for good: stop the container by signals to its process, then the engine starts it again."""
+        grace_s = pod["spec"].get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+        self.event(pod, "Normal", "Killing", f"Container {container['name']} failed {what} probe, will be restarted",
+                   container["name"])
+        try:
+            handle = os.pidfd_open(found.pid) if found.pid else None
+        except ProcessLookupError:
+            handle = None
+        if handle is not None:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            self.k2d.hub.after(grace_s, self.end_restart, handle)
+
+    @staticmethod
+    def end_restart(handle):
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(handle)
 
     def bring_up(self, pod, found):
         uid = pod["metadata"]["uid"]
@@ -3559,6 +3589,7 @@ class Pods:
             if not deleted:
                 self.keys[uid] = change.key
             else:                               # a buried pod's containers are still known by its uid
+                self.prober.forget(uid)
                 known = () if gone else (self.keys, self.found)
                 for state in (self.problems, self.tries, self.not_before, self.pulls, *known):
                     state.pop(uid, None)
