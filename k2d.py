@@ -2108,6 +2108,7 @@ class Found:
         self.container = dig(config, "Labels", CONTAINER_NAME)
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
+        self.pid = state.get("Pid", 0)
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
         networks = dig(info, "NetworkSettings", "Networks", default={}).values()
         self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
@@ -2790,6 +2791,298 @@ class Names:
         code = NO_ERROR if owners else NAME_ERROR if ours else REFUSED
         return code, [(name, DNS_TYPES["PTR"], dns_name(owner)) for owner in owners]
 
+# == 12a. Probes and hooks ===================================================================
+# What asks a container how it is, and what tells it that it has started or must stop: run_handler() does one action and
+# blocks, the Prober decides when and what follows. Rules and words are the kubelet's (pkg/kubelet/prober, pkg/probe).
+PROBES = {"startup": None, "readiness": False, "liveness": True}    # kind -> what holds before it has a result
+OUTPUT_BYTES = 10 << 10                 # read of an answer's body or a command's output
+HEALTH = "UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"     # grpc.health.v1.HealthCheckResponse.ServingStatus
+KUBE_AGENT = "kube-{}/" + SERVES[1:].rpartition(".")[0]
+
+def run_handler(k2d, pod, container, found, handler, timeout_s, purpose="probe"):
+    """One exec, httpGet, tcpSocket, grpc or sleep: (True, "" or a warning), (False, what failed), or (None, why it
+    could not be tried). purpose: "probe", or "lifecycle" for a hook. timeout_s None: no limit. Blocks its caller."""
+    deadline = timeout_s and time.monotonic() + timeout_s
+    kind = next(kind for kind in ("exec", "httpGet", "tcpSocket", "grpc", "sleep") if handler.get(kind))
+    action = handler[kind]
+    if kind == "sleep":
+        time.sleep(min(action["seconds"], timeout_s or action["seconds"]))
+        return True, ""
+    if kind == "exec":
+        env = {entry["name"]: entry.get("value", "") for entry in container.get("env") or ()}
+        words = [expand(word, env) if purpose == "probe" else word for word in action["command"]]
+        return run_exec(k2d.engine, found.id, words, timeout_s)
+    named = {port.get("name"): port["containerPort"] for port in container.get("ports") or ()}
+    host, port = action.get("host") or dig(pod, "status", "podIP", default=""), action["port"]
+    port = named.get(port, port)
+    if not str(port).isdigit():
+        return None, f'strconv.Atoi: parsing "{port}": invalid syntax'
+    if kind == "httpGet":
+        ok, text = get_http(action, host, port, deadline, purpose)
+        plain = purpose == "lifecycle" and text.endswith("HTTP response to HTTPS client")
+        return get_http({**action, "scheme": "HTTP"}, host, port, deadline, purpose) if plain else (ok, text)
+    if kind == "grpc":
+        return check_grpc(host, port, action.get("service", ""), deadline, f"{timeout_s}s")
+    try:
+        dial(host, port, deadline).close()
+        return True, ""
+    except OSError as error:
+        return False, str(error)
+
+def dial(host, port, deadline):
+    """A connection. Raises OSError in Go's words."""
+    try:
+        return socket.create_connection((host, port), deadline and max(deadline - time.monotonic(), 0.001))
+    except OSError as error:
+        late = isinstance(error, socket.timeout)
+        raise OSError(f"dial tcp {host}:{port}: " + ("i/o timeout" if late else f"connect: {error.strerror}".lower()))
+
+def pieces(sock, deadline):
+    """What a socket receives until its end. Raises OSError, and socket.timeout at a deadline that is not None."""
+    while deadline is None or time.monotonic() < deadline:
+        sock.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
+        got = sock.recv(65536)
+        if not got:
+            return
+        yield got
+    raise socket.timeout("timed out")
+
+def run_exec(engine, id_, command, timeout_s):
+    try:
+        body = {"AttachStdout": True, "AttachStderr": True, "Cmd": command}
+        path = "/exec/" + engine.call("POST", f"/containers/{id_}/exec", body)["Id"]
+        sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False}, timeout=60)
+        deadline, late = timeout_s and time.monotonic() + timeout_s, False
+        with sock, reaching_engine():
+            try:
+                for more in pieces(sock, deadline):
+                    data += more if len(data) < 1 << 16 else b""        # a frame of it has at most 32 KiB
+            except socket.timeout:
+                late = True
+        info = engine.call("GET", path + "/json")
+        while info["Running"] and not late:                             # it may outlive its output
+            time.sleep(0.05)
+            info, late = engine.call("GET", path + "/json"), deadline and time.monotonic() > deadline
+    except EngineError as error:
+        return None, str(error)
+    if late:
+        if info["Running"]:                                             # the engine has no call to end an exec
+            kill_process(info.get("Pid"))
+        return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
+    output = b"".join(text for _, text in sorted(log_frames(data, False)[0], key=lambda frame: frame[0]))
+    text = output[:OUTPUT_BYTES].decode("utf-8", "replace")
+    if info["ExitCode"] in (126, 127) and text.startswith("OCI runtime exec failed"):
+        return None, text                                               # there is no such command
+    return info["ExitCode"] == 0, text if info["ExitCode"] else ""
+
+def kill_process(pid):
+    """Kill a process of the host if it is there; 0 and None are none."""
+    try:
+        os.kill(pid or 2 ** 31 - 1, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+@lru_cache(1)
+def unverified_tls():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+def get_http(action, host, port, deadline, purpose):
+    """An httpGet; redirects are followed within the host. To a hook every answer is a good one."""
+    path = urllib.parse.quote(action.get("path", "/").partition("#")[0].lstrip("/"), "/%?&=:;,+@!$'()*~[]")
+    first = url = f"{action.get('scheme', 'HTTP').lower()}://{host}:{port}/{path}"
+    headers = [(entry["name"].title(), re.sub(r"[\r\n]", " ", entry.get("value", "")))
+               for entry in action.get("httpHeaders") or ()]
+    defaults = ("User-Agent", KUBE_AGENT.format(purpose)), ("Accept", "*/*")
+    headers += [each for each in defaults if each[0] not in dict(headers)]
+    for _ in range(10):
+        try:
+            status, location, body = exchange_http(url, headers, deadline)
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            if isinstance(error, socket.timeout):
+                text = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+            elif getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+                text = "http: server gave HTTP response to HTTPS client"
+            return False, f'Get "{first}": {text}'
+        url = urllib.parse.urljoin(url, location)
+        if status not in (301, 302, 303, 307, 308) or urllib.parse.urlsplit(url).hostname != host.lower():
+            break
+        if urllib.parse.urlsplit(location).netloc:
+            headers = [each for each in headers if each[0] != "Host"]
+    else:
+        return False, f'Get "{first}": stopped after 10 redirects'
+    if purpose == "lifecycle" or 200 <= status < 300:
+        return True, ""
+    return (True, f"Probe terminated redirects, Response body: {body}") if 300 <= status < 400 else (
+        False, f"HTTP probe failed with statuscode: {status}")
+
+def exchange_http(url, headers, deadline):
+    """GET url: (status, Location, beginning of the body). Raises OSError, or ValueError for what is no HTTP."""
+    parts, got, rest = urllib.parse.urlsplit(url), b"", []
+    secure = parts.scheme == "https"
+    sock = dial(parts.hostname, parts.port or (443 if secure else 80), deadline)
+    with unverified_tls().wrap_socket(sock, server_hostname=parts.hostname) if secure else sock as sock:
+        lines = [f"GET {urllib.parse.urlunsplit(('', '', *parts[2:4], '')) or '/'} HTTP/1.1", "Connection: close"]
+        host = [] if "Host" in dict(headers) else [("Host", parts.netloc)]
+        lines += [f"{name}: {value}" for name, value in host + headers if value or name != "Accept"]
+        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        for more in pieces(sock, deadline):
+            got += more
+            head, *rest = HEAD_END.split(got, 1)
+            fields = {name.lower(): value.strip() for name, _, value in (
+                line.partition(":") for line in head.decode("latin-1").splitlines())}
+            size = min(int(fields.get("content-length", OUTPUT_BYTES)), OUTPUT_BYTES)
+            if rest and len(rest[0]) >= size or not rest and len(got) > 1 << 16:
+                break
+    status = re.match(rb"HTTP/1\.\d (\d{3})\b", got)
+    if not status or not rest:
+        raise ValueError(f"malformed HTTP response {got[:40]!r}" if got else "EOF")
+    return int(status[1]), fields.get("location", ""), rest[0][:OUTPUT_BYTES].decode("utf-8", "replace")
+
+def http2_frame(type_, flags, stream, data):
+    """RFC 9113, 4.1; of its types we know 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7 GOAWAY."""
+    return struct.pack("!IBI", len(data) << 8 | type_, flags, stream) + data
+
+def grpc_request(authority, service):
+    """All that a client sends to call Health/Check: its preface, SETTINGS, HEADERS without compression, DATA."""
+    fields = {":method": "POST", ":scheme": "http", ":path": "/grpc.health.v1.Health/Check", ":authority": authority,
+              "content-type": "application/grpc", "te": "trailers", "user-agent": KUBE_AGENT.format("probe")}
+    block = b"".join(b"\0%c%b%c%b" % (len(k), k.encode(), len(v), v.encode()) for k, v in fields.items())
+    size, text = len(service.encode()), service.encode()
+    message = b"\x0a" + (b"%c" % size if size < 128 else b"%c%c" % (size & 127 | 128, size >> 7)) + text
+    return (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(4, 0, 0, b"") + http2_frame(1, 4, 1, block) +
+            http2_frame(0, 1, 1, struct.pack("!BI", 0, len(message)) + message))
+
+def grpc_status(data):
+    """The number of the status in all that a server has sent; -1 if its call ended without one, None if it goes on."""
+    message, at = b"", 0
+    while len(data) - at >= 9:
+        head, flags, _ = struct.unpack_from("!IBI", data, at)
+        type_, end = head & 0xff, at + 9 + (head >> 8)
+        if len(data) < end:
+            break
+        message += data[at + 9:end] if type_ == 0 else b""
+        if len(message) >= 5 and len(message) >= 5 + struct.unpack_from("!I", message, 1)[0]:
+            return message[6] if message[5:6] == b"\x08" else 0             # its field 1, left out when it is 0
+        if type_ in (3, 7) or type_ in (0, 1) and flags & 1:
+            return -1
+        at = end
+    return None
+
+def check_grpc(host, port, service, deadline, timeout):
+    data, status = b"", None
+    try:
+        sock = dial(host, port, deadline)
+    except OSError as error:
+        return False, f'error: failed to connect service at "{host}:{port}": {error}'
+    with sock:
+        try:
+            sock.sendall(grpc_request(f"{host}:{port}", service))
+            for more in pieces(sock, deadline):
+                if not data:                                # first come its SETTINGS, to be acknowledged
+                    sock.sendall(http2_frame(4, 1, 0, b""))
+                data += more
+                status = grpc_status(data)
+                if status is not None:
+                    break
+        except socket.timeout:
+            return False, f"timeout: health rpc did not complete within {timeout}"
+        except OSError as error:
+            return False, f"error: health rpc probe failed: {error.strerror or error}"
+    if status in (None, -1):
+        return False, "error: health rpc probe failed: no such service, or no grpc.health.v1.Health"
+    name = HEALTH[status] if status < len(HEALTH) else str(status)
+    return name == "SERVING", "" if name == "SERVING" else f'service unhealthy (responded with "{name}")'
+
+class Probe:
+    """One probe of one run of a container; step() is all that the thresholds mean, and pure."""
+    __slots__ = "kind", "result", "guessed", "last", "count"
+
+    def __init__(self, kind, guessed=False):
+        self.kind, self.guessed, self.last, self.count = kind, guessed, None, 0
+        self.result = guessed or PROBES[kind]               # None: not known yet
+
+    def step(self, ok, spec):
+        """Count one outcome; returns whether it changed what holds."""
+        before = self.result
+        if self.guessed and not ok:                         # the truth, for which a threshold would be too late
+            self.result = PROBES[self.kind]
+        self.count, self.last, self.guessed = self.count + 1 if ok == self.last else 1, ok, False
+        if self.count >= spec["successThreshold" if ok else "failureThreshold"]:
+            self.result = ok
+        return self.result != before
+
+Run = namedtuple("Run", "began probes")         # of a container: its startedAt, {kind: Probe}
+
+class Prober:
+    """Probes the containers that want it. One that has run since before we came is taken to be as ready as it can be
+    until its first probe, which comes at once: a restart of k2d makes nothing unready."""
+    def __init__(self, k2d):
+        self.k2d, self.began, self.runs = k2d, time.time(), {}      # (uid, container name) -> Run, replaced whole
+        self.queue = WorkQueue("probe", self.probe_once, 8, k2d.hub)
+
+    def watch(self, pod, container, found):
+        """From now on probe this run of a container, which is running; cheap if that is under way."""
+        key, began = (pod["metadata"]["uid"], container["name"]), seconds_of(found.started_at) or 0
+        probes = {kind: Probe(kind, began < self.began - 10) for kind in PROBES if container.get(kind + "Probe")}
+        if not probes or key in self.runs and self.runs[key].began == found.started_at:
+            return
+        run = self.runs[key] = Run(found.started_at, probes)
+        self.schedule(pod, container, run, [kind for kind in probes if kind == "startup" or "startup" not in probes])
+
+    def schedule(self, pod, container, run, kinds):
+        """Have the first probes come: for readiness as soon as it may, else at a tick of a clock that began with the
+        pod, as the kubelet's."""
+        for kind in kinds:
+            spec, present = container[kind + "Probe"], time.time()
+            wait = max(0, (seconds_of(run.began) or 0) + spec.get("initialDelaySeconds", 0) - present)
+            if kind != "readiness" and not run.probes[kind].guessed:
+                wait += ((seconds_of(pod["status"].get("startTime")) or 0) - present - wait) % spec["periodSeconds"]
+            self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.began))
+
+    def forget(self, uid, name=None):
+        """Stop probing a container, or all of a pod."""
+        for key in [key for key in list(self.runs) if key[0] == uid and name in (None, key[1])]:
+            self.runs.pop(key, None)
+
+    def state(self, uid, name):
+        """(started, ready) of a running container that watch() has seen."""
+        probes = self.runs[uid, name].probes if (uid, name) in self.runs else {}
+        started, ready = (kind not in probes or bool(probes[kind].result) for kind in ("startup", "readiness"))
+        return started, started and ready
+
+    def probe_once(self, key):
+        """One probe that is due, and what follows from it. Ends the probing of what has gone."""
+        (uid, name, kind, began), pods, begun, ok = key, self.k2d.pods, time.monotonic(), None
+        run, pod, found = self.runs.get((uid, name)), pods.pod_of(uid), pods.found.get(uid, {}).get(name)
+        if not pod or found and not found.running:
+            return self.forget(uid, name)
+        if not run or run.began != began or is_deleting(pod) and kind != "readiness":
+            return
+        container = next(c for c in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))
+                         if c["name"] == name)
+        spec, probe, text = container[kind + "Probe"], run.probes[kind], ""
+        for _ in range(3 if found and found.state == "running" else 0):     # else it is paused, or being looked at
+            ok, text = run_handler(self.k2d, pod, container, found, spec, spec["timeoutSeconds"])
+            if ok is not None:
+                break
+        if self.runs.get((uid, name)) is not run:
+            return                                          # meanwhile it has got another run, or none
+        if text or ok is False:
+            what = {True: "warning", False: "failed", None: "errored and resulted in unknown state"}[ok]
+            self.k2d.event(pod, "Warning", "ProbeWarning" if ok else "Unhealthy",
+                           f"{kind.capitalize()} probe {what}: {text}", name)
+        if ok is not None and probe.step(ok, spec) and kind != "liveness":
+            pods.queue.add(key_of(pod))
+        if kind == "startup" and ok:                        # that is all it is for; the others begin
+            self.schedule(pod, container, run, [each for each in run.probes if each != "startup"])
+        elif kind != "readiness" and probe.result is False:         # no more probes until it has another run
+            pods.restart(pod, container, found, kind, spec.get("terminationGracePeriodSeconds"))
+        else:
+            self.queue.add_after(begun + spec["periodSeconds"] - time.monotonic(), key)
+
 # == 13. Pod worker ==========================================================================
 # Makes the engine's containers what the pods say, and the pods' statuses what the engine says. Everything is decided
 # from what is there: a pass can be cut off between any two engine calls, and the next one goes on.
@@ -3212,7 +3505,8 @@ class Pods:
     def run_hook(self, pod, container, found, which, timeout_s, then):
         """Run a lifecycle hook in a thread of its own, as it may take long, and then(whether it went well)."""
         def work():
-            ok, text = run_handler(self.k2d, pod, container, found, container["lifecycle"][which], timeout_s)
+            ok, text = run_handler(self.k2d, pod, container, found, container["lifecycle"][which], timeout_s,
+                                   "lifecycle")
             if not ok:          # its words might hold a secret: they are not told
                 kind = which[0].upper() + which[1:]
                 self.event(pod, "Warning", f"Failed{kind}Hook", f"{kind}Hook failed", found.container)
@@ -3555,6 +3849,7 @@ class Pods:
             if not deleted:
                 self.keys[uid] = change.key
             else:                               # a buried pod's containers are still known by its uid
+                self.prober.forget(uid)
                 known = () if gone else (self.keys, self.found)
                 for state in known:
                     state.pop(uid, None)
