@@ -93,6 +93,10 @@ class Settings:
         self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])   # what the engine may give to others
         self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n]) for n in (1, 10, 11))
         self.node = re.sub("[^a-z0-9.-]", "-", socket.gethostname().lower()).strip("-.") or "node"
+        self.memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        # Who may not lower it (a rootless engine, one inside a container) cannot start what asks for a lower one.
+        can_lower = int(re.search(r"CapEff:\s*(\w+)", read_text("/proc/self/status"))[1], 16) >> 24 & 1  # SYS_RESOURCE
+        self.least_oom_score = -1000 if can_lower else int(read_text("/proc/self/oom_score_adj"))
 
     @property
     def host_ip(self):
@@ -1860,12 +1864,12 @@ class Engine:
         self.prefix = "/v{}.{}".format(*version)
 
     @reaching_engine()
-    def stream(self, method, path, body=None, timeout=None):
+    def stream(self, method, path, body=None, timeout=None, headers=()):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
-        and ends with the connection. Raises EngineError, EngineGone."""
-        data = b"" if body is None else dumps(body)
-        lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", "Content-Type: application/json",
-                 f"Content-Length: {len(data)}"]
+        and ends with the connection. A body of bytes is a tar archive. Raises EngineError, EngineGone."""
+        data = b"" if body is None else body if isinstance(body, bytes) else dumps(body)
+        lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", f"Content-Length: {len(data)}", *headers,
+                 "Content-Type: application/" + ("x-tar" if data is body else "json")]
         sock, got = socket.socket(socket.AF_UNIX if isinstance(self.address, str) else socket.AF_INET), b""
         try:
             sock.settimeout(timeout)
@@ -1907,17 +1911,45 @@ class Engine:
             data = rest + drain(sock)
         return json.loads(data) if data[:1] in (b"{", b"[") else None
 
+    def pull(self, image, login=None, tell=None):
+        """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for its registry; tell:
+        see make_image(). Raises EngineError with the registry's words."""
+        coded = base64.urlsafe_b64encode(dumps(login)).decode() if login else ""
+        self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), tell=tell,
+                        headers=[f"X-Registry-Auth: {coded}"] if login else ())
+
+    def ensure_sandbox(self):
+        """Make the image of sandboxes, unless the engine has it. Raises EngineError, EngineGone."""
+        if self.call("GET", f"/images/{SANDBOX_IMAGE}/json", expect=(404,)):
+            return
+        import io
+        import tarfile
+        arch = self.call("GET", "/version").get("Arch")
+        if arch not in SANDBOX_CODE:
+            raise EngineError(501, f"pods of several containers: no sandbox for the architecture {arch}")
+        file, program, entry = io.BytesIO(), sandbox_program(*SANDBOX_CODE[arch]), tarfile.TarInfo("sandbox")
+        entry.mode, entry.size = 0o755, len(program)
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            archive.addfile(entry, io.BytesIO(program))
+        repository, _, tag = SANDBOX_IMAGE.rpartition(":")
+        self.make_image({"fromSrc": "-", "repo": repository, "tag": tag, "changes": 'ENTRYPOINT ["/sandbox"]'},
+                        file.getvalue())
+
     @reaching_engine()
-    def pull(self, image):
-        """Pull an image, blocking until it is there. Raises EngineError with the registry's words."""
-        query = urllib.parse.urlencode(dict(zip(("fromImage", "tag"), split_image(image))))
-        sock, _, text = self.stream("POST", "/images/create?" + query, timeout=600)
+    def make_image(self, query, body=None, headers=(), tell=None):
+        """Create an image by pull or import. tell(bytes there, bytes known of) is called now and then, if given."""
+        path, layers = "/images/create?" + urllib.parse.urlencode(query), {}
+        sock, _, text = self.stream("POST", path, body, 600, headers)
         with sock:
             while True:                                     # one JSON object a line; an error comes with status 200
                 *lines, text = text.split(b"\n")
-                for line in filter(bytes.strip, lines):
-                    if json.loads(line).get("error"):
-                        raise EngineError(500, json.loads(line)["error"])
+                for line in map(json.loads, filter(bytes.strip, lines)):
+                    if line.get("error"):
+                        raise EngineError(500, line["error"])
+                    if line.get("status") == "Downloading" and dig(line, "progressDetail", "total"):
+                        layers[line["id"]] = line["progressDetail"]
+                        if tell:
+                            tell(*(sum(layer[key] for layer in layers.values()) for key in ("current", "total")))
                 got = sock.recv(65536)
                 if not got:
                     return
@@ -1927,11 +1959,61 @@ def drain(sock):
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
 def split_image(image):
-    """"host:5000/a/b:tag" -> ("host:5000/a/b", "tag"); a digest is a tag to the engine; no tag is latest."""
-    if "@" in image:
-        return tuple(image.split("@", 1))
+    """"host:5000/a/b:tag" -> ("host:5000/a/b", "tag"); a digest is a tag to the engine, and wins; no tag is latest."""
+    image, at, digest = image.partition("@")
     name, colon, tag = image.rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (image, "latest")
+    name, tag = (name, tag) if colon and "/" not in tag else (image, "latest")
+    return name, digest if at else tag
+
+def logins(image, secrets):
+    """The logins for an image's registry, the best first, as the kubelet's keyring finds them. secrets: the data of
+    Secrets of both types, each {key: bytes}."""
+    from fnmatch import fnmatchcase
+    name, known = split_image(image)[0], {}                 # known: HOST/PATH -> its logins
+    host, slash, path = name.partition("/")
+    if not slash or not re.search("[.:]|^localhost$", host):
+        host, path = "docker.io", name if slash else f"library/{name}"
+    for data in secrets:
+        try:
+            entries = json.loads(data.get(".dockercfg") or data.get(".dockerconfigjson", "{}"))
+            for place, entry in (entries if ".dockercfg" in data else entries["auths"]).items():
+                user, password = entry.get("username", ""), entry.get("password", "")
+                if entry.get("auth"):
+                    user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+                place = re.sub("^([^/]*)/v[12]/", r"\1/", re.sub("^https?://", "", place)).rstrip("/")
+                known.setdefault(place, []).append({"username": user, "password": password, "serveraddress": place})
+        except (ValueError, KeyError, AttributeError):      # what cannot be read opens nothing
+            continue
+
+    def fits(place):
+        parts = [re.split("[.:]", each.partition("/")[0]) for each in (host, place)]
+        return len(parts[0]) == len(parts[1]) and all(map(fnmatchcase, *parts)) and path.startswith(
+            place.partition("/")[2])
+    return [login for place in sorted(known, reverse=True) if fits(place) for login in known[place]] or (
+        known.get("index.docker.io", []) if host == "docker.io" else [])
+
+SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
+SANDBOX_IMAGE = "k2d.io/sandbox:1"
+SANDBOX_CODE = {  # the engine's architecture: (bits, machine and flags of ELF, code)
+    "amd64": (64, 62, 0, "6a0d586a115fbe7800400031d26a08415a0f056a22580f05ebf9"),
+    "arm64": (64, 183, 0, "c81080d2200280d2010f80d20108a0f2020080d2030180d2010000d4280980d2000080d2010080d2030080d2"
+                          "010000d4fbffff17"),
+    "arm": (32, 40, 5 << 24, "ae70a0e31100a0e30115a0e3541081e20020a0e30830a0e3000000ef1d70a0e3000000effcffffea"),
+    "386": (32, 3, 0, "b8ae0000006a115bb95400400031d26a085ecd806a1d58cd80ebf9"),
+    "riscv64": (64, 243, 0, "9308600813051001b7054000938585071306000093068000730000009308900413050000930500009306000073"
+                            "0000006ff0dffe"),
+}
+
+def sandbox_program(bits, machine, flags, code):
+    """An ELF program that holds a pod's namespaces: rt_sigaction(SIGCHLD, SIG_IGN), so that it never keeps a zombie
+    where it is everybody's process 1, then pause() for ever (ppoll() where there is no pause)."""
+    word, head, base = ("Q", 120, 0x400000) if bits == 64 else ("I", 84, 0x400000)
+    size = head + 32 + len(code) // 2                       # the headers; a struct sigaction of SIG_IGN; the code
+    segment = [0, base, base, size, size]                   # read and execute, the whole file
+    segment = [1, 5, *segment] if bits == 64 else [1, *segment, 5]
+    return struct.pack(f"<4s4B8x2HI3{word}I6H", b"\x7fELF", bits // 32, 1, 1, 0, 2, machine, 1, base + head + 32,
+                       64 if bits == 64 else 52, 0, flags, *((64, 56) if bits == 64 else (52, 32)), 1, 0, 0, 0) + \
+        struct.pack("<2I6Q" if bits == 64 else "<8I", *segment, 4096) + (1).to_bytes(32, "little") + bytes.fromhex(code)
 
 def log_frames(buffer, tty):
     """(frames, rest) of the bytes of a log or attach stream; a frame is (1 stdout | 2 stderr, bytes). A tty has no
@@ -1970,7 +2052,7 @@ def container_name(pod, name):
     return f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{name}"
 def expand(text, env):
     """Replace $(NAME) by its value, leave unknown ones, turn $$ into $ (Kubernetes: third_party/.../expansion)."""
-    return re.sub(r"\$(\$|\(([^()]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
+    return re.sub(r"\$(\$|\(([^)]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
 
 def pod_field(pod, path, host_ip):
     """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
@@ -1985,11 +2067,53 @@ def pod_field(pod, path, host_ip):
         raise ConfigError(f"unsupported fieldPath: {path}")
     return dig(pod, *path.replace("podIPs", "podIP").split("."), default="")      # there is but one
 
-def environment(pod, container, lookup, host_ip, cluster):
+def resource_field(pod, container, selector, allocatable):
+    """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is not set is what
+    the node has. container: the one it stands in, or None in a volume. Raises ConfigError."""
+    name, (kind, _, resource) = selector.get("containerName"), selector.get("resource", "").partition(".")
+    containers = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
+    if name:
+        container = next((c for c in containers if c["name"] == name), None)
+    if not container:
+        raise ConfigError(f"container {name} not found")
+    usual = resource in ("cpu", "memory", "ephemeral-storage")
+    if kind not in ("limits", "requests") or not (usual or resource.startswith("hugepages-")):
+        raise ConfigError(f"unsupported container resource : {selector.get('resource')}")
+    found = dig(container, "resources", kind, resource, default="0")
+    if kind == "limits" and usual and not quantity_nanos(found):
+        found = allocatable.get(resource, "0")
+    unit = 10 ** 6 if resource == "cpu" else 10 ** 9            # thousandths of a cpu, bytes of the others
+    divisor = quantity_value(selector.get("divisor") or "0", unit) or quantity_value("1", unit)
+    return str(-(-quantity_value(found, unit) // divisor))
+
+def service_environment(pod, services):
+    """The variables that tell a pod of the Services of its namespace (and always of kubernetes), as the kubelet's
+    envvars.FromServices. services: the Service objects of all namespaces."""
+    own, chosen, env = pod["metadata"]["namespace"], {}, {}
+    for service in filter(cluster_ip, services):
+        namespace, name = key_of(service)
+        if namespace == own and pod["spec"].get("enableServiceLinks", True):
+            chosen[name] = service
+        elif (namespace, name) == ("default", "kubernetes"):
+            chosen.setdefault(name, service)
+    for name, service in sorted(chosen.items()):
+        ip, ports, prefix = cluster_ip(service), service["spec"]["ports"], name.upper().replace("-", "_")
+        env[f"{prefix}_SERVICE_HOST"], env[f"{prefix}_SERVICE_PORT"] = ip, str(ports[0]["port"])
+        env.update((f"{prefix}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}", str(port["port"]))
+                   for port in ports if port.get("name"))
+        for port in reversed(ports):                            # the plain NAME_PORT is that of the first
+            number, protocol = str(port["port"]), port.get("protocol", "TCP")
+            url, link = f"{protocol.lower()}://{ip}:{number}", f"{prefix}_PORT_{number}_{protocol}"
+            env.update({f"{prefix}_PORT": url, link: url, link + "_PROTO": protocol.lower(), link + "_PORT": number,
+                        link + "_ADDR": ip})
+    return env
+
+def environment(pod, container, lookup, host_ip, cluster, allocatable):
     """The container's environment as {"NAME": "value"}, references resolved, in the order Kubernetes sets them.
 
     lookup(kind name, name) -> the data of a ConfigMap or Secret of the pod's namespace as {key: bytes}, or None.
-    cluster: what every pod is told. Raises ConfigError where something that is not optional is missing."""
+    cluster: the service variables; allocatable: {resource: quantity} of the node. Raises ConfigError where something
+    that is not optional is missing."""
     env = dict(cluster)
 
     def find(field, reference):
@@ -2009,38 +2133,140 @@ def environment(pod, container, lookup, host_ip, cluster):
     for entry in container.get("env") or ():
         value = None if entry.get("valueFrom") else expand(entry.get("value", ""), env)
         for field, source in (entry.get("valueFrom") or {}).items():        # one, by validation
-            value = pod_field(pod, source["fieldPath"], host_ip) if field == "fieldRef" else find(field, source)
+            value = (pod_field(pod, source["fieldPath"], host_ip) if field == "fieldRef" else
+                     resource_field(pod, container, source, allocatable) if field == "resourceFieldRef" else
+                     find(field, source))
         if value is not None:
             env[entry["name"]] = value
     return env
 
-def dns_options(pod, settings):
-    """Dns, DnsSearch and DnsOptions of the engine's create call, by dnsPolicy and dnsConfig."""
-    spec, config = pod["spec"], pod["spec"].get("dnsConfig") or {}
-    servers, searches, options = [], [], []
-    if spec.get("dnsPolicy") in ("ClusterFirst", "ClusterFirstWithHostNet") and not spec.get("hostNetwork"):
-        # The first refuses what is not ours; the engine asks the second. Short forms are answered as they stand: the
+def pod_hostname(pod):
+    """(host name, its domain) of a pod; the domain is "" for a pod without a subdomain."""
+    spec, (namespace, name) = pod["spec"], key_of(pod)
+    subdomain = spec.get("subdomain")
+    return ((spec.get("hostname") or name)[:63].rstrip("-."),
+            f"{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}" if subdomain else "")
+
+def kernel_hostname(pod):
+    """What `hostname` says in a pod. Raises ConfigError for a setHostnameAsFQDN that Linux has no room for."""
+    hostname, domain = pod_hostname(pod)
+    fqdn = f"{hostname}.{domain}"
+    if not domain or not pod["spec"].get("setHostnameAsFQDN"):
+        return hostname
+    if len(fqdn) > 64:
+        raise ConfigError("failed to construct FQDN from pod hostname and cluster domain, "
+                          f"FQDN {fqdn} is too long (64 characters is the max, {len(fqdn)} characters requested)",
+                          "FailedCreatePodSandBox")
+    return fqdn
+
+def uses_cluster_dns(spec):
+    policy = spec.get("dnsPolicy")
+    return policy == "ClusterFirstWithHostNet" or policy == "ClusterFirst" and not spec.get("hostNetwork")
+
+def dns_config(pod, settings, host=""):
+    """(nameservers, search domains, options) of a pod by dnsPolicy and dnsConfig, within the kubelet's limits.
+    host: the text of the host's resolv.conf, for dnsPolicy Default."""
+    spec, config, servers, searches, options = pod["spec"], pod["spec"].get("dnsConfig") or {}, [], [], []
+    if uses_cluster_dns(spec):
+        # The first refuses what is not ours; the second is asked then. Short forms are answered as they stand: the
         # ndots:5 of Kubernetes costs eight questions an outside name.
         servers, options = [settings.dns_ip, settings.upstream_ip], ["ndots:1"]
         searches = [f"{pod['metadata']['namespace']}.svc.{CLUSTER_DOMAIN}", "svc." + CLUSTER_DOMAIN, CLUSTER_DOMAIN]
-    options += [f"{o['name']}:{o['value']}" if o.get("value") else o["name"] for o in config.get("options") or ()]
-    return {"Dns": servers + (config.get("nameservers") or []), "DnsSearch": searches + (config.get("searches") or []),
-            "DnsOptions": options}
+    elif spec.get("dnsPolicy") != "None":
+        said = {"nameserver": [], "search": [], "options": []}
+        for word, *rest in filter(None, map(str.split, host.splitlines())):
+            said[word] = said.get(word, []) + rest if word != "search" else rest
+        servers, searches, options = said["nameserver"], said["search"], said["options"]
+        if not spec.get("hostNetwork"):                         # the host's own loopback is out of a pod's reach
+            servers = [s for s in servers if not s.startswith("127.")] or [settings.upstream_ip]
+    named = {option.partition(":")[0]: option for option in options}
+    named.update((o["name"], f"{o['name']}:{o['value']}" if o.get("value") else o["name"])
+                 for o in config.get("options") or ())
+    searches = [s for s in dict.fromkeys([*searches, *(config.get("searches") or ())]) if len(s) <= 253][:32]
+    while len(" ".join(searches)) > 2048:
+        searches.pop()
+    return list(dict.fromkeys([*servers, *(config.get("nameservers") or ())]))[:3], searches, list(named.values())
 
-def security_options(pod, container):
-    """User, and Privileged, CapAdd ... of the engine's create call; a container's own setting wins over its pod's."""
-    both = {**dig(pod, "spec", "securityContext", default={}), **(container.get("securityContext") or {})}
-    user = str(dig(both, "runAsUser", default=""))
+SAFE_SYSCTLS = {"kernel.shm_rmid_forced", *("net.ipv4." + name for name in (     # the kubelet's
+    "ip_local_port_range tcp_syncookies ping_group_range ip_unprivileged_port_start ip_local_reserved_ports "
+    "tcp_keepalive_time tcp_fin_timeout tcp_keepalive_intvl tcp_keepalive_probes tcp_rmem tcp_wmem").split())}
+
+def sysctls(spec):
+    """The pod's sysctls as {name: value}; "net/ipv4/x" is another spelling of "net.ipv4.x"."""
+    return {each["name"].replace("/", "."): each["value"]
+            for each in dig(spec, "securityContext", "sysctls", default=())}
+
+def forbidden_sysctls(spec):
+    """Why the kubelet would refuse a pod's sysctls (reason SysctlForbidden), "" if it would not."""
+    for name in sysctls(spec):
+        space, field = ("net", "hostNetwork") if name.startswith("net.") else ("ipc", "hostIPC")
+        why = (f"not allowed with host {space} enabled" if spec.get(field) else "") if name in SAFE_SYSCTLS else (
+            "not allowlisted")
+        if why:
+            return f'forbidden sysctl: "{name}" {why}'
+    return ""
+
+def apparmor_enabled():
+    return first_line("/sys/module/apparmor/parameters/enabled") == "Y"
+
+def security_profiles(security, settings):
+    """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's default holds."""
+    seccomp, apparmor = (security.get(name) or {"type": ""} for name in ("seccompProfile", "appArmorProfile"))
+    out = ["no-new-privileges"] * (security.get("allowPrivilegeEscalation") is False)
+    if seccomp["type"] == "Localhost":
+        path = settings.path("seccomp", os.path.normpath("/" + seccomp.get("localhostProfile", ""))[1:])
+        try:
+            out.append("seccomp=" + read_text(path))
+        except OSError as error:
+            raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}', "CreateContainerError")
+    if apparmor["type"] in ("Localhost", "RuntimeDefault") and not apparmor_enabled():
+        raise ConfigError("Cannot enforce AppArmor: AppArmor is not enabled on the host")
+    out += ["seccomp=unconfined"] * (seccomp["type"] == "Unconfined")
+    out += {"Unconfined": ["apparmor=unconfined"], "Localhost": [f"apparmor={apparmor.get('localhostProfile')}"]}.get(
+        apparmor["type"], [])
+    return out + [f"label={key}:{value}" for key, value in (security.get("seLinuxOptions") or {}).items() if value]
+
+def security_context(pod, container):
+    """A container's own setting wins over its pod's."""
+    return {**dig(pod, "spec", "securityContext", default={}), **(container.get("securityContext") or {})}
+
+def security_options(pod, container, settings):
+    """User, and Privileged, CapAdd ... of the engine's create call."""
+    both = security_context(pod, container)
+    user, caps = str(dig(both, "runAsUser", default="")), both.get("capabilities") or {}
     if both.get("runAsGroup") is not None:
         user = f"{user or 0}:{both['runAsGroup']}"
-    groups, caps = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")], both.get("capabilities") or {}
+    groups = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")]
     return user, {
         "Privileged": bool(both.get("privileged")), "ReadonlyRootfs": bool(both.get("readOnlyRootFilesystem")),
         "CapAdd": caps.get("add") or [], "CapDrop": caps.get("drop") or [],
         "GroupAdd": [str(group) for group in groups if group is not None],
-        "SecurityOpt": ["no-new-privileges"] * (both.get("allowPrivilegeEscalation") is False) +
-                       ["seccomp=unconfined"] * (dig(both, "seccompProfile", "type") == "Unconfined"),
-        "Sysctls": {each["name"]: each["value"] for each in both.get("sysctls") or ()}}
+        "SecurityOpt": security_profiles(both, settings),
+        **({"MaskedPaths": [], "ReadonlyPaths": []} if both.get("procMount") == "Unmasked" else {})}
+
+def oom_score(pod, container, settings):
+    """The kubelet's GetContainerOOMScoreAdjust: who uses more than it asked for goes first."""
+    spec, qos = pod["spec"], qos_class(pod["spec"])
+    asked = lambda c: quantity_value(dig(c, "resources", "requests", "memory", default="0"))
+    if qos != "Burstable" or spec.get("priorityClassName") == "system-node-critical":
+        return 1000 if qos == "BestEffort" else max(-997, settings.least_oom_score)
+    least = min(map(asked, spec["containers"])) if container.get("restartPolicy") == "Always" else 0
+    return min(max(1000 - 1000 * max(asked(container), least) // settings.memory_bytes, 3), 999)
+
+def resource_options(pod, container, settings):
+    """CpuShares, Memory ... of the engine's create call. Raises ConfigError for huge pages."""
+    limits, requests = (dig(container, "resources", kind, default={}) for kind in ("limits", "requests"))
+    huge = next((name for name in limits if name.startswith("hugepages-")), None)
+    if huge:
+        raise ConfigError(f"{huge}: the engine cannot limit huge pages")
+    milli = lambda amounts: quantity_value(amounts.get("cpu", "0"), 10 ** 6)
+    memory_bytes = quantity_value(limits.get("memory", "0"))                  # 0 is no limit, like an absent one
+    return {
+        "Memory": memory_bytes, "MemorySwap": memory_bytes,                   # the same: no swap, as with the kubelet
+        # Not NanoCpus: the engine refuses more of them than the machine has.
+        "CpuPeriod": 100000, "CpuQuota": max(1000, milli(limits) * 100) if milli(limits) else 0,
+        "CpuShares": min(max(2, (milli(requests) or milli(limits)) * 1024 // 1000), 262144),  # its MilliCPUToShares
+        "OomScoreAdj": oom_score(pod, container, settings)}
 
 def to_docker_mount(mount, source, read_only=False):
     """One of HostConfig.Mounts: unlike Binds, it fails instead of making a folder where the source is missing."""
@@ -2048,44 +2274,88 @@ def to_docker_mount(mount, source, read_only=False):
     return {"Type": "bind", "Source": source, "Target": mount["mountPath"],
             "ReadOnly": read_only or bool(mount.get("readOnly")), **filled(BindOptions=filled(Propagation=propagation))}
 
-def to_docker_container(pod, container, env, sources, settings):
+def to_docker_mounts(pod, container, env, sources):
+    """The fields of HostConfig by which a container sees its volumes, and files of the pod."""
+    projected = {volume["name"] for volume in pod["spec"].get("volumes") or () if FROM_API & volume.keys()}
+    mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
+              for mount in container.get("volumeMounts") or ()]
+    if not pod["spec"].get("hostNetwork"):
+        mounts.append(to_docker_mount({"mountPath": "/etc/hosts"}, sources["etc-hosts"]))
+    return {"Mounts": mounts}
+
+def labels_of(pod, name):
+    return dict(zip((POD_NAMESPACE, POD_NAME, POD_UID, CONTAINER_NAME), (*key_of(pod), pod["metadata"]["uid"], name)))
+
+def needs_sandbox(spec):
+    """Whether a pod's namespaces need a container of their own: where its containers share processes, more than one
+    stays, or an init container may leave something behind in the network that the others must find."""
+    init = spec.get("initContainers") or ()
+    changing = lambda c: dig(c, "securityContext", "privileged") or dig(c, "securityContext", "capabilities", "add")
+    staying = len(spec["containers"]) + sum(c.get("restartPolicy") == "Always" for c in init)
+    return bool(staying > 1 or spec.get("shareProcessNamespace") or any(map(changing, init)))
+
+def own_namespaces(pod, settings):
+    """The fields of the create call, and of its HostConfig, that belong to the pod as a whole: for its sandbox, or for
+    the one container of a pod that has none."""
+    spec = pod["spec"]
+    network = "host" if spec.get("hostNetwork") else settings.network
+    resolver = dns_config(pod, settings) if network != "host" and uses_cluster_dns(spec) else ([], [], [])
+    return {
+        "Hostname": "" if network == "host" else kernel_hostname(pod),
+        "NetworkingConfig": {"EndpointsConfig": {} if network == "host" else
+                             {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}}}, {
+        "NetworkMode": network, "PidMode": "host" if spec.get("hostPID") else "",
+        "IpcMode": "host" if spec.get("hostIPC") else "shareable", "Sysctls": sysctls(spec),
+        **dict(zip(("Dns", "DnsSearch", "DnsOptions"), resolver))}
+
+def to_docker_sandbox(pod, sources, settings):
+    """The body of the create call for the container that holds the namespaces of a pod of several."""
+    whole, host = own_namespaces(pod, settings)
+    return {
+        "Image": SANDBOX_IMAGE, "StopSignal": "SIGKILL", "Labels": labels_of(pod, SANDBOX), **whole,
+        "HostConfig": {
+            # After a restart of the engine its containers come back if they may, and it must be there for them.
+            "RestartPolicy": {"Name": "no" if pod["spec"]["restartPolicy"] == "Never" else "unless-stopped"},
+            "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"], "CpuShares": 2,
+            "OomScoreAdj": max(-998, settings.least_oom_score), "Mounts": [], **host}}
+
+def to_docker_container(pod, container, env, sources, settings, join="", target="", init=False):
     """The body of the engine's create call for one container of a pod.
 
     env      {"NAME": "value"}, references resolved.
-    sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file."""
-    meta, spec, limits = pod["metadata"], pod["spec"], dig(container, "resources", "limits", default={})
-    cpu_nanos = quantity_nanos(dig(container, "resources", "requests", "cpu", default="0"))
-    host_network, (user, security) = spec.get("hostNetwork"), security_options(pod, container)
-    network = "host" if host_network else settings.network
-    projected = {volume["name"] for volume in spec.get("volumes") or () if FROM_API & volume.keys()}
-    mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
-              for mount in container.get("volumeMounts") or ()]
-    if not host_network:
-        mounts.append(to_docker_mount({"mountPath": "/etc/hosts"}, sources["etc-hosts"]))
+    sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file.
+    join     the id of the container whose namespaces it shares, the sandbox; "" if it has its own.
+    target   the id of the container whose processes an ephemeral container sees."""
+    spec, (user, security) = pod["spec"], security_options(pod, container, settings)
+    ephemeral = container in (spec.get("ephemeralContainers") or ())
+    restart = container.get("restartPolicy") or ("OnFailure" if init and spec["restartPolicy"] == "Always" else
+                                                 spec["restartPolicy"])
+    whole, host = own_namespaces(pod, settings)
+    if join:
+        share = f"container:{join}"
+        whole, host = {}, {**pick(host, ("PidMode",)), "NetworkMode": share, "IpcMode": host["IpcMode"]}
+        if not spec.get("hostIPC"):
+            host["IpcMode"] = share
+        if spec.get("shareProcessNamespace"):
+            host["PidMode"] = share
+    if target:
+        host["PidMode"] = f"container:{target}"
     return {
         "Image": container["image"],
         # With Entrypoint set, the engine ignores the image's Cmd: just what command without args means to Kubernetes.
         "Entrypoint": [expand(word, env) for word in container.get("command") or ()] or None,
         "Cmd": [expand(word, env) for word in container.get("args") or ()] or None,
         "Env": [f"{name}={value}" for name, value in env.items()],
-        "WorkingDir": container.get("workingDir", ""),
-        "Hostname": "" if host_network else (spec.get("hostname") or meta["name"])[:63].rstrip("-."),
-        "Labels": {POD_NAME: meta["name"], POD_NAMESPACE: meta["namespace"], POD_UID: meta["uid"],
-                   CONTAINER_NAME: container["name"]},
+        "WorkingDir": container.get("workingDir", ""), "Labels": labels_of(pod, container["name"]),
         "Tty": bool(container.get("tty")), "OpenStdin": bool(container.get("stdin")),
         "StdinOnce": bool(container.get("stdinOnce")), "User": user,
         "Healthcheck": {"Test": ["NONE"]},                 # Kubernetes knows no HEALTHCHECK, and each one costs an exec
+        **whole,
         "HostConfig": {
-            "NetworkMode": network,
-            "PidMode": "host" if spec.get("hostPID") else "", "IpcMode": "host" if spec.get("hostIPC") else "",
-            "RestartPolicy": {"Name": RESTART[spec["restartPolicy"]]},    # the engine restarts, even while k2d is down
-            "Memory": quantity_value(limits.get("memory", "0")),              # 0 is no limit, like an absent one
-            "NanoCpus": quantity_nanos(limits.get("cpu", "0")),
-            "CpuShares": max(2, cpu_nanos // 10 ** 6 * 1024 // 1000),          # the kubelet's MilliCPUToShares
-            "Mounts": mounts,
-            **dns_options(pod, settings), **security},
-        "NetworkingConfig": {"EndpointsConfig": {} if host_network else
-                             {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}}}
+            # The engine restarts, even while k2d is down.
+            "RestartPolicy": {"Name": "no" if ephemeral else RESTART[restart]},
+            **host, **security, **resource_options(pod, container, settings),
+            **to_docker_mounts(pod, container, env, sources)}}
 
 # == 10. Container -> pod ====================================================================
 # Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that somebody else started.
@@ -2154,7 +2424,6 @@ class Found:
             out.update(reason="StartError", message=self.error, exitCode=128, finishedAt=out["finishedAt"] or now())
         return out
 
-SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
 KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"   # conditions
 
 def is_sidecar(container):
@@ -2664,29 +2933,46 @@ class Network:
         except EngineError as error:
             raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so that reset can go on")
 
+RESOLV_CONF = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"        # systemd's first is a stub on 127.0.0.53
+
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none."""
-    for path in filter(os.path.exists, ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")):
+    for path in filter(os.path.exists, RESOLV_CONF):
         found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
         outside = [address for address in found if not address.startswith("127.")]
         if outside or found and path.startswith("/run"):
             return [((outside or found)[0], 53)]
     return []
 
-# -- names in files: /etc/hosts of each pod
+# -- names in files: /etc/hosts of each pod, /etc/resolv.conf of those that do not use the engine's resolver
 def hosts_text(pod, services):
     """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an address."""
-    spec, (own, pod_name) = pod["spec"], key_of(pod)
-    ip, hostname = dig(pod, "status", "podIP", default="127.0.1.1"), (spec.get("hostname") or pod_name)[:63]
+    spec, own, (hostname, domain) = pod["spec"], pod["metadata"]["namespace"], pod_hostname(pod)
+    ip = dig(pod, "status", "podIP", default="127.0.1.1")
     lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback",
-             "fe00::0\tip6-localnet ip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
-             f"{ip}\t{hostname.rstrip('-.')}"]
-    lines += [f"{alias['ip']}\t{' '.join(alias.get('hostnames') or ())}" for alias in spec.get("hostAliases") or ()]
-    if spec.get("dnsPolicy") not in ("Default", "None"):
+             "fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
+             f"{ip}\t{hostname}.{domain}\t{hostname}" if domain else f"{ip}\t{hostname}"]
+    if spec.get("hostNetwork"):
+        lines = ["# Kubernetes-managed hosts file (host network).", read_text("/etc/hosts").rstrip("\n")]
+    if spec.get("hostAliases"):
+        lines += ["", "# Entries added by HostAliases."]
+        lines += ["\t".join([alias["ip"], *(alias.get("hostnames") or ())]) for alias in spec["hostAliases"]]
+    if uses_cluster_dns(spec):
         for name, namespace, address in services:
             short = f"{name}.{namespace}" + (f" {name}" if namespace == own else "")
             lines.append(f"{address}\t{name}.{namespace}.svc.{CLUSTER_DOMAIN} {name}.{namespace}.svc {short}")
     return "\n".join(lines) + "\n"
+
+def resolv_conf(pod, settings, host=None):
+    """What a pod's /etc/resolv.conf says; None where the engine writes it, from Dns, DnsSearch and DnsOptions. host:
+    the text of the host's, if not to be read here."""
+    if uses_cluster_dns(pod["spec"]) and not pod["spec"].get("hostNetwork"):
+        return None
+    if host is None:
+        host = next(map(read_text, filter(os.path.exists, RESOLV_CONF[::-1])), "")
+    servers, searches, options = dns_config(pod, settings, host)
+    return "".join([*(f"nameserver {server}\n" for server in servers), *(
+        f"{word} {' '.join(values)}\n" for word, values in (("search", searches), ("options", options)) if values)])
 
 def write_in_place(path, text, create=0):
     """Change a file that is mounted into a container, which must stay the same inode: one write, padded with newlines
@@ -3553,7 +3839,8 @@ class Pods:
         """Note why a container does not run, tell it as an event, come back after a pause or when its cause changes."""
         at, name = (pod["metadata"]["uid"], container["name"]), container["name"]
         self.problems[at] = reason, "" if reason == "ContainerCreating" else text
-        if name == SANDBOX:
+        if name == SANDBOX or reason == "FailedCreatePodSandBox":
+            self.problems.pop(at)
             self.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {text}")
         elif reason == "ContainerCreating":
             self.problems.pop(at)
@@ -3603,6 +3890,10 @@ class Pods:
         audience = source.get("audience") or access.issuer
         return access.make_token(account, TOKEN_S, [audience], {"kind": "Pod", **pick(meta, ("name", "uid"))}).encode()
 
+    def allocatable(self):
+        """What the node has for its pods, {resource: quantity}."""
+        return dig(self.store.get("Node", "", self.settings.node), "status", "allocatable", default={})
+
     def files(self, pod, container):
         """The files that k2d itself mounts into a container: {what: path}."""
         uid, s = pod["metadata"]["uid"], self.settings
@@ -3646,7 +3937,7 @@ class Pods:
         if policy == "Always" and not pulled:
             return self.start_pull(pod, container, tell)
         try:
-            self.check_user(pod, container)
+            self.check_user(pod, container, body)
             path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, container["name"]))
             id_ = self.engine.call("POST", path, body)["Id"]
         except EngineGone:
@@ -3671,33 +3962,63 @@ class Pods:
     def image(self, name):
         return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json")
 
-    def check_user(self, pod, container):
-        """runAsNonRoot without runAsUser asks the image who it runs as. Raises ConfigError, EngineError."""
-        both = {**dig(pod, "spec", "securityContext", default={}), **(container.get("securityContext") or {})}
-        if both.get("runAsNonRoot"):
-            of_image = lambda: (dig(self.image(container["image"]), "Config", "User") or "0").partition(":")[0]
-            if str(of_image() if both.get("runAsUser") is None else both["runAsUser"]) in ("0", "root"):
-                raise ConfigError("container has runAsNonRoot and image will run as root")
+    def check_user(self, pod, container, body):
+        """What only the image tells of the user: whether runAsNonRoot holds, and whom a runAsGroup without runAsUser is
+        for (goes into the body of the create call). Raises ConfigError in the kubelet's words, EngineError."""
+        both, meta = security_context(pod, container), pod["metadata"]
+        uid, why = both.get("runAsUser"), ""
+        if uid is None and (both.get("runAsNonRoot") or both.get("runAsGroup") is not None):
+            user = (dig(self.image(container["image"]), "Config", "User") or "0").partition(":")[0]
+            body["User"] = f"{user}:{both['runAsGroup']}" if both.get("runAsGroup") is not None else body["User"]
+            why = ("" if user.isdigit() and int(user) else "image will run as root" if user.isdigit() else
+                   f"image has non-numeric user ({user}), cannot verify user is non-root")
+        if both.get("runAsNonRoot") and (uid == 0 or why):
+            why = f"container has runAsNonRoot and {why}" if why else "container's runAsUser breaks non-root policy"
+            raise ConfigError(f'{why} (pod: "{meta["name"]}_{meta["namespace"]}({meta["uid"]})", container: '
+                              f'{container["name"]})')
 
-    def start_pull(self, pod, image, tell):
+    def start_pull(self, pod, container, tell):
         """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the pod by the queue."""
-        self.pulls[pod["metadata"]["uid"]] = "on its way"
-        threading.Thread(target=self.pull, args=(pod, image, tell), name="pull", daemon=True).start()
+        self.pulls[pod["metadata"]["uid"], container["name"]] = "on its way"
+        threading.Thread(target=self.pull, args=(pod, container, tell), name="pull", daemon=True).start()
 
-    def pull(self, pod, image, tell):
-        uid, began, result = pod["metadata"]["uid"], time.monotonic(), "pulled"
+    def pull(self, pod, container, tell):
+        image, began, lookup, due = container["image"], time.monotonic(), self.lookup(pod), [10]
+        secrets = {ref["name"]: lookup("Secret", ref["name"])
+                   for ref in pod["spec"].get("imagePullSecrets") or () if ref.get("name")}
+        missing = ", ".join(name for name, data in secrets.items() if data is None)
+
+        def progress(there, known):
+            if time.monotonic() - began > due[0]:               # seldom, and ever more so: events push out each other
+                due[0] *= 2
+                tell("Normal", "Pulling", f'Pulling image "{image}": {there >> 20} of {known >> 20} MiB')
         tell("Normal", "Pulling", f'Pulling image "{image}"')
+        if missing:
+            tell("Warning", "FailedToRetrieveImagePullSecret", f"Unable to retrieve some image pull secrets ({missing}); "
+                 "attempting to pull the image may not succeed.")
         try:
-            self.engine.pull(image)
-            size, took = self.image(image).get("Size", 0), f"{time.monotonic() - began:.3g}s"
+            self.pull_by_any(image, logins(image, filter(None, secrets.values())) or [None], progress)
+            info, took = self.image(image), f"{time.monotonic() - began:.3g}s"
             tell("Normal", "Pulled", f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
-                 f"Image size: {size} bytes.")
+                 f"Image size: {info.get('Size', 0)} bytes.")
+            result, ours = "pulled", self.engine.call("GET", "/version").get("Arch")
+            if info.get("Architecture", ours) != ours:
+                tell("Warning", "Failed", f'Image "{image}" is made for {info["Architecture"]}, this node is {ours}')
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             result = ConfigError(str(error), "ErrImagePull")
-        if self.pod_of(uid):                                    # else it was deleted meanwhile
-            self.pulls[uid] = result
+        if self.pod_of(pod["metadata"]["uid"]):                 # else it was deleted meanwhile
+            self.pulls[pod["metadata"]["uid"], container["name"]] = result
         self.queue.add(key_of(pod))
+
+    def pull_by_any(self, image, candidates, progress):
+        """Pull with the first of some logins that the registry takes. Raises EngineError of the last one."""
+        for login in candidates:
+            try:
+                return self.engine.pull(image, login, progress)
+            except EngineError as error:
+                problem = error
+        raise problem
 
     def same_name(self, pod, container):
         """The name is taken: by a container of this very pod (a pass was cut off), or by one that must go first."""
