@@ -2100,8 +2100,9 @@ class ToDocker(Pure):
                   lambda text: k2d.expand(text, {"A": 1, "C": "$(A)"}))
 
     limits = lambda kind="limits", **amounts: {"resources": {kind: amounts}}
-    mount = lambda name, **more: {"volumeMounts": [{"name": name, "mountPath": "/m", **more}],
-                                  "volumes": [{"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}}]}
+    mount = lambda name, **more: {"volumeMounts": [{"name": name, "mountPath": "/m", **more}], "volumes": [
+        {"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}},
+        {"name": "mem", "emptyDir": {"medium": "Memory"}}, {"name": "nfs", "nfs": {"readOnly": True}}]}
     secure = lambda **fields: {"securityContext": fields}
     BODY = [  # what, fields of pod or container, path in the body of the create call, expected
         ("memory in bytes", limits(memory="64Mi"), "Memory", 2 ** 26), ("no limit is 0", {}, "Memory", 0),
@@ -2133,6 +2134,20 @@ class ToDocker(Pure):
         ("asked for read-only", mount("v", readOnly=True), "Mounts/0/ReadOnly", True),
         ("propagation", mount("v", mountPropagation="Bidirectional"), "Mounts/0/BindOptions",
          {"Propagation": "rshared"}),
+        ("a part of a volume", mount("v", subPath="a/1"), "Mounts/0/Source", "/host/v/a/1"),
+        ("a part by name", mount("v", subPathExpr="a/$(A)"), "Mounts/0/Source", "/host/v/a/1"),
+        ("no such name", mount("v", subPathExpr="$(B)"), "Mounts", Refused('missing value for "B"')),
+        ("a part outside", mount("v", subPath="a/../.."), "Mounts", Refused(
+            "unable to provision SubPath `a/../..`: must not contain '..'")),
+        ("an absolute part", mount("v", subPathExpr="/a"), "Mounts", Refused(
+            "error SubPath `/a` must not be an absolute path")),
+        ("memory", mount("mem", mountPropagation="HostToContainer"), "Binds", ["/host/mem:/m:rw,rslave"]),
+        ("a part of memory", mount("mem", subPath="a"), "Mounts/0/Source", "/host/mem/a"),
+        ("nfs", mount("nfs"), "Mounts/0", {"Type": "volume", "Target": "/m", "ReadOnly": True, "VolumeOptions": {
+            "NoCopy": True, "DriverConfig": {"Name": "local", "Options": {
+                "type": "nfs", "o": "addr=s.test,nfsvers=4,ro", "device": ":/e"}}}}),
+        ("a hosts file of its own", {"volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}],
+                                     "volumes": [{"name": "v", "emptyDir": {}}]}, "Mounts/0/Source", "/host/v"),
         ("the hosts file", {}, "Mounts/0/Target", "/etc/hosts"), ("names", {}, "Dns", [DNS_IP, "10.143.0.11"]),
         ("search", {}, "DnsSearch", ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"]),
         ("ndots", {}, "DnsOptions", ["ndots:1"]), ("those of the host", {"dnsPolicy": "Default"}, "Dns", []),
@@ -2143,7 +2158,7 @@ class ToDocker(Pure):
         ("sysctls", secure(sysctls=[{"name": "a.b", "value": "1"}]), "Sysctls", {"a.b": "1"}),
         ("the host's network", {"hostNetwork": True}, "NetworkMode", "host"),
         ("its name", {"hostNetwork": True}, "Hostname", ""),
-        ("its names", {"hostNetwork": True}, "Dns", []), ("its hosts file", {"hostNetwork": True}, "Mounts", []),
+        ("its names", {"hostNetwork": True}, "Dns", []),
         ("its address", {"hostNetwork": True}, "EndpointsConfig", {}),
         ("its processes", {"hostPID": True}, "PidMode", "host"),
         ("its own DNS", {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}}, "Dns", ["192.0.2.1"]),
@@ -2154,7 +2169,9 @@ class ToDocker(Pure):
 
     def test_each_field_reaches_docker(self):
         def body(obj, path):
-            sources = {name: f"/host/{name}" for name in ("v", "m", "etc-hosts")}
+            sources = {name: "/host/" + name.rstrip("/") for name in (
+                "v/", "m/", "v/a/1", "mem/", "mem/a", "etc-hosts")}
+            sources["nfs/"] = k2d.to_docker_nfs({"server": "s.test", "path": "/e", "readOnly": True})
             made = k2d.to_docker_container(obj, obj["spec"]["containers"][0], {"A": "1"}, sources, self.settings())
             return inside(path, {**made, **made["HostConfig"], **made["NetworkingConfig"]})
         self.each(self.BODY, lambda fields, path: body(stored(**fields), path))
