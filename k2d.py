@@ -304,7 +304,7 @@ PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   !resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup
   podGroupReplicaKey);
 Volume: *name|req|@label :VolumeSource;
-VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium sizeLimit:Quantity?)
+VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium ~sizeLimit:Quantity?)
   !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(secretName|req
   items:[]KeyToPath defaultMode:int?=420 optional:bool?) nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
   persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
@@ -314,8 +314,8 @@ VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium
   26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection
   downwardAPI:DownwardAPIProjection(items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection
   serviceAccountToken:ServiceAccountTokenProjection(audience expirationSeconds:int?=3600 *path|req)
-  clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
-  *4path|req) podCertificate:PodCertificateProjection(signerName
+  !clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
+  *4path|req) !podCertificate:PodCertificateProjection(signerName
   keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
   certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
   !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
@@ -370,7 +370,7 @@ EphemeralContainer: :Container targetContainerName; NodeSelector: *nodeSelectorT
 PodSecurityContext: seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
   6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
   ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
+  9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
   ~13seLinuxChangePolicy:?|Recursive;
 NodeSelectorRequirement: *key|@labelkey *operator values:[];
 Affinity: nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
@@ -4076,9 +4076,9 @@ class Controllers:
             owner.get("uid") in (None, "", meta["uid"]))
         if BIND_COMPLETED in meta.get("annotations", ()) and not (is_mine or pv and not owner):
             if status.get("phase") != "Lost":
-                tell("Warning", *(
-                    ("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly") if pv else
-                    ("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")))
+                tell("Warning", *(("ClaimMisbound", "Two claims are bound to the same volume, this one is bound "
+                                   "incorrectly") if pv else ("ClaimLost", "Bound claim has lost its PersistentVolume. "
+                                                              "Data on the volume is lost!")))
             claim["status"] = {"phase": "Lost"}
         elif pv and owner and not is_mine:
             tell("Warning", "FailedBinding", f'volume "{pv["metadata"]["name"]}" already bound to a different claim.')
@@ -4997,6 +4997,18 @@ class Checks:
     def HostPathVolumeSource(path="", **_):
         yield path and path[0] != "/", ".path", "must be an absolute path"
         yield path[:1] in ("", "/") and ".." in path.split("/"), ".path", "must not contain '..'"
+    def EmptyDirVolumeSource(medium="", sizeLimit="0"):
+        yield (medium not in ("", "Memory"), ".medium", "Forbidden: the engine has folders and memory to offer")
+        yield (quantity_nanos(sizeLimit) < 0, ".sizeLimit",
+               "Forbidden: SizeLimit field must be a valid resource quantity")
+    def ServiceAccountTokenProjection(expirationSeconds, **_):
+        yield expirationSeconds < 600, ".expirationSeconds", "may not specify a duration less than 10 minutes"
+        yield expirationSeconds > 1 << 32, ".expirationSeconds", "may not specify a duration larger than 2^32 seconds"
+    def VolumeMount(subPath="", subPathExpr="", **_):
+        yield subPath and subPathExpr, ".subPathExpr", "subPathExpr and subPath are mutually exclusive"
+        for field, path in (("subPath", subPath), ("subPathExpr", subPathExpr)):
+            yield path[:1] == "/", "." + field, "must be a relative path"
+            yield ".." in path.split("/"), "." + field, "must not contain '..'"
     def KeyToPath(path="", **_):
         yield path[:1] == "/", ".path", "must be a relative path"
         yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
@@ -6067,7 +6079,8 @@ class Api:
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
-        request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+        request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints
+                             if found_at(obj, path.replace("emptyDir.sizeLimit", "emptyDir.medium")) != "Memory"]
         refused = Faults()
         for path in findings.refused:
             refused.add(path, "Forbidden", why="k2d cannot honour this field" + (

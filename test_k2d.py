@@ -740,6 +740,11 @@ def configmap(name, labels=None, **data):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels or {}}, "data": data}
 
 
+def named_(name, source):
+    """A volume."""
+    return {"name": name, **source}
+
+
 def named(name, **fields):
     return {"metadata": {"name": name}, **fields}
 
@@ -5432,6 +5437,156 @@ class Volumes(EngineTest):
             C.kubectl("delete", "pod", "dirs", "-n", self.NS)
         left = [path for path, _, _ in os.walk(C.data) if made["metadata"]["uid"] in path]
         self.assertEqual(left, [])                                              # not the pod
+
+    def volume_pod(self, name, command=None, *mounts, **sources):
+        """Runs a pod with volumes {name: source}, each mounted at /NAME; more mounts as they stand."""
+        return self.run_pod(name, command, volumes=[named_(name, source) for name, source in sources.items()],
+                            volumeMounts=[*({"name": name, "mountPath": f"/{name}"} for name in sources), *mounts],
+                            env=[{"name": "SELF", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}])
+
+    def restarted(self, name):
+        """A pod that restarts once: when it is ready again."""
+        return C.until_one("pods", self.NS, name, lambda obj: is_ready(obj) and first_status(obj)["restartCount"] == 1)
+
+    def test_a_part_of_a_volume(self):
+        self.create(configmap("parts", a="A", b="B"))
+        once = "[ -e /e/once ] || { touch /e/once; mv /e/a /e/z; ln -s / /e/a; exit 1; }; exec sleep 3600"
+        with tempfile.TemporaryDirectory(prefix=f"{TAG}-host-") as folder:
+            os.symlink("/", f"{folder}/out")
+            made = self.volume_pod(
+                "part", ["sh", "-c", once], {"name": "e", "mountPath": "/deep", "subPath": "a/b"},
+                {"name": "e", "mountPath": "/own", "subPathExpr": "$(SELF)"},
+                {"name": "cm", "mountPath": "/etc/a.conf", "subPath": "a"}, {"name": "h", "mountPath": "/h2",
+                "subPath": "x"}, e={"emptyDir": {}}, cm={"configMap": {"name": "parts"}}, h={"hostPath": {
+                    "path": folder}})
+            self.restarted("part")
+            self.assertEqual(in_pod(self.NS, "part", "ls /deep | wc -l; stat -c %a /deep; ls -d /e/part; cat "
+                             "/etc/a.conf; readlink /e/a"), "0\n777\n/e/part\nA/")
+            for what, path in (("absolute", "/etc"), ("upward", "a/../../x")):
+                with self.subTest(what):
+                    answer = C.api("POST", self.at("pods"), pod("x", volumes=[{"name": "e", "emptyDir": {}}], volumeMounts=[
+                        {"name": "e", "mountPath": "/e", "subPath": path}]))
+                    self.assertEqual(answer.status, 422)
+            self.create(pod("out", volumes=[named_("h", {"hostPath": {"path": folder}})],
+                            volumeMounts=[{"name": "h", "mountPath": "/h", "subPath": "out/etc"}]))
+            self.until_event("Failed", "out", 'failed to prepare subPath for volumeMount "h" of container "c"')
+            C.kubectl("delete", "pod", "part", "out", "-n", self.NS)
+        self.assertFalse(os.path.exists(k2d.run_folder(made["metadata"]["uid"])))
+
+    def test_memory(self):
+        made = self.volume_pod("memory", None, m={"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+        look = "grep ' /m ' /proc/mounts | grep -o 'tmpfs\\|size=[0-9]*k' | sort -u | xargs; stat -c %a /m; echo x > /m/f"
+        self.assertEqual(in_pod(self.NS, "memory", look), "size=1024k tmpfs\n777")
+        C.restart()
+        in_pod(self.NS, "memory", "kill 1")
+        self.restarted("memory")
+        self.assertEqual(in_pod(self.NS, "memory", "cat /m/f"), "x")
+        C.kubectl("delete", "pod", "memory", "-n", self.NS)
+        self.assertFalse(os.path.exists(k2d.run_folder(made["metadata"]["uid"])))
+        answer = C.api("POST", self.at("pods"), pod("x", volumes=[named_("e", {"emptyDir": {"sizeLimit": "1Mi"}})]))
+        self.assertIn("spec.volumes[0].emptyDir.sizeLimit", answer.headers["Warning"])
+
+    def test_what_a_pod_says_of_itself(self):
+        field = lambda path, name: {"path": name, "fieldRef": {"fieldPath": path}}
+        amount = lambda resource, **more: {"path": resource, "resourceFieldRef": {
+            "containerName": "c", "resource": resource, **more}}
+        account = {"serviceAccountToken": {"path": "token", "expirationSeconds": 600, "audience": "them"}}
+        self.run_pod("self", volumes=[
+            named_("d", {"downwardAPI": {"defaultMode": 0o444, "items": [
+                field("metadata.labels", "labels"), amount("limits.cpu", divisor="1m"), amount("requests.memory")]}}),
+            named_("p", {"projected": {"sources": [account, {"configMap": {"name": "none", "optional": True}},
+                                                   {"downwardAPI": {"items": [field("metadata.name", "a/name")]}}]}})],
+            volumeMounts=[{"name": "d", "mountPath": "/d"}, {"name": "p", "mountPath": "/p"}],
+            resources={"limits": {"cpu": "500m", "memory": "32Mi"}}, securityContext={"runAsUser": 7})
+        look = "cat /d/limits.cpu /p/a/name; stat -L -c ' %a %u' /p/token; touch /p/x 2>&1 | grep -o Read.*"
+        self.assertEqual(in_pod(self.NS, "self", look), "500self 600 7\nRead-only file system")
+        claims = json.loads(base64.urlsafe_b64decode(in_pod(self.NS, "self", "cat /p/token").split(".")[1] + "=="))
+        self.assertEqual((claims["aud"], claims["exp"] - claims["iat"]), (["them"], 600))
+        C.merge(self.at("pods", "self"), {"metadata": {"labels": {"more": "x"}}})
+        self.create(configmap("none", late="now"))
+        wait = "until [ -e /p/late ]; do sleep 0.05; done; cat /p/late"
+        self.assertEqual(in_pod(self.NS, "self", wait), "now")
+        docker_ = lambda *command: docker("exec", "-u", "0", f"{self.NS}_self_c", *command)
+        eventually(lambda: 'more="x"' in docker_("cat", "/d/labels"))
+
+    def claim(self, name, **spec):
+        return {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, **spec}}
+
+    def bound(self, name):
+        return C.until_one("persistentvolumeclaims", self.NS, name, lambda c: c["status"]["phase"] == "Bound")
+
+    def test_a_claim_and_its_engine_volume(self):
+        self.create(pod("user", volumes=[named_("v", {"persistentVolumeClaim": {"claimName": "data"}})],
+                        volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/s", "subPath": "s"}]))
+        self.until_event("FailedMount" if "claim_trouble(" not in open(K2D).read().split("# == 14.")[1] else
+                         "FailedScheduling", "user", 'persistentvolumeclaim')
+        self.create(self.claim("data"))
+        claim = self.bound("data")
+        self.until_event("ProvisioningSucceeded", "data")
+        self.assertEqual((claim["spec"]["storageClassName"], claim["status"]["capacity"]), ("local", {"storage": "1Gi"}))
+        C.until_one("pods", self.NS, "user", is_ready)
+        self.assertEqual(in_pod(self.NS, "user", "echo x >/v/f; echo y >/s/g; cat /v/s/g"), "y")
+        volume = claim["spec"]["volumeName"]
+        self.assertIn("in use", run(DOCKER, "volume", "rm", volume, check=False).stderr)
+        C.kubectl("delete", "pod", "user", "-n", self.NS)
+        self.volume_pod("next", None, v={"persistentVolumeClaim": {"claimName": "data", "readOnly": True}})
+        self.assertEqual(in_pod(self.NS, "next", "cat /v/f; touch /v/x 2>&1 | grep -o Read.*"), "x\nRead-only file system")
+        grow = lambda size: C.api("PATCH", self.at("persistentvolumeclaims", "data"), {"spec": {"resources": {
+            "requests": {"storage": size}}}}, MERGE)
+        self.assertEqual(grow("2Gi").status, 200)
+        C.until_one("persistentvolumeclaims", self.NS, "data", lambda c: c["status"]["capacity"] == {"storage": "2Gi"})
+        self.assertIn("field can not be less than status.capacity", grow("1Gi").body["message"])
+        C.do("DELETE", self.at("persistentvolumeclaims", "data"))
+        self.assertEqual(C.do("GET", self.at("persistentvolumeclaims", "data"))["metadata"]["finalizers"],
+                         ["kubernetes.io/pvc-protection"])
+        C.kubectl("delete", "pod", "next", "-n", self.NS)
+        C.until(at("persistentvolumes"), lambda found: volume not in found)
+        self.assertIn("No such volume", run(DOCKER, "volume", "inspect", volume, check=False).stderr)
+
+    def test_volumes_of_the_user(self):
+        with tempfile.TemporaryDirectory(prefix=f"{TAG}-host-") as folder:
+            self.addCleanup(C.api, "DELETE", at("persistentvolumes", None, "kt-pv"))
+            C.do("POST", at("persistentvolumes"), {"metadata": {"name": "kt-pv", "labels": {"a": "b"}}, "spec": {
+                "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"],
+                "storageClassName": "kt", "hostPath": {"path": folder}}})
+            self.create(self.claim("large", storageClassName="kt", resources={"requests": {"storage": "3Gi"}}),
+                        self.claim("other", storageClassName="kt", selector={"matchLabels": {"a": "c"}}),
+                        self.claim("bare", storageClassName=""))
+            self.until_event("ProvisioningFailed", "large", 'storageclass.storage.k8s.io "kt" not found')
+            self.until_event("FailedBinding", "bare",
+                             "no persistent volumes available for this claim and no storage class is set")
+            self.create(self.claim("mine", storageClassName="kt", selector={"matchLabels": {"a": "b"}}))
+            self.assertEqual(self.bound("mine")["status"], {
+                "phase": "Bound", "accessModes": ["ReadWriteOnce", "ReadOnlyMany"], "capacity": {"storage": "2Gi"}})
+            self.volume_pod("static", None, v={"persistentVolumeClaim": {"claimName": "mine"}})
+            in_pod(self.NS, "static", "echo h > /v/f")
+            with open(f"{folder}/f") as file:
+                self.assertEqual(file.read(), "h\n")
+            C.kubectl("delete", "pod", "static", "-n", self.NS)
+            C.kubectl("delete", "pvc", "mine", "-n", self.NS)
+            C.until_one("persistentvolumes", None, "kt-pv", lambda pv: pv["status"]["phase"] == "Released")
+
+    def test_a_claim_of_the_pod_itself(self):
+        template = {"volumeClaimTemplate": {"metadata": {"labels": {"x": "y"}}, "spec": self.claim("")["spec"]}}
+        self.volume_pod("own", None, v={"ephemeral": template})
+        claim = self.bound("own-v")
+        self.assertEqual((claim["metadata"]["labels"], claim["metadata"]["ownerReferences"][0]["kind"]), ({"x": "y"}, "Pod"))
+        C.kubectl("delete", "pod", "own", "-n", self.NS)
+        C.until(self.at("persistentvolumeclaims"), lambda found: "own-v" not in found)
+
+    def test_groups_of_files(self):
+        self.create(self.claim("group"), configmap("group", a="A"))
+        self.bound("group")
+        obj = pod("group", volumes=[
+            named_("e", {"emptyDir": {}}), named_("v", {"persistentVolumeClaim": {"claimName": "group"}}),
+            named_("cm", {"configMap": {"name": "group", "defaultMode": 0o400}})],
+            volumeMounts=[{"name": name, "mountPath": "/" + name} for name in ("e", "v", "cm")])
+        obj["spec"]["securityContext"] = {"runAsUser": 9, "fsGroup": 77}
+        self.create(obj)
+        C.until_one("pods", self.NS, "group", is_ready)
+        look = "stat -L -c '%a %g' /e /v /cm/a; touch /v/f; stat -c %g /v/f; cat /cm/a"
+        self.assertEqual(in_pod(self.NS, "group", look), "2777 77\n2777 77\n440 77\n77\nA")
 
 
 # == 9. Both directions =========================================================================
