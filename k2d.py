@@ -308,7 +308,7 @@ PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   !resources:ResourceRequirements !hostnameOverride:? ~workloadRef:WorkloadReference(*name *podGroup
   podGroupReplicaKey);
 Volume: *name|req|@label :VolumeSource;
-VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium sizeLimit:Quantity?)
+VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium ~sizeLimit:Quantity?)
   !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(secretName|req
   items:[]KeyToPath defaultMode:int?=420 optional:bool?) nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
   persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
@@ -318,8 +318,8 @@ VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium
   26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection
   downwardAPI:DownwardAPIProjection(items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection
   serviceAccountToken:ServiceAccountTokenProjection(audience expirationSeconds:int?=3600 *path|req)
-  clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
-  *4path|req) podCertificate:PodCertificateProjection(signerName
+  !clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
+  *4path|req) !podCertificate:PodCertificateProjection(signerName
   keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
   certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
   !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
@@ -374,7 +374,7 @@ EphemeralContainer: :Container targetContainerName; NodeSelector: *nodeSelectorT
 PodSecurityContext: seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
   6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
   ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
-  ~9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
+  9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
   ~13seLinuxChangePolicy:?|Recursive;
 NodeSelectorRequirement: *key|@labelkey *operator values:[];
 Affinity: nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
@@ -2036,7 +2036,7 @@ POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our cont
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
            "OnFailure": "on-failure", "Never": "no"}
-FROM_API = {"configMap", "secret", "projected"}         # volumes that show what the API holds
+FROM_API = {"configMap", "secret", "downwardAPI", "projected"}         # volumes that show what the API holds
 PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
 DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
             "status.podIP", "status.podIPs")
@@ -2268,20 +2268,44 @@ def resource_options(pod, container, settings):
         "CpuShares": min(max(2, (milli(requests) or milli(limits)) * 1024 // 1000), 262144),  # its MilliCPUToShares
         "OomScoreAdj": oom_score(pod, container, settings)}
 
-def to_docker_mount(mount, source, read_only=False):
-    """One of HostConfig.Mounts: unlike Binds, it fails instead of making a folder where the source is missing."""
-    propagation = PROPAGATION.get(mount.get("mountPropagation"))
-    return {"Type": "bind", "Source": source, "Target": mount["mountPath"],
-            "ReadOnly": read_only or bool(mount.get("readOnly")), **filled(BindOptions=filled(Propagation=propagation))}
+def subpath_of(mount, env):
+    """The subPath of a volumeMount, "" for none. Raises ConfigError in the kubelet's words."""
+    path = mount.get("subPath") or expand(mount.get("subPathExpr", ""), env)
+    missing = [name for name in re.findall(r"\$\(([^()]*)\)", mount.get("subPathExpr", "")) if name not in env]
+    if missing:
+        raise ConfigError(f'missing value for "{missing[0]}"')
+    if path[:1] == "/":
+        raise ConfigError(f"error SubPath `{path}` must not be an absolute path")
+    if ".." in path.split("/"):
+        raise ConfigError(f"unable to provision SubPath `{path}`: must not contain '..'")
+    return path
 
 def to_docker_mounts(pod, container, env, sources):
-    """The fields of HostConfig by which a container sees its volumes, and files of the pod."""
-    projected = {volume["name"] for volume in pod["spec"].get("volumes") or () if FROM_API & volume.keys()}
-    mounts = [to_docker_mount(mount, sources[mount["name"]], mount["name"] in projected)
-              for mount in container.get("volumeMounts") or ()]
-    if not pod["spec"].get("hostNetwork"):
-        mounts.append(to_docker_mount({"mountPath": "/etc/hosts"}, sources["etc-hosts"]))
-    return {"Mounts": mounts}
+    """HostConfig's Mounts and Binds of one container.
+
+    sources  what prepare_volumes() and hold_subpaths() gave: {"VOLUME/SUBPATH": path on the host, or the fields of an
+             engine's mount}; "etc-hosts", "resolv-conf" and "termination-log" are files, mounted where the container
+             mounts nothing itself."""
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
+    wanted, mounts, binds = [(mount, volumes[mount["name"]], f"{mount['name']}/{subpath_of(mount, env)}")
+                             for mount in container.get("volumeMounts") or ()], [], []
+    for name, path in (("etc-hosts", "/etc/hosts"), ("resolv-conf", "/etc/resolv.conf"),
+                       ("termination-log", container.get("terminationMessagePath") or "/dev/termination-log")):
+        if name in sources and path not in [mount["mountPath"] for mount, _, _ in wanted]:
+            wanted.append(({"mountPath": path}, {}, name))
+    for mount, volume, key in wanted:
+        target, source = mount["mountPath"], sources[key]
+        read_only = bool(mount.get("readOnly") or FROM_API & volume.keys() or
+                         dig(volume, "persistentVolumeClaim", "readOnly") or dig(volume, "nfs", "readOnly"))
+        propagation = PROPAGATION.get(mount.get("mountPropagation"))
+        if dig(volume, "emptyDir", "medium") == "Memory" and key[-1] == "/" and ":" not in target:
+            # Gone after a reboot: a folder that the engine makes in /run is memory, too.
+            flags = ["ro" if read_only else "rw", *([propagation] if propagation else [])]
+            binds.append(f"{source}:{target}:{','.join(flags)}")
+        else:           # unlike Binds, Mounts fail where the source is missing, instead of making a folder
+            mounts.append({**({"Type": "bind", "Source": source, **filled(BindOptions=filled(Propagation=propagation))}
+                              if isinstance(source, str) else source), "Target": target, "ReadOnly": read_only})
+    return {"Mounts": mounts, "Binds": binds}
 
 def labels_of(pod, name):
     return dict(zip((POD_NAMESPACE, POD_NAME, POD_UID, CONTAINER_NAME), (*key_of(pod), pod["metadata"]["uid"], name)))
@@ -2323,7 +2347,7 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
     """The body of the engine's create call for one container of a pod.
 
     env      {"NAME": "value"}, references resolved.
-    sources  {volume name: path on the host}, with "etc-hosts" the pod's hosts file.
+    sources  see to_docker_mounts()
     join     the id of the container whose namespaces it shares, the sandbox; "" if it has its own.
     target   the id of the container whose processes an ephemeral container sees."""
     spec, (user, security) = pod["spec"], security_options(pod, container, settings)
@@ -2378,7 +2402,6 @@ class Found:
         self.container = dig(config, "Labels", CONTAINER_NAME)
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
-        self.pid = state.get("Pid", 0)
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
         networks = dig(info, "NetworkSettings", "Networks", default={}).values()
         self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
@@ -2631,41 +2654,54 @@ def volume_files(kind, source, lookup):
         raise ConfigError(f"references non-existent {kind.lower()} key: {missing[0]}")
     return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
 
-def projected_files(pod, name, source, lookup, host_ip):
+def user_of_files(pod):
+    """The user whom all containers of a pod run as, None if it does not say so or they differ (FsUserFrom)."""
+    own = dig(pod, "spec", "securityContext", "runAsUser")
+    users = {dig(c, "securityContext", "runAsUser", default=own) for _, c in containers_of(pod["spec"])}
+    return users.pop() if len(users) == 1 else None
+
+def projected_files(pod, name, source, lookup, settings):
     """The files of a volume that shows what the API holds, by its sources. Raises ConfigError."""
-    files, mode = {}, source.get("defaultMode", 0o644)
+    files, mode, user = {}, source.get("defaultMode", 0o644), user_of_files(pod)
+    private = user is not None or dig(pod, "spec", "securityContext", "fsGroup") is not None
+    containers = {container["name"]: container for _, container in containers_of(pod["spec"])}
     for each in source.get("sources") or ():
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
-            text = pod_field(pod, dig(item, "fieldRef", "fieldPath", default=""), host_ip)
+            selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef", "fieldPath", default="")
+            text = (resource_field(pod, containers.get(selector.get("containerName"), {}), selector,
+                                   dig(lookup("Node", settings.node), "status", "allocatable", default={}))
+                    if selector else pod_field(pod, field, settings.host_ip))
             files[item["path"]] = (text or "").encode(), item.get("mode", mode)
-        if "serviceAccountToken" in each:
-            files[each["serviceAccountToken"]["path"]] = lookup("Token", (name, each["serviceAccountToken"])), mode
+        token = each.get("serviceAccountToken")
+        if token:
+            owner = [] if user is None else [user]
+            files[token["path"]] = lookup("Token", (name, token)), 0o600 if private else mode, *owner
     return files
 
 def project_files(folder, files, group=None):
-    """Make a folder show exactly these files, all at once for its readers, as the kubelet's AtomicWriter does: files
-    live in a folder of their own, "..data" points to it, each name points through "..data". Unchanged files are left
-    alone."""
+    """Make a folder show exactly these files, {path: (bytes, mode[, owner])}, all at once for its readers, as the
+    kubelet's AtomicWriter does: files live in a folder of their own, "..data" points to it, each name points through
+    "..data". Unchanged files are left alone."""
     for path in files:
         if path.startswith(("/", "..")) or ".." in path.split("/"):
             raise ConfigError(f"invalid path {path}: must be relative and without '..'")
     os.makedirs(folder, 0o755, exist_ok=True)
-    listed = [[path, base64.b64encode(data).decode(), mode, group] for path, (data, mode) in sorted(files.items())]
+    listed = [[path, base64.b64encode(data).decode(), *more, group] for path, (data, *more) in sorted(files.items())]
     target, present = "..k2d-" + hashlib.sha256(dumps(listed)).hexdigest()[:16], os.path.join(folder, "..data")
     before = os.readlink(present) if os.path.islink(present) else None
     if before == target:
         return
     remove_tree(os.path.join(folder, target))
     os.mkdir(os.path.join(folder, target), 0o755)
-    for path, (data, mode) in files.items():
+    for path, (data, mode, *owner) in files.items():
         full = os.path.join(folder, target, path)
         os.makedirs(os.path.dirname(full), 0o755, exist_ok=True)
         with open(full, "wb") as file:
-            os.fchmod(file.fileno(), mode if group is None else mode | 0o040)
-            os.fchown(file.fileno(), -1, -1 if group is None else group)
+            os.fchown(file.fileno(), *(owner or [-1]), -1 if group is None else group)
+            os.fchmod(file.fileno(), mode if group is None else mode | 0o440)
             file.write(data)
     if os.path.lexists(present + "_tmp"):                    # left by a kill just here
         os.unlink(present + "_tmp")
@@ -2681,6 +2717,121 @@ def project_files(folder, files, group=None):
     if before:
         remove_tree(os.path.join(folder, before))
 
+def set_group(folder, group, only_if_root_differs=False):
+    """Give a folder and all below it to a group, as the kubelet's SetVolumeOwnership, through no symlink."""
+    here = os.stat(folder)
+    if only_if_root_differs and here.st_gid == group and here.st_mode & 0o2770 == 0o2770:
+        return
+    for _, _, names, parent in os.fwalk(folder):
+        for name in (*names, "."):                              # the folder last: then a pass cut off begins anew
+            try:
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
+            except FileNotFoundError:                           # who else uses the volume has removed it
+                continue
+            mode, path = os.fstat(fd).st_mode, f"/proc/self/fd/{fd}"
+            if not stat.S_ISLNK(mode):
+                os.chown(path, -1, group)
+                os.chmod(path, stat.S_IMODE(mode) | (0o2770 if stat.S_ISDIR(mode) else 0o660))
+            os.close(fd)
+
+# -- mounts of the host: they live in /run/k2d/UID, outlive k2d, and are gone after a reboot
+RUN = "/run/k2d"
+
+def run_folder(uid, *parts):
+    return os.path.join(RUN, uid, *parts)
+
+def host_root():
+    """Where the host's files are seen as the engine sees them: k2d may live in a mount namespace of its own, such as
+    that of a service, in which a mount would be invisible to containers."""
+    try:
+        return "" if os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino else "/proc/1/root"
+    except PermissionError:                                     # process 1 is out of reach: no better place than here
+        return ""
+
+def mount_on_host(script, *args):
+    """Run a shell script where mounts are seen by containers. Raises OSError with what it said."""
+    code, said = run(*(["nsenter", "-t", "1", "-m", "--"] if host_root() else []), "sh", "-ec", script, "sh", *args)
+    if code:
+        raise OSError(said.decode("utf-8", "replace").strip())
+
+MOUNT_MEMORY = 'mkdir -m 700 -p /run/k2d; mkdir -p "$1"; mount -t tmpfs -o "$2" k2d "$1"'
+HOLD = ('umount -l "$2" || rmdir "$2" || rm -f "$2" || :; mkdir -m 700 -p /run/k2d; mkdir -p "${2%/*}"; '
+        'if [ -d "$1" ]; then mkdir -p "$2"; else : >> "$2"; fi; mount --bind "$1" "$2"')
+# What is held may lie on the same file system as /run: after an umount that failed, nothing may be removed in it.
+RELEASE = ('cd "$1" || exit 0; for each in volumes/* held/*; do umount -l "$each" || :; done; '
+           'for each in held/*; do rmdir "$each" || rm -f "$each"; done; rm -rf --one-file-system volumes; '
+           'rmdir held "$1" || :')
+
+def remove_volumes(settings, uid):
+    """Remove a pod's volumes and all its other files. Raises OSError."""
+    if os.path.isdir(host_root() + run_folder(uid)):
+        mount_on_host(RELEASE, run_folder(uid))
+    remove_tree(pod_folder(settings, uid))
+
+def open_beneath(root, path):
+    """A descriptor (O_PATH) of what stands at a path below root, reached through no symlink; what is missing is made a
+    folder, with the mode of root. Raises OSError."""
+    at, mode = os.open(root, os.O_PATH | os.O_DIRECTORY), stat.S_IMODE(os.stat(root).st_mode)
+    for step in [step for step in path.split("/") if step not in ("", ".")]:
+        try:
+            try:
+                below = os.open(step, os.O_PATH | os.O_NOFOLLOW, dir_fd=at)
+            except FileNotFoundError:
+                os.mkdir(step, dir_fd=at)
+                below = os.open(step, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY, dir_fd=at)
+                os.chmod(f"/proc/self/fd/{below}", mode)        # our umask took from it
+        finally:
+            os.close(at)
+        at = below
+        if step == ".." or stat.S_ISLNK(os.fstat(at).st_mode):
+            os.close(at)
+            raise OSError(f"{step} is a symlink")
+    return at
+
+def hold_subpaths(pod, container, env, sources):
+    """sources, and "VOLUME/SUBPATH" of each volumeMount with a subPath. Raises ConfigError.
+
+    The engine resolves a path anew at each start of the container. So where containers can write, and put a symlink to
+    somewhere else into the path, it is given a bind mount of what stood there when we looked, in a place of our own."""
+    out, uid = dict(sources), pod["metadata"]["uid"]
+    volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
+    for i, mount in enumerate(container.get("volumeMounts") or ()):
+        path, name = subpath_of(mount, env), mount["name"]
+        root, target = sources[name + "//"], run_folder(uid, "held", f"{container['name']}.{i}")
+        if not path:
+            continue
+        if not isinstance(root, str):                           # nfs: the server finds it
+            device = root["VolumeOptions"]["DriverConfig"]["Options"]["device"]
+            out[f"{name}/{path}"] = merge_patch(root, {"VolumeOptions": {"DriverConfig": {"Options": {
+                "device": os.path.join(device, path)}}}})
+            continue
+        try:
+            fd = open_beneath(root, path)
+            try:
+                if not FROM_API & volumes[name].keys():
+                    hold(os.path.join(root, path), os.fstat(fd), target)
+            finally:
+                os.close(fd)
+        except OSError as error:        # no details for those who may read the pod: they would tell of the host's files
+            log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
+            raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container "{container["name"]}"')
+        out[f"{name}/{path}"] = os.path.join(root, path) if FROM_API & volumes[name].keys() else target
+    return out
+
+def hold(path, wanted, target):
+    """Have a bind mount of a path at target, and nothing else: wanted is the os.stat() of what must be there."""
+    def is_held():
+        try:
+            return os.path.samestat(os.stat(host_root() + target, follow_symlinks=False), wanted)
+        except FileNotFoundError:
+            return False
+    if not is_held():
+        mount_on_host(HOLD, path, target)
+        if not is_held():               # somebody was quick to put something else in its place
+            mount_on_host('umount -l "$1"', target)
+            raise OSError(f"{path} has changed while it was mounted")
+
+# -- what each type of volume is made from
 HOST_PATH_TYPES = {"Directory": stat.S_ISDIR, "File": stat.S_ISREG, "Socket": stat.S_ISSOCK,
                    "CharDevice": stat.S_ISCHR, "BlockDevice": stat.S_ISBLK}
 
@@ -2697,22 +2848,120 @@ def prepare_host_path(source):
         raise ConfigError(f"hostPath type check failed: {path} is not a {wanted.lower()}")
     return path
 
-def prepare_volumes(pod, settings, lookup):
-    """Bring all volumes of a pod up to date and return {volume name: path on the host}. Raises ConfigError, OSError."""
-    sources, problems, group = {}, [], dig(pod, "spec", "securityContext", "fsGroup")
+def prepare_files(pod, volume, settings, lookup):
+    folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
+    source = volume.get("projected") or {"sources": [volume]}       # a volume of one source is its own entry of sources
+    mode = next((each["defaultMode"] for each in volume.values() if "defaultMode" in each), 0o644)
+    files = projected_files(pod, volume["name"], {"defaultMode": mode, **source}, lookup, settings)
+    project_files(folder, files, dig(pod, "spec", "securityContext", "fsGroup"))
+    return folder, os.path.join(folder, "..data")                   # the latter for a subPath: never past our symlinks
+
+def prepare_empty_dir(pod, volume, settings, lookup):
+    uid, group = pod["metadata"]["uid"], dig(pod, "spec", "securityContext", "fsGroup")
+    mode, source = 0o777 if group is None else 0o2777, volume.get("emptyDir") or {}
+    if source.get("medium") == "Memory":
+        folder, limits = run_folder(uid, "volumes", volume["name"]), [source.get("sizeLimit"), total_memory(pod)]
+        if not os.path.isdir(host_root() + folder):
+            sizes = [f"size={quantity_value(limit)}" for limit in limits if limit]
+            size = min(sizes, key=lambda text: int(text[5:]), default="size=50%")
+            mount_on_host(MOUNT_MEMORY, folder, f"{size},mode={mode:o},gid={group or 0}")
+        return folder, folder
+    folder = pod_folder(settings, uid, "volumes", volume["name"])
+    if not os.path.isdir(folder):
+        os.makedirs(folder + ".new", exist_ok=True)
+        os.chown(folder + ".new", -1, -1 if group is None else group)
+        os.chmod(folder + ".new", mode)                             # makedirs subtracts our umask
+        os.rename(folder + ".new", folder)
+    return folder, folder
+
+def total_memory(pod):
+    """The memory that all containers of a pod may use together, None if one of them has no limit."""
+    limits = [dig(c, "resources", "limits", "memory") for c in pod["spec"]["containers"]]
+    return str(sum(map(quantity_value, limits))) if all(limits) else None
+
+def to_docker_nfs(source, options=()):
+    """The fields of an engine's mount of an NFS export; its volume has no name and goes with the container."""
+    told = ["addr=" + source["server"], *(options or ["nfsvers=4"]), *["ro"] * bool(source.get("readOnly"))]
+    return {"Type": "volume", "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": {
+        "type": "nfs", "o": ",".join(told), "device": ":" + source["path"]}}}}
+
+def claim_of(pod, volume):
+    """The name of the claim behind a volume, None for other volumes."""
+    return (f"{pod['metadata']['name']}-{volume['name']}" if "ephemeral" in volume else
+            dig(volume, "persistentVolumeClaim", "claimName"))
+
+def claims_of(pod):
+    return [name for name in (claim_of(pod, volume) for volume in pod["spec"].get("volumes") or ()) if name]
+
+def claim_trouble(pod, lookup):
+    """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it can."""
     for volume in pod["spec"].get("volumes") or ():
-        folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
-        try:
-            sources[volume["name"]] = prepare_host_path(volume["hostPath"]) if "hostPath" in volume else folder
-            if FROM_API & volume.keys():        # a volume of one source is its own entry of sources
-                source = volume.get("projected") or {"sources": [volume]}
-                project_files(folder, projected_files(pod, volume["name"], source, lookup, settings.host_ip), group)
-            elif "hostPath" not in volume and not os.path.isdir(folder):
-                os.makedirs(folder)
-                os.chmod(folder, 0o777 if group is None else 0o2777)      # makedirs would subtract our umask
-                os.chown(folder, -1, -1 if group is None else group)
-        except (ConfigError, OSError, ValueError) as error:
-            problems.append(f'MountVolume.SetUp failed for volume "{volume["name"]}" : {error}')
+        name = claim_of(pod, volume)
+        claim = lookup("PersistentVolumeClaim", name) if name else None
+        if name and not claim:
+            return (f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
+                    if "ephemeral" in volume else f'persistentvolumeclaim "{name}" not found')
+        if claim and is_deleting(claim):
+            return f'persistentvolumeclaim "{name}" is being deleted'
+        if claim and dig(claim, "status", "phase") == "Lost":
+            return (f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume '
+                    f'"{claim["spec"]["volumeName"]}"')
+        if claim and dig(claim, "status", "phase") != "Bound":
+            return "pod has unbound immediate PersistentVolumeClaims"
+    return ""
+
+def prepare_claim(pod, volume, settings, lookup):
+    name, meta, group = claim_of(pod, volume), pod["metadata"], dig(pod, "spec", "securityContext", "fsGroup")
+    claim = lookup("PersistentVolumeClaim", name)
+    pv = lookup("PersistentVolume", dig(claim, "spec", "volumeName", default=""))
+    why = (f'failed to fetch PVC from API server: persistentvolumeclaims "{name}" not found' if not claim else
+           "PVC is not bound" if dig(claim, "status", "phase") != "Bound" or not pv else
+           f"PVC was not created for pod {meta['namespace']}/{meta['name']} (pod is not owner)"
+           if "ephemeral" in volume and dig(controller_of(claim), "uid") != meta["uid"] else "")
+    if why:
+        which = f"[{volume['name']}]"
+        raise ConfigError(f"Unable to attach or mount volumes: unmounted volumes={which}, unattached volumes={which}, "
+                          f"failed to process volumes={which}: error processing PVC {meta['namespace']}/{name}: {why}",
+                          "FailedMount")
+    spec, policy = pv["spec"], dig(pod, "spec", "securityContext", "fsGroupChangePolicy")
+    if "nfs" in spec:
+        source = to_docker_nfs(spec["nfs"], spec.get("mountOptions"))
+        return source, source
+    if "hostPath" not in spec and "local" not in spec:
+        raise ConfigError("no volume plugin matched: k2d mounts persistent volumes of types hostPath, local and nfs")
+    path = prepare_host_path(spec.get("hostPath") or {"path": spec["local"]["path"], "type": "Directory"})
+    if group is not None and (is_ours(pv) or "local" in spec):
+        set_group(path, group, policy == "OnRootMismatch")
+    by_name = {"Type": "volume", "Source": pv["metadata"]["name"], "VolumeOptions": {"NoCopy": True}}
+    return by_name if is_ours(pv) else path, path               # by its name, the engine knows that it is in use
+
+PROVISIONER, PROVISIONED_BY = "k2d.io/engine-volume", "pv.kubernetes.io/provisioned-by"
+
+def is_ours(pv):
+    """Whether a PersistentVolume is an engine volume that k2d has made, of the same name."""
+    return dig(pv, "metadata", "annotations", PROVISIONED_BY) == PROVISIONER
+
+# Volume source -> what makes it: called with pod, volume, settings, lookup; returns what the engine mounts, and where
+# subPaths begin.
+VOLUME_SOURCES = {
+    **dict.fromkeys(FROM_API, prepare_files), "emptyDir": prepare_empty_dir,
+    **dict.fromkeys(("persistentVolumeClaim", "ephemeral"), prepare_claim),
+    "hostPath": lambda pod, volume, *_: (prepare_host_path(volume["hostPath"]),) * 2,
+    "nfs": lambda pod, volume, *_: (to_docker_nfs(volume["nfs"]),) * 2}
+
+def prepare_volumes(pod, settings, lookup, types=VOLUME_SOURCES.keys()):
+    """Bring a pod's volumes of these types up to date; returns {"VOLUME/": path on the host or fields of an engine's
+    mount, "VOLUME//": where subPaths of it begin}. lookup(kind, name) -> what the pod's namespace holds, see
+    Pods.lookup(). Raises ConfigError."""
+    sources, problems = {}, []
+    for volume in pod["spec"].get("volumes") or ():
+        name = volume["name"]
+        for type_ in types & volume.keys():
+            try:
+                sources[name + "/"], sources[name + "//"] = VOLUME_SOURCES[type_](pod, volume, settings, lookup)
+            except (ConfigError, OSError, ValueError) as error:
+                told = getattr(error, "reason", "") == "FailedMount"
+                problems.append(f"{error}" if told else f'MountVolume.SetUp failed for volume "{name}" : {error}')
     if problems:                                                # the other volumes are up to date all the same
         raise ConfigError(problems[0], "ContainerCreating")
     return sources
@@ -3443,7 +3692,8 @@ class WorkQueue:
             time.sleep(0.02)
 
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
-TOKEN_S = 365 * 86400                       # how long a pod's token is good, as the API server extends it
+AUTOMOUNT_S = 3607                          # the life of a token that no pod asked for (its number is its mark) ...
+TOKEN_S = 365 * 86400                       # ... which the API server extends to this
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
@@ -3601,7 +3851,7 @@ class Pods:
         if not words and container.get("terminationMessagePolicy") == "FallbackToLogsOnError" and (
                 info["State"].get("ExitCode") or info["State"].get("Running")):
             since = before.run_began if before else ""
-            query = f"stdout=1&stderr=1&tail=80&since={exact_seconds(since).lstrip('0')}"
+            query = "stdout=1&stderr=1&tail=80" + (f"&since={exact_seconds(since).lstrip('0')}" if since else "")
             sock, _, rest = self.engine.stream("GET", f"/containers/{info['Id']}/logs?{query}", timeout=10)
             with sock:
                 frames, _ = log_frames(rest + drain(sock), bool(info["Config"].get("Tty")))
@@ -3831,7 +4081,7 @@ class Pods:
         """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay as they are."""
         if any(FROM_API & volume.keys() for volume in pod["spec"].get("volumes") or ()):
             try:
-                prepare_volumes(pod, self.settings, self.lookup(pod))
+                prepare_volumes(pod, self.settings, self.lookup(pod), FROM_API)
             except ConfigError as error:
                 self.event(pod, "Warning", "FailedMount", str(error))
 
@@ -3870,25 +4120,38 @@ class Pods:
                 state.pop(at, None)
 
     def lookup(self, pod):
-        """The function (kind, name) -> data that volumes and environment are made from; of kind Token a token."""
-        return lambda kind, name: self.token(pod, *name) if kind == "Token" else data_of(
-            self.store.get(kind, pod["metadata"]["namespace"], name))
+        """The function (kind, name) -> what volumes and environment are made from: the data of a ConfigMap or Secret,
+        a token of kind Token, another object as it is; None if there is none."""
+        def find(kind, name):
+            if kind == "Token":
+                return self.token(pod, *name)
+            obj = self.store.get(kind, pod["metadata"]["namespace"] if KIND[kind].namespaced else "", name)
+            return data_of(obj) if kind in ("ConfigMap", "Secret") else obj
+        return find
 
     def token(self, pod, volume, source):
-        """The service account token of a pod's volume: the present one, while it is good for long."""
+        """The service account token of a pod's volume: the present one, while it is good for a fifth of its life."""
         meta, access, name = pod["metadata"], self.k2d.access, pod["spec"].get("serviceAccountName", "default")
+        seconds, audience, now_s = source["expirationSeconds"], source.get("audience") or access.issuer, time.time()
+        if seconds == AUTOMOUNT_S and audience == access.issuer:
+            seconds = TOKEN_S
         try:
             with open(pod_folder(self.settings, meta["uid"], "volumes", volume, source["path"]), "rb") as file:
                 present = file.read()
         except OSError:
             present = b""
-        if dig(access.read_token(present.decode("ascii", "replace")), "exp", default=0) > time.time() + TOKEN_S / 2:
-            return present
-        account = self.store.get("ServiceAccount", meta["namespace"], name)
-        if not account:
-            raise ConfigError(f'serviceaccount "{name}" not found')
-        audience = source.get("audience") or access.issuer
-        return access.make_token(account, TOKEN_S, [audience], {"kind": "Pod", **pick(meta, ("name", "uid"))}).encode()
+        claims = access.read_token(present.decode("ascii", "replace")) or {"iat": 0, "exp": 0}
+        renew = claims["iat"] + 0.8 * (claims["exp"] - claims["iat"])
+        if renew <= now_s:
+            account = self.store.get("ServiceAccount", meta["namespace"], name)
+            if not account:
+                raise ConfigError(f'serviceaccount "{name}" not found')
+            bound = {"kind": "Pod", **pick(meta, ("name", "uid"))}
+            present, renew = access.make_token(account, seconds, [audience], bound).encode(), now_s + 0.8 * seconds
+        left = renew - now_s
+        if self.queue.due.get(key_of(pod), float("inf")) > time.monotonic() + left + 2:      # else one is on its way
+            self.queue.add_after(left + 1, key_of(pod))
+        return present
 
     def allocatable(self):
         """What the node has for its pods, {resource: quantity}."""
@@ -3897,7 +4160,9 @@ class Pods:
     def files(self, pod, container):
         """The files that k2d itself mounts into a container: {what: path}."""
         uid, s = pod["metadata"]["uid"], self.settings
-        files, resolv = {"etc-hosts": self.k2d.names.write_hosts(pod)}, resolv_conf(pod, s)
+        files, resolv = {}, resolv_conf(pod, s)
+        if not pod["spec"].get("hostNetwork"):
+            files["etc-hosts"] = self.k2d.names.write_hosts(pod)
         if resolv:
             files["resolv-conf"] = pod_folder(s, uid, "resolv.conf")
             write_file(files["resolv-conf"], resolv.encode(), 0o644)
@@ -3923,6 +4188,7 @@ class Pods:
             first, target = found.get(spec["containers"][0]["name"]), found.get(container.get("targetContainerName"))
             if "targetContainerName" in container and not join:
                 join = first.id if first else ""
+            sources = hold_subpaths(pod, container, env, sources)
             body = to_docker_container(pod, container, env, sources, s, join, target.id if target else "",
                                        container in (spec.get("initContainers") or ()))
         runtime = self.store.get("RuntimeClass", "", spec.get("runtimeClassName", ""))
@@ -4147,8 +4413,8 @@ class Pods:
 
     def remove_files(self, uid):
         try:
-            remove_tree(pod_folder(self.settings, uid))
-        except OSError as error:                # a mount in it, say: no reason to keep the pod
+            remove_volumes(self.settings, uid)
+        except OSError as error:                # a mount that is in use, say: no reason to keep the pod
             log(f"files of pod {uid}: {error}")
 
     def remove_leftovers(self, uid):
@@ -4194,6 +4460,7 @@ class Pods:
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
 WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
+BIND_COMPLETED, BOUND_BY = "pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
@@ -4238,7 +4505,7 @@ def resolve_count(value, total, up):
 class Controllers:
     """reconcile(key), key = (kind, namespace, name): a method called like a kind is a pass over one of its objects; or
     (name of another method, its arguments ...). All methods run in the queue's one thread, in one transaction, except
-    observe(), which runs in the thread of whoever wrote, start(), and what does I/O: nat() and hosts()."""
+    observe(), which runs in the thread of whoever wrote, start(), and what does I/O: see reconcile()."""
     def __init__(self, k2d):
         self.k2d, self.settings, self.store, self.api = k2d, k2d.settings, k2d.store, k2d.api
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
@@ -4247,8 +4514,8 @@ class Controllers:
 
     def reconcile(self, key):
         what, *args = key
-        if what in ("nat", "hosts"):
-            return getattr(self, what)()
+        if what in ("nat", "hosts", "provision", "reclaim"):
+            return getattr(self, what)(*args)
         with self.store.transaction():
             if what not in KIND:
                 return getattr(self, what)(*args)
@@ -4295,6 +4562,11 @@ class Controllers:
             self.add("Pod", *change.key)
         if b'"hostPort"' in change.raw:
             self.add("nat")
+        if b'"claimName":' in change.raw or b'"ephemeral":' in change.raw:
+            self.add("ephemeral", *change.key)
+            for claim in claims_of(json.loads(change.raw)):
+                self.add("PersistentVolumeClaim", namespace, claim)
+                self.add("finalize", "PersistentVolumeClaim", namespace, claim)
         for key, selector in list(self.selectors.items()):
             if key[0] == namespace and any(row and selects(selector, row.labels) for row in (change, change.old)):
                 self.add("Service", *key)
@@ -4326,6 +4598,16 @@ class Controllers:
                 self.k2d.pods.queue.add(key_of(pod))
             if name in ("kube-root-ca.crt", "default"):
                 self.add("Namespace", "", namespace)
+        elif kind == "PersistentVolumeClaim":
+            self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec", "volumeName", default=""))
+            for pod in self.store.list("Pod", namespace, holding=b'"volumes"'):
+                if name in claims_of(pod):
+                    self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
+                    self.k2d.pods.queue.add(key_of(pod))
+                    self.add("Pod", *key_of(pod))
+        elif kind in ("PersistentVolume", "StorageClass"):
+            self.add_all("PersistentVolumeClaim", None)
+            self.add("finalize", kind, *change.key)
         elif kind == "Event" and not deleted:
             self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
@@ -4652,9 +4934,10 @@ class Controllers:
         finalizers = obj["metadata"].get("finalizers") or [] if kind and obj and is_deleting(obj) else []
         done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
                                        "kubernetes.io/pv-protection") if each in finalizers), "")
-        if done.startswith("kubernetes.io/"):
-            claim = b'"claimName":"%s"' % name.encode()
-            is_held = any(self.store.list("Pod", namespace, holding=claim))
+        if done == "kubernetes.io/pv-protection":
+            is_held = dig(obj, "status", "phase") == "Bound"
+        elif done == "kubernetes.io/pvc-protection":
+            is_held = any(name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"nodeName"'))
         elif done:
             uid = obj["metadata"]["uid"]
             for each, found, refs in list(self.dependents(uid)):
@@ -4674,6 +4957,170 @@ class Controllers:
         if done and not is_held:
             obj["metadata"]["finalizers"] = [f for f in finalizers if f != done]
             self.api.settle(kind, obj)
+
+    # -- claims and persistent volumes (pkg/controller/volume/persistentvolume)
+    def PersistentVolumeClaim(self, claim, namespace, name):
+        """Bind a claim to a volume, or say why not; a bound one follows its volume."""
+        spec, meta, status = claim["spec"], claim["metadata"], claim["status"]
+        tell = lambda *words: self.k2d.event(claim, *words, component="persistentvolume-controller")
+        if is_deleting(claim):
+            return
+        if spec.get("storageClassName") is None and not spec.get("volumeName") and default_class(self.store):
+            spec["storageClassName"] = default_class(self.store)        # one that came after the claim
+        pv = self.store.get("PersistentVolume", "", spec.get("volumeName", ""))
+        owner = dig(pv, "spec", "claimRef", default={})
+        is_mine = pv and (owner.get("namespace"), owner.get("name")) == (namespace, name) and (
+            owner.get("uid") in (None, "", meta["uid"]))
+        if BIND_COMPLETED in meta.get("annotations", ()) and not (is_mine or pv and not owner):
+            if status.get("phase") != "Lost":
+                tell("Warning", *(("ClaimMisbound", "Two claims are bound to the same volume, this one is bound "
+                                   "incorrectly") if pv else ("ClaimLost", "Bound claim has lost its PersistentVolume. "
+                                                              "Data on the volume is lost!")))
+            claim["status"] = {"phase": "Lost"}
+        elif pv and owner and not is_mine:
+            tell("Warning", "FailedBinding", f'volume "{pv["metadata"]["name"]}" already bound to a different claim.')
+        elif pv or not spec.get("volumeName") and self.matching(claim):
+            return self.bind(pv or self.matching(claim), claim)
+        elif not spec.get("volumeName"):
+            self.ask_for_volume(claim, tell)
+        self.store.put(KIND["PersistentVolumeClaim"], claim)
+
+    def matching(self, claim):
+        """The volume that a claim gets: one reserved for it, else the smallest that suits it; None if there is none."""
+        spec, meta, found = claim["spec"], claim["metadata"], []
+        least, selector = dig(spec, "resources", "requests", "storage", default="0"), spec.get("selector")
+        for pv in self.store.list("PersistentVolume"):
+            offer, ref = pv["spec"], pv["spec"].get("claimRef") or {}
+            size, modes = quantity_nanos(offer["capacity"].get("storage", "0")), set(offer.get("accessModes") or ())
+            mine = [ref.get("namespace"), ref.get("name")] == [meta["namespace"], meta["name"]] and (
+                ref.get("uid") in (None, "", meta["uid"]))
+            suits = (modes >= set(spec["accessModes"]) and size >= quantity_nanos(least) and
+                     offer.get("volumeMode") == spec.get("volumeMode") and
+                     offer.get("storageClassName", "") == (spec.get("storageClassName") or ""))
+            free = not ref and not is_deleting(pv) and dig(pv, "status", "phase") == "Available" and (
+                not selector or selects(selector_of(selector), pv["metadata"].get("labels")))
+            if suits and (mine or free):
+                found.append((not mine, size, pv["metadata"]["name"], pv))
+        return min(found, key=lambda each: each[:3])[3] if found else None
+
+    def bind(self, pv, claim):
+        """Make a volume and a claim each other's, and tell the claim what it has."""
+        spec, meta, offer, was = claim["spec"], claim["metadata"], pv["spec"], dumps(claim["status"])
+        notes = meta.setdefault("annotations", {})
+        if dig(offer, "claimRef", "uid") != meta["uid"]:
+            if not offer.get("claimRef"):
+                pv["metadata"].setdefault("annotations", {})[BOUND_BY] = "yes"
+            offer["claimRef"] = {**pick(claim, ("kind", "apiVersion")), **pick(meta, (
+                "namespace", "name", "uid", "resourceVersion"))}
+        if not spec.get("volumeName"):
+            spec["volumeName"], notes[BOUND_BY] = pv["metadata"]["name"], "yes"
+        wanted = dig(spec, "resources", "requests", "storage", default="0")
+        if is_ours(pv) and quantity_nanos(wanted) > quantity_nanos(offer["capacity"]["storage"]):
+            offer["capacity"]["storage"] = wanted           # the engine's volumes have no size: the figure alone grows
+        notes[BIND_COMPLETED] = "yes"
+        self.set_phase(pv, "Bound")
+        claim["status"] = {"phase": "Bound", "accessModes": offer["accessModes"], "capacity": dict(offer["capacity"])}
+        self.store.put(KIND["PersistentVolumeClaim"], claim)
+
+    def ask_for_volume(self, claim, tell):
+        """No volume suits a claim: have one made, or say what is missing."""
+        spec, (namespace, name) = claim["spec"], key_of(claim)
+        class_ = spec.get("storageClassName") or ""
+        found = self.store.get("StorageClass", "", class_)
+        waits = dig(found, "volumeBindingMode") == "WaitForFirstConsumer" and not any(
+            name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"volumes"'))
+        if waits:
+            tell("Normal", "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
+        elif not class_:
+            tell("Normal", "FailedBinding",
+                 "no persistent volumes available for this claim and no storage class is set")
+        elif not found:
+            tell("Warning", "ProvisioningFailed", f'storageclass.storage.k8s.io "{class_}" not found')
+        elif found["provisioner"] != PROVISIONER:
+            tell("Normal", "ExternalProvisioning", "Waiting for a volume to be created either by the external "
+                 f"provisioner '{found['provisioner']}' or manually by the system administrator. If volume creation is "
+                 "delayed, please verify that the provisioner is running and correctly registered.")
+        elif spec.get("volumeMode") == "Block" or spec.get("dataSourceRef") or spec.get("selector"):
+            tell("Warning", "ProvisioningFailed", f'Failed to provision volume with StorageClass "{class_}": an engine '
+                 "volume can be no block device, no copy of other data, and not be selected by labels")
+        else:
+            self.add("provision", namespace, name)
+
+    def provision(self, namespace, name):
+        """Make an engine volume for a claim, and the PersistentVolume that stands for it. Blocks on the engine."""
+        claim = self.store.get("PersistentVolumeClaim", namespace, name)
+        class_ = self.store.get("StorageClass", "", dig(claim, "spec", "storageClassName", default=""))
+        if not class_ or claim["spec"].get("volumeName") or is_deleting(claim):
+            return
+        volume = "pvc-" + claim["metadata"]["uid"]
+        tell = lambda *words: self.k2d.event(claim, *words, component=PROVISIONER)
+        try:
+            path = self.k2d.engine.call("POST", "/volumes/create", {
+                "Name": volume, "Labels": {"k2d.io/claim": f"{namespace}/{name}"}})["Mountpoint"]
+            os.chmod(host_root() + path, 0o777)             # whoever the containers run as
+        except (EngineError, OSError) as error:
+            tell("Warning", "ProvisioningFailed",
+                 f'Failed to provision volume with StorageClass "{class_["metadata"]["name"]}": {error}')
+            raise EngineError(0, str(error))                # tried again
+        with self.store.transaction():
+            if self.store.row("PersistentVolume", ("", volume)):
+                return
+            self.api.create(KIND["PersistentVolume"], "", {
+                "metadata": {"name": volume, "annotations": {PROVISIONED_BY: PROVISIONER}}, "spec": {
+                    "capacity": claim["spec"]["resources"]["requests"], **pick(claim["spec"], (
+                        "accessModes", "storageClassName", "volumeMode")),
+                    "persistentVolumeReclaimPolicy": class_.get("reclaimPolicy", "Delete"),
+                    "hostPath": {"path": path, "type": "Directory"},        # `docker volume rm` is noticed
+                    "claimRef": {**pick(claim, ("kind", "apiVersion")), **pick(claim["metadata"], (
+                        "namespace", "name", "uid"))}}})
+            tell("Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {volume} using {PROVISIONER}")
+
+    def set_phase(self, pv, phase, **told):
+        if dig(pv, "status", "phase") != phase:
+            pv["status"] = {"phase": phase, **told, "lastPhaseTransitionTime": now()}
+        self.store.put(KIND["PersistentVolume"], pv)
+
+    def PersistentVolume(self, pv, namespace, name):
+        """Available, Bound to its claim, or Released by it; then its reclaim policy says what follows."""
+        ref, phase = pv["spec"].get("claimRef") or {}, dig(pv, "status", "phase")
+        claim = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""), ref.get("name", ""))
+        if not ref.get("uid"):
+            return self.set_phase(pv, "Available")
+        if dig(claim, "metadata", "uid") == ref["uid"]:
+            return phase == "Bound" or self.add("PersistentVolumeClaim", *key_of(claim))
+        policy = pv["spec"]["persistentVolumeReclaimPolicy"]
+        tell = lambda *words: self.k2d.event(pv, "Warning", *words, component="persistentvolume-controller")
+        if policy == "Delete" and is_ours(pv):
+            self.set_phase(pv, "Released")
+            self.add("reclaim", name)
+        elif policy == "Retain":
+            self.set_phase(pv, "Released")
+        elif phase != "Failed":
+            reason, why = {"Recycle": ("VolumeFailedRecycle", "No recycler plugin found for the volume!"), "Delete": (
+                "VolumeFailedDelete", f'error getting deleter volume plugin for volume "{name}": no deletable volume '
+                "plugin matched")}[policy]
+            self.set_phase(pv, "Failed", message=why, reason=reason)
+            tell(reason, why)
+
+    def reclaim(self, name):
+        """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the engine."""
+        pv = self.store.get("PersistentVolume", "", name)
+        if dig(pv, "status", "phase") == "Released" and is_ours(pv):
+            self.k2d.engine.call("DELETE", "/volumes/" + name, expect=(404,))
+            with self.store.transaction():
+                pv = self.store.get("PersistentVolume", "", name)
+                if pv and not is_deleting(pv):
+                    self.api.delete_object(KIND["PersistentVolume"], pv, {})
+
+    def ephemeral(self, namespace, name):
+        """The claims of a pod's generic ephemeral volumes: they go with the pod."""
+        pod = self.store.get("Pod", namespace, name)
+        for volume in dig(pod, "spec", "volumes", default=()) if pod and not is_deleting(pod) else ():
+            template, claim = dig(volume, "ephemeral", "volumeClaimTemplate"), claim_of(pod, volume)
+            if template and not self.store.row("PersistentVolumeClaim", (namespace, claim)):
+                self.api.create(KIND["PersistentVolumeClaim"], namespace, {"spec": template["spec"], "metadata": {
+                    **pick(template.get("metadata", {}), ("labels", "annotations")), "name": claim,
+                    "ownerReferences": [owner_reference(pod)]}})
 
     # -- quotas, disruption budgets, tokens, custom resources
     def ResourceQuota(self, quota, namespace, name):
@@ -5448,6 +5895,18 @@ class Checks:
     def HostPathVolumeSource(path="", **_):
         yield path and path[0] != "/", ".path", "must be an absolute path"
         yield path[:1] in ("", "/") and ".." in path.split("/"), ".path", "must not contain '..'"
+    def EmptyDirVolumeSource(medium="", sizeLimit="0"):
+        yield (medium not in ("", "Memory"), ".medium", "Forbidden: the engine has folders and memory to offer")
+        yield (quantity_nanos(sizeLimit) < 0, ".sizeLimit",
+               "Forbidden: SizeLimit field must be a valid resource quantity")
+    def ServiceAccountTokenProjection(expirationSeconds, **_):
+        yield expirationSeconds < 600, ".expirationSeconds", "may not specify a duration less than 10 minutes"
+        yield expirationSeconds > 1 << 32, ".expirationSeconds", "may not specify a duration larger than 2^32 seconds"
+    def VolumeMount(subPath="", subPathExpr="", **_):
+        yield subPath and subPathExpr, ".subPathExpr", "subPathExpr and subPath are mutually exclusive"
+        for field, path in (("subPath", subPath), ("subPathExpr", subPathExpr)):
+            yield path[:1] == "/", "." + field, "must be a relative path"
+            yield ".." in path.split("/"), "." + field, "must not contain '..'"
     def KeyToPath(path="", **_):
         yield path[:1] == "/", ".path", "must be a relative path"
         yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
@@ -5826,6 +6285,11 @@ def validate_update(kind, old, new, faults):
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
                    "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
                    "previously negative)")
+    if kind.id == "PersistentVolumeClaim":
+        wanted, before_it, has = (quantity_nanos(dig(part, "storage", default="0")) for part in (
+            after["resources"].get("requests"), before["resources"].get("requests"), dig(old, "status", "capacity")))
+        if has >= wanted < before_it:
+            faults.add("spec.resources.requests.storage", "Forbidden", why="field can not be less than status.capacity")
     if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]) and (
             before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"])):
         faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
@@ -6086,6 +6550,25 @@ def admit_pod(store, pod):
             {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
             {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
             {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}}]}})
+
+IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+
+def default_class(store):
+    """The name of the StorageClass for claims that name none: the newest that is marked so; None if none is."""
+    marked = [c["metadata"] for c in store.list("StorageClass", holding=IS_DEFAULT.encode())
+              if c["metadata"]["annotations"].get(IS_DEFAULT) == "true"]
+    return max(marked, key=lambda meta: meta["creationTimestamp"])["name"] if marked else None
+
+def check_expansion(store, old, new):
+    """Whether a claim may grow. Raises ApiError 403 (plugin/pkg/admission/storage/persistentvolume/resize)."""
+    size = lambda claim: quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
+    class_ = store.get("StorageClass", "", new["spec"].get("storageClassName") or "")
+    if size(new) > size(old):
+        why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
+               "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
+               "support resize" if not dig(class_, "allowVolumeExpansion") else "")
+        if why:
+            raise forbidden(KIND["PersistentVolumeClaim"], new["metadata"]["name"], why)
 
 def limit_ranges(store, kind, obj):
     """Fill in the defaults of the namespace's LimitRanges, then hold the object against them. Raises ApiError 403."""
@@ -6494,7 +6977,8 @@ class Api:
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
-        request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+        request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints
+                             if found_at(obj, path.replace("emptyDir.sizeLimit", "emptyDir.medium")) != "Memory"]
         refused = Faults()
         for path in findings.refused:
             refused.add(path, "Forbidden", why="k2d cannot honour this field" + (
@@ -6575,15 +7059,13 @@ class Api:
             meta.update(filled(managedFields=write_managers(managers)))
         if not old:
             self.admit_new(home, obj)
+        elif home.id == "PersistentVolumeClaim":
+            check_expansion(self.store, old, obj)
         validate_meta(home, meta, faults)
         if home.crd:
             validate_custom(kind.schema, obj, "", faults)
         elif not is_foreign(obj):
             validate_fields(home.schema, obj, "", faults)
-            path = ("spec",) if home.id == "Pod" else ("spec", "template", "spec")
-            if not faults and len(dig(obj, *path, "containers", default=())) > 1:
-                faults.add(".".join(path) + ".containers", "Forbidden",
-                           why="a pod of several containers is not supported yet; use one a pod")
         if old and not faults:
             validate_update(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
@@ -6604,6 +7086,8 @@ class Api:
         elif kind.id == "Job":
             select_own_pods(obj)
         elif kind.id == "PersistentVolumeClaim":
+            if obj["spec"].get("storageClassName") is None and default_class(self.store):
+                obj["spec"]["storageClassName"] = default_class(self.store)
             limit_ranges(self.store, kind, obj)
         elif kind.id == "Node":
             taint = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
@@ -8309,6 +8793,9 @@ class K2d:
                     ("node", 2 * 10 ** 9 + 1000, "not be moved from their current node")):
                 make("PriorityClass", f"system-{name}-critical", value=value,
                      description=f"Used for system critical pods that must {text}.")
+            # Immediate: one node gives nothing to wait for, and `helm --wait` waits for claims that no pod uses, too.
+            make("StorageClass", "local", metadata={"name": "local", "annotations": {IS_DEFAULT: "true"}},
+                 provisioner=PROVISIONER, volumeBindingMode="Immediate", allowVolumeExpansion=True)
             for crd in self.store.list("CustomResourceDefinition"):
                 if is_condition(crd, "Established"):
                     register(crd)
@@ -8441,6 +8928,11 @@ def reset(settings):
             elif settings.network in networks:
                 engine.call("POST", f"/networks/{settings.network}/disconnect",
                             {"Container": info["Id"], "Force": True})
+        for uid in uids:
+            remove_volumes(settings, uid)
+        for pv in store.list("PersistentVolume"):           # those that are to be retained are left
+            if is_ours(pv) and pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
+                engine.call("DELETE", "/volumes/" + pv["metadata"]["name"], expect=(404,))
         Network(settings, engine, store).remove()
         store.close()
         for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki", "pods"):

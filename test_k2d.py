@@ -740,6 +740,11 @@ def configmap(name, labels=None, **data):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels or {}}, "data": data}
 
 
+def named_(name, source):
+    """A volume."""
+    return {"name": name, **source}
+
+
 def named(name, **fields):
     return {"metadata": {"name": name}, **fields}
 
@@ -2100,8 +2105,9 @@ class ToDocker(Pure):
                   lambda text: k2d.expand(text, {"A": 1, "C": "$(A)"}))
 
     limits = lambda kind="limits", **amounts: {"resources": {kind: amounts}}
-    mount = lambda name, **more: {"volumeMounts": [{"name": name, "mountPath": "/m", **more}],
-                                  "volumes": [{"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}}]}
+    mount = lambda name, **more: {"volumeMounts": [{"name": name, "mountPath": "/m", **more}], "volumes": [
+        {"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}},
+        {"name": "mem", "emptyDir": {"medium": "Memory"}}, {"name": "nfs", "nfs": {"readOnly": True}}]}
     secure = lambda **fields: {"securityContext": fields}
     BODY = [  # what, fields of pod or container, path in the body of the create call, expected
         ("memory in bytes", limits(memory="64Mi"), "Memory", 2 ** 26), ("no limit is 0", {}, "Memory", 0),
@@ -2133,6 +2139,20 @@ class ToDocker(Pure):
         ("asked for read-only", mount("v", readOnly=True), "Mounts/0/ReadOnly", True),
         ("propagation", mount("v", mountPropagation="Bidirectional"), "Mounts/0/BindOptions",
          {"Propagation": "rshared"}),
+        ("a part of a volume", mount("v", subPath="a/1"), "Mounts/0/Source", "/host/v/a/1"),
+        ("a part by name", mount("v", subPathExpr="a/$(A)"), "Mounts/0/Source", "/host/v/a/1"),
+        ("no such name", mount("v", subPathExpr="$(B)"), "Mounts", Refused('missing value for "B"')),
+        ("a part outside", mount("v", subPath="a/../.."), "Mounts", Refused(
+            "unable to provision SubPath `a/../..`: must not contain '..'")),
+        ("an absolute part", mount("v", subPathExpr="/a"), "Mounts", Refused(
+            "error SubPath `/a` must not be an absolute path")),
+        ("memory", mount("mem", mountPropagation="HostToContainer"), "Binds", ["/host/mem:/m:rw,rslave"]),
+        ("a part of memory", mount("mem", subPath="a"), "Mounts/0/Source", "/host/mem/a"),
+        ("nfs", mount("nfs"), "Mounts/0", {"Type": "volume", "Target": "/m", "ReadOnly": True, "VolumeOptions": {
+            "NoCopy": True, "DriverConfig": {"Name": "local", "Options": {
+                "type": "nfs", "o": "addr=s.test,nfsvers=4,ro", "device": ":/e"}}}}),
+        ("a hosts file of its own", {"volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}],
+                                     "volumes": [{"name": "v", "emptyDir": {}}]}, "Mounts/0/Source", "/host/v"),
         ("the hosts file", {}, "Mounts/0/Target", "/etc/hosts"), ("names", {}, "Dns", [DNS_IP, "10.143.0.11"]),
         ("search", {}, "DnsSearch", ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"]),
         ("ndots", {}, "DnsOptions", ["ndots:1"]), ("those of the host", {"dnsPolicy": "Default"}, "Dns", []),
@@ -2143,7 +2163,7 @@ class ToDocker(Pure):
         ("sysctls", secure(sysctls=[{"name": "a.b", "value": "1"}]), "Sysctls", {"a.b": "1"}),
         ("the host's network", {"hostNetwork": True}, "NetworkMode", "host"),
         ("its name", {"hostNetwork": True}, "Hostname", ""),
-        ("its names", {"hostNetwork": True}, "Dns", []), ("its hosts file", {"hostNetwork": True}, "Mounts", []),
+        ("its names", {"hostNetwork": True}, "Dns", []),
         ("its address", {"hostNetwork": True}, "EndpointsConfig", {}),
         ("its processes", {"hostPID": True}, "PidMode", "host"),
         ("its own DNS is a file", {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}}, "Dns", []),
@@ -2153,7 +2173,9 @@ class ToDocker(Pure):
 
     def test_each_field_reaches_docker(self):
         def body(obj, path):
-            sources = {name: f"/host/{name}" for name in ("v", "m", "etc-hosts")}
+            sources = {name: "/host/" + name.rstrip("/") for name in (
+                "v/", "m/", "v/a/1", "mem/", "mem/a", "etc-hosts")}
+            sources["nfs/"] = k2d.to_docker_nfs({"server": "s.test", "path": "/e", "readOnly": True})
             made = k2d.to_docker_container(obj, obj["spec"]["containers"][0], {"A": "1"}, sources, self.settings())
             return inside(path, {**made, **made["HostConfig"], **made["NetworkingConfig"]})
         self.each(self.BODY, lambda fields, path: body(stored(**fields), path))
@@ -5611,6 +5633,156 @@ class Volumes(EngineTest):
             C.kubectl("delete", "pod", "dirs", "-n", self.NS)
         left = [path for path, _, _ in os.walk(C.data) if made["metadata"]["uid"] in path]
         self.assertEqual(left, [])                                              # not the pod
+
+    def volume_pod(self, name, command=None, *mounts, **sources):
+        """Runs a pod with volumes {name: source}, each mounted at /NAME; more mounts as they stand."""
+        return self.run_pod(name, command, volumes=[named_(name, source) for name, source in sources.items()],
+                            volumeMounts=[*({"name": name, "mountPath": f"/{name}"} for name in sources), *mounts],
+                            env=[{"name": "SELF", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}])
+
+    def restarted(self, name):
+        """A pod that restarts once: when it is ready again."""
+        return C.until_one("pods", self.NS, name, lambda obj: is_ready(obj) and first_status(obj)["restartCount"] == 1)
+
+    def test_a_part_of_a_volume(self):
+        self.create(configmap("parts", a="A", b="B"))
+        once = "[ -e /e/once ] || { touch /e/once; mv /e/a /e/z; ln -s / /e/a; exit 1; }; exec sleep 3600"
+        with tempfile.TemporaryDirectory(prefix=f"{TAG}-host-") as folder:
+            os.symlink("/", f"{folder}/out")
+            made = self.volume_pod(
+                "part", ["sh", "-c", once], {"name": "e", "mountPath": "/deep", "subPath": "a/b"},
+                {"name": "e", "mountPath": "/own", "subPathExpr": "$(SELF)"},
+                {"name": "cm", "mountPath": "/etc/a.conf", "subPath": "a"}, {"name": "h", "mountPath": "/h2",
+                "subPath": "x"}, e={"emptyDir": {}}, cm={"configMap": {"name": "parts"}}, h={"hostPath": {
+                    "path": folder}})
+            self.restarted("part")
+            self.assertEqual(in_pod(self.NS, "part", "ls /deep | wc -l; stat -c %a /deep; ls -d /e/part; cat "
+                             "/etc/a.conf; readlink /e/a"), "0\n777\n/e/part\nA/")
+            for what, path in (("absolute", "/etc"), ("upward", "a/../../x")):
+                with self.subTest(what):
+                    answer = C.api("POST", self.at("pods"), pod("x", volumes=[{"name": "e", "emptyDir": {}}], volumeMounts=[
+                        {"name": "e", "mountPath": "/e", "subPath": path}]))
+                    self.assertEqual(answer.status, 422)
+            self.create(pod("out", volumes=[named_("h", {"hostPath": {"path": folder}})],
+                            volumeMounts=[{"name": "h", "mountPath": "/h", "subPath": "out/etc"}]))
+            self.until_event("Failed", "out", 'failed to prepare subPath for volumeMount "h" of container "c"')
+            C.kubectl("delete", "pod", "part", "out", "-n", self.NS)
+        self.assertFalse(os.path.exists(k2d.run_folder(made["metadata"]["uid"])))
+
+    def test_memory(self):
+        made = self.volume_pod("memory", None, m={"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+        look = "grep ' /m ' /proc/mounts | grep -o 'tmpfs\\|size=[0-9]*k' | sort -u | xargs; stat -c %a /m; echo x > /m/f"
+        self.assertEqual(in_pod(self.NS, "memory", look), "size=1024k tmpfs\n777")
+        C.restart()
+        in_pod(self.NS, "memory", "kill 1")
+        self.restarted("memory")
+        self.assertEqual(in_pod(self.NS, "memory", "cat /m/f"), "x")
+        C.kubectl("delete", "pod", "memory", "-n", self.NS)
+        self.assertFalse(os.path.exists(k2d.run_folder(made["metadata"]["uid"])))
+        answer = C.api("POST", self.at("pods"), pod("x", volumes=[named_("e", {"emptyDir": {"sizeLimit": "1Mi"}})]))
+        self.assertIn("spec.volumes[0].emptyDir.sizeLimit", answer.headers["Warning"])
+
+    def test_what_a_pod_says_of_itself(self):
+        field = lambda path, name: {"path": name, "fieldRef": {"fieldPath": path}}
+        amount = lambda resource, **more: {"path": resource, "resourceFieldRef": {
+            "containerName": "c", "resource": resource, **more}}
+        account = {"serviceAccountToken": {"path": "token", "expirationSeconds": 600, "audience": "them"}}
+        self.run_pod("self", volumes=[
+            named_("d", {"downwardAPI": {"defaultMode": 0o444, "items": [
+                field("metadata.labels", "labels"), amount("limits.cpu", divisor="1m"), amount("requests.memory")]}}),
+            named_("p", {"projected": {"sources": [account, {"configMap": {"name": "none", "optional": True}},
+                                                   {"downwardAPI": {"items": [field("metadata.name", "a/name")]}}]}})],
+            volumeMounts=[{"name": "d", "mountPath": "/d"}, {"name": "p", "mountPath": "/p"}],
+            resources={"limits": {"cpu": "500m", "memory": "32Mi"}}, securityContext={"runAsUser": 7})
+        look = "cat /d/limits.cpu /p/a/name; stat -L -c ' %a %u' /p/token; touch /p/x 2>&1 | grep -o Read.*"
+        self.assertEqual(in_pod(self.NS, "self", look), "500self 600 7\nRead-only file system")
+        claims = json.loads(base64.urlsafe_b64decode(in_pod(self.NS, "self", "cat /p/token").split(".")[1] + "=="))
+        self.assertEqual((claims["aud"], claims["exp"] - claims["iat"]), (["them"], 600))
+        C.merge(self.at("pods", "self"), {"metadata": {"labels": {"more": "x"}}})
+        self.create(configmap("none", late="now"))
+        wait = "until [ -e /p/late ]; do sleep 0.05; done; cat /p/late"
+        self.assertEqual(in_pod(self.NS, "self", wait), "now")
+        docker_ = lambda *command: docker("exec", "-u", "0", f"{self.NS}_self_c", *command)
+        eventually(lambda: 'more="x"' in docker_("cat", "/d/labels"))
+
+    def claim(self, name, **spec):
+        return {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "metadata": {"name": name}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, **spec}}
+
+    def bound(self, name):
+        return C.until_one("persistentvolumeclaims", self.NS, name, lambda c: c["status"]["phase"] == "Bound")
+
+    def test_a_claim_and_its_engine_volume(self):
+        self.create(pod("user", volumes=[named_("v", {"persistentVolumeClaim": {"claimName": "data"}})],
+                        volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/s", "subPath": "s"}]))
+        self.until_event("FailedMount" if "claim_trouble(" not in open(K2D).read().split("# == 14.")[1] else
+                         "FailedScheduling", "user", 'persistentvolumeclaim')
+        self.create(self.claim("data"))
+        claim = self.bound("data")
+        self.until_event("ProvisioningSucceeded", "data")
+        self.assertEqual((claim["spec"]["storageClassName"], claim["status"]["capacity"]), ("local", {"storage": "1Gi"}))
+        C.until_one("pods", self.NS, "user", is_ready)
+        self.assertEqual(in_pod(self.NS, "user", "echo x >/v/f; echo y >/s/g; cat /v/s/g"), "y")
+        volume = claim["spec"]["volumeName"]
+        self.assertIn("in use", run(DOCKER, "volume", "rm", volume, check=False).stderr)
+        C.kubectl("delete", "pod", "user", "-n", self.NS)
+        self.volume_pod("next", None, v={"persistentVolumeClaim": {"claimName": "data", "readOnly": True}})
+        self.assertEqual(in_pod(self.NS, "next", "cat /v/f; touch /v/x 2>&1 | grep -o Read.*"), "x\nRead-only file system")
+        grow = lambda size: C.api("PATCH", self.at("persistentvolumeclaims", "data"), {"spec": {"resources": {
+            "requests": {"storage": size}}}}, MERGE)
+        self.assertEqual(grow("2Gi").status, 200)
+        C.until_one("persistentvolumeclaims", self.NS, "data", lambda c: c["status"]["capacity"] == {"storage": "2Gi"})
+        self.assertIn("field can not be less than status.capacity", grow("1Gi").body["message"])
+        C.do("DELETE", self.at("persistentvolumeclaims", "data"))
+        self.assertEqual(C.do("GET", self.at("persistentvolumeclaims", "data"))["metadata"]["finalizers"],
+                         ["kubernetes.io/pvc-protection"])
+        C.kubectl("delete", "pod", "next", "-n", self.NS)
+        C.until(at("persistentvolumes"), lambda found: volume not in found)
+        self.assertIn("No such volume", run(DOCKER, "volume", "inspect", volume, check=False).stderr)
+
+    def test_volumes_of_the_user(self):
+        with tempfile.TemporaryDirectory(prefix=f"{TAG}-host-") as folder:
+            self.addCleanup(C.api, "DELETE", at("persistentvolumes", None, "kt-pv"))
+            C.do("POST", at("persistentvolumes"), {"metadata": {"name": "kt-pv", "labels": {"a": "b"}}, "spec": {
+                "capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce", "ReadOnlyMany"],
+                "storageClassName": "kt", "hostPath": {"path": folder}}})
+            self.create(self.claim("large", storageClassName="kt", resources={"requests": {"storage": "3Gi"}}),
+                        self.claim("other", storageClassName="kt", selector={"matchLabels": {"a": "c"}}),
+                        self.claim("bare", storageClassName=""))
+            self.until_event("ProvisioningFailed", "large", 'storageclass.storage.k8s.io "kt" not found')
+            self.until_event("FailedBinding", "bare",
+                             "no persistent volumes available for this claim and no storage class is set")
+            self.create(self.claim("mine", storageClassName="kt", selector={"matchLabels": {"a": "b"}}))
+            self.assertEqual(self.bound("mine")["status"], {
+                "phase": "Bound", "accessModes": ["ReadWriteOnce", "ReadOnlyMany"], "capacity": {"storage": "2Gi"}})
+            self.volume_pod("static", None, v={"persistentVolumeClaim": {"claimName": "mine"}})
+            in_pod(self.NS, "static", "echo h > /v/f")
+            with open(f"{folder}/f") as file:
+                self.assertEqual(file.read(), "h\n")
+            C.kubectl("delete", "pod", "static", "-n", self.NS)
+            C.kubectl("delete", "pvc", "mine", "-n", self.NS)
+            C.until_one("persistentvolumes", None, "kt-pv", lambda pv: pv["status"]["phase"] == "Released")
+
+    def test_a_claim_of_the_pod_itself(self):
+        template = {"volumeClaimTemplate": {"metadata": {"labels": {"x": "y"}}, "spec": self.claim("")["spec"]}}
+        self.volume_pod("own", None, v={"ephemeral": template})
+        claim = self.bound("own-v")
+        self.assertEqual((claim["metadata"]["labels"], claim["metadata"]["ownerReferences"][0]["kind"]), ({"x": "y"}, "Pod"))
+        C.kubectl("delete", "pod", "own", "-n", self.NS)
+        C.until(self.at("persistentvolumeclaims"), lambda found: "own-v" not in found)
+
+    def test_groups_of_files(self):
+        self.create(self.claim("group"), configmap("group", a="A"))
+        self.bound("group")
+        obj = pod("group", volumes=[
+            named_("e", {"emptyDir": {}}), named_("v", {"persistentVolumeClaim": {"claimName": "group"}}),
+            named_("cm", {"configMap": {"name": "group", "defaultMode": 0o400}})],
+            volumeMounts=[{"name": name, "mountPath": "/" + name} for name in ("e", "v", "cm")])
+        obj["spec"]["securityContext"] = {"runAsUser": 9, "fsGroup": 77}
+        self.create(obj)
+        C.until_one("pods", self.NS, "group", is_ready)
+        look = "stat -L -c '%a %g' /e /v /cm/a; touch /v/f; stat -c %g /v/f; cat /cm/a"
+        self.assertEqual(in_pod(self.NS, "group", look), "2777 77\n2777 77\n440 77\n77\nA")
 
 
 # == 9. Both directions =========================================================================
