@@ -5558,7 +5558,7 @@ class SeveralContainers(EngineTest):
 
     def test_an_image_is_changed_in_place(self):
         self.run_these("image", self.container("a"), self.container("b"))
-        C.merge(self.at("pods", "image"), {"spec": {"containers": [self.container("a"), {"name": "b", "image": WEB2}]}})
+        C.do("PATCH", self.at("pods", "image"), {"spec": {"containers": [{"name": "b", "image": WEB2}]}}, STRATEGIC)
         obj = C.until_one("pods", self.NS, "image", lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
         self.assertEqual((self.statuses(obj)["b"]["image"], self.statuses(obj)["a"]["restartCount"]), (WEB2, 0))
         self.assertEqual(engine("GET", f"/containers/{self.NS}_image_b/json")[1]["Config"]["Image"], WEB2)
