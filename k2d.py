@@ -3985,11 +3985,11 @@ class Pods:
         """Create and start one container unless that is done, or has to wait."""
         uid, name = pod["metadata"]["uid"], container["name"]
         at = uid, name
+        if here and here.image != container["image"]:
+            return self.replace(pod, container, here)
         if here and here.running and name != SANDBOX:
             self.prober.watch(pod, container, here)
             self.after_start(pod, container, here)
-            if here.image != container["image"]:
-                self.replace(pod, container, here)
         failed = here and here.state == "exited" and here.error and restarts(pod["spec"], container, 128)
         if here and here.state != "created" and not failed and not (name == SANDBOX and here.state == "exited"):
             return                                  # it runs, or the engine restarts it, or somebody stopped it
@@ -4019,7 +4019,7 @@ class Pods:
             self.fail(pod, container, error.reason, str(error))
 
     def replace(self, pod, container, found):
-        """A running container's image was changed: end it, and make it anew."""
+        """A container's image was changed in the pod: end it; the next pass makes it anew."""
         if found.id not in self.stopping:
             self.event(pod, "Normal", "Killing", f"Container {found.container} definition changed, will be restarted",
                        found.container)

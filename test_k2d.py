@@ -5557,7 +5557,7 @@ class SeveralContainers(EngineTest):
         C.do("DELETE", self.at("pods", "again"))
 
     def test_an_image_is_changed_in_place(self):
-        self.run_these("image", self.container("a"), self.container("b"))
+        self.run_these("image", self.container("a"), self.container("b", "exec sleep 3600"))
         C.do("PATCH", self.at("pods", "image"), {"spec": {"containers": [{"name": "b", "image": WEB2}]}}, STRATEGIC)
         obj = C.until_one("pods", self.NS, "image", lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
         self.assertEqual((self.statuses(obj)["b"]["image"], self.statuses(obj)["a"]["restartCount"]), (WEB2, 0))
