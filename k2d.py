@@ -185,7 +185,8 @@ Kind = namedtuple("Kind", "name group version plural singular short namespaced v
 # crd     of a custom resource this version's entry in its definition, else None
 ALL = "create delete deletecollection get list patch update watch"
 # kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable(); -: not stored,
-#        only created; empty: clients look for these, but there are none here and none can be made
+#        only created; empty: clients look for these, but there are none here and none can be made; usage: measured
+#        when asked for
 # marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 KIND_TABLE = """
   group version            kind                     short    scope     kept    subresources           marks
@@ -239,6 +240,8 @@ KIND_TABLE = """
   coordination.k8s.io/v1   Lease                    -        Namespace memory  -                      -
   node.k8s.io/v1           RuntimeClass             -        Cluster   disk    -                      -
   discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                      gen
+  metrics.k8s.io/v1beta1   NodeMetrics              -        Cluster   usage   -                      -
+  metrics.k8s.io/v1beta1   PodMetrics               -        Namespace usage   -                      -
 """
 MESSAGE_OF = {("autoscaling/v1", "HorizontalPodAutoscaler"): "autoscaling.v1.HorizontalPodAutoscaler",
               ("events.k8s.io/v1", "Event"): "events.Event"}    # of the others: the name of the kind
@@ -247,9 +250,9 @@ def kind_of(line):
     """A Kind by its row of KIND_TABLE."""
     served, name, short, scope, kept, subresources, marks = line.split()
     group, _, version = served.rpartition("/")
-    plural = re.sub("y$", "ie", re.sub("s$", "se", name.lower())) + "s"
+    plural = re.sub("y$", "ie", re.sub("s$", "se", name.replace("Metrics", "").lower())) + "s"
     words = lambda text: tuple(filter("-".__ne__, text.split(",")))
-    verbs = {"empty": "get list watch", "-": "create"}.get(kept, ALL)
+    verbs = {"empty": "get list watch", "-": "create", "usage": "get list"}.get(kept, ALL)
     return Kind(name, group, version, "endpoints" if name == "Endpoints" else plural, name.lower(), words(short),
                 scope == "Namespace", verbs.replace(" deletecollection", "") if name == "Namespace" else verbs,
                 words(subresources), words(marks), kept, name, MESSAGE_OF.get((served, name), name), None)
@@ -579,6 +582,8 @@ PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
   preemptionPolicy:?=PreemptLowerPriority|PreemptLowerPriority,Never;
 RuntimeClass: metadata:ObjectMeta+ *handler|@label overhead:Overhead(podFixed:{}Quantity)
   scheduling:Scheduling(nodeSelector:{}# tolerations:[]Toleration);
+NodeMetrics: metadata:ObjectMeta+ *timestamp:Time *window *usage:{}Quantity;
+PodMetrics: metadata:ObjectMeta+ *timestamp:Time *window *containers:[]ContainerMetrics(*name *usage:{}Quantity);
 LeaseSpec: holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime?
   leaseTransitions:int?|0.. strategy:? preferredHolder:?;
 events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(*count:int
@@ -2098,7 +2103,7 @@ class Found:
 
     before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended since."""
     __slots__ = ("id image_id container state exit_code error oom restarts counted started_at finished_at run_began "
-                 "prior_began tty ip last").split()
+                 "prior_began tty ip last pid").split()
 
     def __init__(self, info, before=None, exit_=None):
         state, config = info["State"], info["Config"]
@@ -2107,6 +2112,7 @@ class Found:
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
+        self.pid = state.get("Pid", 0)
         networks = dig(info, "NetworkSettings", "Networks", default={}).values()
         self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
@@ -3283,6 +3289,114 @@ class Pods:
         for uid in os.listdir(folder) if os.path.isdir(folder) else ():
             if uid not in self.keys:
                 self.remove_files(uid)
+
+# == 13b. Usage ==============================================================================
+# metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
+# cost microseconds; the engine's stats, where those files are not in reach, a second or two.
+WINDOW_S = 1, 15, 60            # a rate is over at least 1 s, better 15 s, never 60 s or more
+Sample = namedtuple("Sample", "time cpu_nanos memory_bytes")        # memory: the working set
+
+def cgroup_sample(id_, pid, root="/sys/fs/cgroup", proc="/proc"):
+    """The Sample of a container by its process, None where that process or its cgroup cannot be seen from here."""
+    try:
+        paths = {name: path for _, names, path in (line.split(":", 2) for line in read_text(
+            f"{proc}/{pid}/cgroup").splitlines()) for name in names.split(",")}
+        hybrid = "memory" in paths              # version 1: a hierarchy for each controller
+        cpu, memory = (f"{root}/{name}{paths[name]}" if hybrid else root + paths[""] for name in ("cpuacct", "memory"))
+        number = lambda text, name="": int(re.search(rf"(?m)^{name} ?(\d+)$", text)[1])
+        if id_ not in cpu:
+            return None                         # a namesake: the engine counts processes in a namespace of its own
+        nanos = (number(read_text(f"{cpu}/cpuacct.usage")) if hybrid else
+                 number(read_text(f"{cpu}/cpu.stat"), "usage_usec") * 1000)
+        used = number(read_text(f"{memory}/memory.{'usage_in_bytes' if hybrid else 'current'}"))
+        idle = number(read_text(f"{memory}/memory.stat"), "total_inactive_file" if hybrid else "inactive_file")
+        return Sample(time.time(), nanos, max(0, used - idle))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+def machine_sample(stat, meminfo):
+    """The Sample of the machine by /proc/stat (in hundredths of seconds; idle and iowait are fourth and fifth) and
+    /proc/meminfo."""
+    ticks = [int(number) for number in stat.split("\n", 1)[0].split()[1:9]]
+    memory = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", meminfo))
+    return Sample(time.time(), (sum(ticks) - ticks[3] - ticks[4]) * 10 ** 7,
+                  int(memory["MemTotal"]) - int(memory["MemAvailable"]) << 10)
+
+def stats_samples(stats):
+    """The two Samples in the engine's stats of a container, None if it ended meanwhile."""
+    nanos = lambda part: dig(stats, part, "cpu_usage", "total_usage", default=0)
+    memory = dig(stats, "memory_stats", default={})
+    before, after = seconds_of(dig(stats, "preread")), seconds_of(dig(stats, "read"))
+    if not before or not after or "usage" not in memory:
+        return None
+    idle = dig(memory, "stats", "total_inactive_file", default=dig(memory, "stats", "inactive_file", default=0))
+    return (Sample(before, nanos("precpu_stats"), 0),
+            Sample(after, nanos("cpu_stats"), max(0, memory["usage"] - idle)))
+
+def usage_of(before, after):
+    """usage of metrics.k8s.io between two Samples, as metrics-server writes it."""
+    nanos = max(0, after.cpu_nanos - before.cpu_nanos) / max(after.time - before.time, 0.001)
+    return {"cpu": quantity_text(round(nanos)), "memory": f"{after.memory_bytes >> 10}Ki"}
+
+class Usage:
+    """Measures for requests; keeps only the samples of the last one, so that the next need not wait."""
+    def __init__(self, k2d):
+        self.k2d, self.lock, self.before = k2d, threading.Lock(), {}    # lock: one measures at a time, the others gain
+
+    @staticmethod
+    def sample(key):
+        return cgroup_sample(*key) if key else machine_sample(read_text("/proc/stat"), read_text("/proc/meminfo"))
+
+    def measure(self, keys):
+        """{key: (Sample, Sample)}; a key is (container's id, pid), of the machine ()."""
+        with self.lock:
+            begin, (least, good, most) = time.time(), WINDOW_S
+            known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < most}
+            first = {key: known.get(key) or self.sample(key) for key in keys}
+            seen = {key: old for key, old in first.items() if old}
+            asked = [threading.Thread(target=self.ask, args=(key, first)) for key in keys if key not in seen]
+            for thread in asked:
+                thread.start()
+            time.sleep(max([0, *(least - time.time() + old.time for old in seen.values())]))
+            pairs = {key: (old, self.sample(key)) for key, old in seen.items()}
+            self.before = {**known, **{key: pair[pair[1].time - pair[0].time > good]
+                                       for key, pair in pairs.items() if pair[1]}}
+            for thread in asked:
+                thread.join()
+            return {**{key: pair for key, pair in pairs.items() if pair[1]},
+                    **{key: first[key] for key in keys if key not in seen and first[key]}}
+
+    def ask(self, key, into):
+        """Where the cgroup is out of reach: the engine measures, for a second or two."""
+        try:
+            into[key] = stats_samples(self.k2d.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", expect=ENDED))
+        except EngineError as error:
+            log(f"stats of {key[0][:12]}: {error}")
+
+    @staticmethod
+    def metrics(obj, pairs, **usage):
+        """The NodeMetrics or PodMetrics of an object."""
+        seconds = max(after.time - before.time for before, after in pairs)
+        meta = pick(obj["metadata"], ("name", "namespace", "labels"))
+        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1",
+                "metadata": {**meta, "creationTimestamp": now()}, "timestamp": now(),
+                "window": f"{seconds:.3f}s", **usage}
+
+    def nodes(self, nodes):
+        own, pairs = self.k2d.settings.node, self.measure([()])
+        return [self.metrics(node, pairs.values(), usage=usage_of(*pairs[()])) for node in nodes
+                if node["metadata"]["name"] == own]         # of others, which somebody made, nothing is known
+
+    def pods(self, pods):
+        found = [(pod, {f.container: (f.id, f.pid) for f in self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values()
+                        if f.running and f.container != "POD"}) for pod in pods]
+        pairs, out = self.measure([key for _, keys in found for key in keys.values()]), []
+        for pod, keys in found:
+            usage = [(name, pairs[key]) for name, key in keys.items() if key in pairs]
+            if usage and dig(pod, "status", "phase") == "Running":
+                out.append(self.metrics(pod, [pair for _, pair in usage], containers=[
+                    {"name": name, "usage": usage_of(*pair)} for name, pair in usage]))
+        return out
 
 # == 14. Controllers =========================================================================
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
@@ -5458,7 +5572,8 @@ class Api:
             request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
         if request.subresource in ("log", "binding", "eviction", "token"):
             return getattr(self, request.subresource)(request)
-        return self.review(request) if request.kind.kept == "-" else getattr(self, request.method_name)(request)
+        name = {"-": "review", "usage": "usage"}.get(request.kind.kept, request.method_name)
+        return getattr(self, name)(request)
 
     def find(self, request):
         """The bytes of the object that a request names. Raises ApiError 404."""
@@ -6098,6 +6213,25 @@ class Api:
         meta = {"metadata": {"creationTimestamp": now()}} if request.kind.id == "SelfSubjectReview" else {}
         return answer(201, {**given, **meta, "status": status})
 
+    def usage(self, request):
+        """What pods or the node use, one or a list of them, measured now."""
+        check_options("ListOptions", request.query)
+        kind, wanted, form = request.kind, self.selection(request), request.form
+        home, where = KIND[kind.name.replace("Metrics", "")], f"{request.namespace}/" * kind.namespaced
+        rows = self.store.snapshot(home.id, request.namespace)[1]
+        rows = [row for key, row in rows if wanted.matches(key, row.raw, row.labels)]
+        if request.name and not rows:
+            raise not_found(home, request.name)
+        objects = getattr(self.k2d.usage, home.plural)([json.loads(row.raw) for row in rows])
+        head = {"kind": (form.kind or kind.name) + "List", "apiVersion": form.version or group_version(kind)}
+        if request.name and not objects:
+            raise not_found(kind._replace(plural=kind.singular), where + request.name)
+        if form.kind == "Table":
+            return answer(200, to_table(kind, objects, form))
+        items = [partial_metadata(obj, form) if form.kind else obj for obj in objects]
+        return answer(200, items[0] if request.name else {
+            **head, "metadata": {}, "items": [without(item, *([] if form.kind else head)) for item in items]})
+
     def log(self, request):
         pod = json.loads(self.find(request))
         names = [container["name"] for container in pod["spec"]["containers"]]
@@ -6554,6 +6688,7 @@ StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
   VolumeBindingMode=volumeBindingMode|Immediate AllowVolumeExpansion=allowVolumeExpansion|false Age
 PriorityClass: Value#=value Global-Default?=globalDefault Age PreemptionPolicy=preemptionPolicy
 RuntimeClass: Handler=handler Age ; Lease: Holder=spec.holderIdentity Age
+NodeMetrics: cpu=usage.cpu memory=usage.memory Window=window ; PodMetrics: cpu memory Window=window
 """
 COLUMNS = {kind: words for kinds, words in (row.split(": ", 1) for row in COLUMNS.replace("\n  ", " ").replace(
     " ; ", "\n").strip().split("\n")) for kind in kinds.split(",")}
@@ -6566,6 +6701,8 @@ CELLS = {
     "Deployment": ready_cells, "StatefulSet": ready_cells, "HorizontalPodAutoscaler": autoscaler_cells,
     "Ingress": ingress_cells, "IngressClass": class_cells, "StorageClass": storage_class_cells,
     "ResourceQuota": quota_cells, "RoleBinding": binding_cells, "ClusterRoleBinding": binding_cells,
+    "PodMetrics": lambda obj: [quantity_text(sum(quantity_nanos(c["usage"][name]) for c in obj["containers"]))
+                               for name in ("cpu", "memory")],
 }
 # [?(@left op right)], [index], .name
 STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
@@ -7343,7 +7480,7 @@ class K2d:
         self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
-        self.pods, self.controllers = Pods(self), Controllers(self)
+        self.pods, self.usage, self.controllers = Pods(self), Usage(self), Controllers(self)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
 
