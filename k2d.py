@@ -1952,6 +1952,24 @@ def log_frames(buffer, tty):
         at += 8 + size
     return frames, buffer[at:]
 
+STAMP = re.compile(rb"\A\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
+
+def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
+    """The text of a log, piece by piece as the socket has it; waits() blocks until it has more, or ends it by False.
+    stamped: every frame has its time; of a line too long for one frame the first alone keeps it."""
+    is_line = True
+    while True:
+        frames, buffer = log_frames(buffer, tty)
+        texts = [data for _, data in frames]
+        for i, text in enumerate(texts if stamped and not tty else ()):
+            texts[i] = text if is_line else STAMP.sub(b"", text)
+            is_line = text.endswith(b"\n")
+        yield b"".join(texts)
+        got = waits() and sock.recv(65536)
+        if not got:
+            return
+        buffer += got
+
 # == 9. Pod -> container =====================================================================
 # Pure: Kubernetes dicts in, engine dicts out, nothing read, nothing sent. Section 10 goes the other way. The spelling
 # tells the side: camelCase keys are Kubernetes, PascalCase are the engine's.
@@ -5542,6 +5560,8 @@ PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how i
     "application/strategic-merge-patch+json": (dict, "map[string]interface {}", strategic_merge),
 }
 
+WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}    # a log
+
 class Api:
     """The verbs. Every method may run in any thread."""
     def __init__(self, k2d):
@@ -6233,31 +6253,63 @@ class Api:
             **head, "metadata": {}, "items": [without(item, *([] if form.kind else head)) for item in items]})
 
     def log(self, request):
+        """A container's log: of its present run, or the one before. What the API server refuses comes first, then what
+        the kubelet does."""
+        name, text = request.query.get("container"), None
+        numbers, begin = self.log_options(request)
         pod = json.loads(self.find(request))
-        names = [container["name"] for container in pod["spec"]["containers"]]
-        name = request.query.get("container") or names[0]
+        names = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
+                 for container in pod["spec"].get(field) or ()]
+        if not name and len(pod["spec"]["containers"]) > 1:
+            raise bad_request(f"a container name must be specified for pod {request.name}, choose one of: "
+                              f"[{' '.join(names)}]")
+        name = name or pod["spec"]["containers"][0]["name"]
         if name not in names:
             raise bad_request(f"container {name} is not valid for pod {request.name}")
         if not pod["spec"].get("nodeName"):
             return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
-        status = next((s for s in dig(pod, "status", "containerStatuses", default=()) if s["name"] == name), {})
-        if not found or not engine_time(found.started_at):
-            reason = dig(status, "state", "waiting", "reason") or "ContainerCreating"
-            raise bad_request(f'container "{name}" in pod "{request.name}" is waiting to start: {reason}')
-        query, follow = self.log_query(request, found, status)
+        previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
+        status = next((s for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+                       for s in dig(pod, "status", field, default=()) if s["name"] == name), None)
+        last, reason = (dig(status, *path) for path in (("lastState", "terminated"), ("state", "waiting", "reason")))
+        if not status:
+            text = "is not available"
+        elif reason and not last and not previous:
+            text = "is waiting to start: " + WAITING.get(reason, reason)
+        elif not found and not previous:
+            text = "is terminated"
+        if text or previous and not (last and found):
+            raise bad_request(f'container "{name}" in pod "{request.name}" {text}' if text else
+                              f'previous terminated container "{name}" in pod "{request.name}" not found')
+        # One log holds all runs of a container; each begins where the one before it ended, and is cut off there.
+        id_, since, until, tail, skip = found.id, found.run_began, "", numbers.get("tailLines", "all"), 0
+        if previous and last.get("containerID", id_).endswith(id_):
+            if found.running:                # else the run that ended last is the previous one
+                since, until = found.prior_began, found.run_began
+        elif previous:
+            id_, since = last["containerID"].rpartition("/")[2], ""
+        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        for bound, at in (("since", max(exact_seconds(since), begin)), ("until", exact_seconds(until))):
+            asked.update({bound: at.lstrip("0")} if at.strip("0.") else {})
+        begin_log = lambda more: self.k2d.engine.stream("GET", f"/containers/{id_}/logs?" + urllib.parse.urlencode(
+            {**asked, **more}))
         try:
-            path = f"/containers/{found.id}/logs?{urllib.parse.urlencode(query)}"
-            sock, _, rest = self.k2d.engine.stream("GET", path)
+            if until and tail != "all":      # the engine counts from the end of the log, of a later run: so count first
+                sock, _, rest = begin_log({})
+                with sock:
+                    lines = sum(text.count(b"\n") for text in log_text(sock, rest, found.tty))
+                tail, skip = "all", max(0, lines - tail)
+            sock, _, rest = begin_log({"tail": tail})
         except EngineError as error:
-            raise ApiError(500, "InternalError", f"the engine cannot read the log: {error}")
-        limit = int(request.query["limitBytes"]) if request.query.get("limitBytes", "").isdigit() else None
-        return lambda handler: handler.serve_log(sock, rest, found.tty, limit, follow)
+            raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
+        return lambda handler: handler.serve_log(sock, rest, found.tty, timestamps, numbers.get("limitBytes"), follow,
+                                                 skip)
 
     @staticmethod
-    def log_query(request, found, status):
-        """The engine's parameters for PodLogOptions, and whether to follow. Raises ApiError 400, 422."""
-        query, faults, numbers = request.query, Faults(), {}
+    def log_options(request):
+        """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400, 422."""
+        query, faults, numbers, begin = request.query, Faults(), {}, exact_seconds("")
         for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
             if not re.fullmatch(r"-?\d{1,18}", query[field]):
                 raise no_number(query[field])
@@ -6265,27 +6317,16 @@ class Api:
             if numbers[field] < (field != "tailLines"):
                 words = "than or equal to 0" if field == "tailLines" else "than 0"
                 faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
+        if query.get("sinceTime") and seconds_of(query["sinceTime"]) is None:
+            raise bad_request(f"parsing time {dumps(query['sinceTime']).decode()}: want RFC 3339")
         if "sinceSeconds" in query and "sinceTime" in query:
             faults.add("", "Forbidden", why="at most one of `sinceTime` or `sinceSeconds` may be specified")
+        if "stream" in query:                # its feature gate is off in this version
+            faults.add("stream", "Forbidden", why="may not be specified")
         faults.check(KIND["Pod"]._replace(name="PodLogOptions"), request.name)
-        previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
-        # One log holds all runs of a container; each begins where the one before it ended, and is cut off there.
-        since, until = found.run_began, ""
-        if previous:
-            last = dig(status, "lastState", "terminated")
-            if not last:
-                raise bad_request(f'previous terminated container "{found.container}" in pod "{request.name}" not '
-                                  "found")
-            if found.running:                # else the run that ended last is the previous one
-                since, until = found.prior_began, found.run_began
-        begin = exact_seconds(since)
         if "sinceSeconds" in query:
-            begin = max(begin, f"{time.time() - numbers['sinceSeconds']:020.9f}")
-        if "sinceTime" in query:
-            begin = max(begin, f"{seconds_of(query['sinceTime']) or 0:020.9f}")
-        return {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps),
-                "tail": numbers.get("tailLines", "all"), **({"since": begin.lstrip("0")} if begin.strip("0.") else {}),
-                **({"until": exact_seconds(until).lstrip("0")} if until else {})}, follow
+            begin = f"{time.time() - numbers['sinceSeconds']:020.9f}"
+        return numbers, max(begin, exact_seconds(query.get("sinceTime")))
 
     # -- what is not about resources
     def discovery(self, request):
@@ -7445,27 +7486,26 @@ class Handler:
             self.k2d.hub.after(seconds, self.k2d.hub.end_watch, watch)
             self.keep = True                                    # the hub goes on with it
 
-    def serve_log(self, sock, buffer, tty, limit, follow):
-        """Pass a container's log on until it ends, the client goes, or limit bytes are out; one loop over both ends."""
-        self.keep = False
+    def serve_log(self, sock, buffer, tty, stamped, limit, follow, skip):
+        """Pass a container's log on, without its first lines to skip, until it ends, the client goes, or limit bytes
+        are out. Who reads slowly is waited for, and nothing more is read meanwhile."""
+        self.keep, ends = False, select.poll()
         self.k2d.hub.call(self.k2d.hub.release, self.connection)     # it may go on for days
+        for end in (sock, self.sock):
+            ends.register(end, select.POLLIN)
+        self.sock.settimeout(None)                                   # a pager may stand still for long
+        has_more = lambda: not follow or not any(end == self.sock.fileno() for end, _ in ends.poll())
         with sock:
             self.write_head(200, {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
-            while limit is None or limit > 0:
-                frames, buffer = log_frames(buffer, tty)
-                text = b"".join(data for _, data in frames)[:limit]
+            for text in log_text(sock, buffer, tty, stamped, has_more):
+                lines = text.split(b"\n", skip) if skip else [text]
+                skip -= len(lines) - 1
+                text = b"" if skip else lines[-1][:limit]
                 if text:
                     self.sock.sendall(chunk(text))
                     limit = None if limit is None else limit - len(text)
-                    continue
-                if follow and not self.sock.pending():
-                    ready, _, _ = select.select([sock, self.sock], [], [])
-                    if self.sock in ready:
-                        break                                   # the client has hung up
-                got = sock.recv(65536)
-                if not got:
+                if limit == 0:
                     break
-                buffer += got
             self.sock.sendall(b"0\r\n\r\n")
 
 # == 18. Command line ========================================================================
