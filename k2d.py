@@ -1568,7 +1568,8 @@ def apply_conflict(conflicts):
 # == 7. Store and watch ======================================================================
 # Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
-FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
+FOREIGN = "k2d.io/container"    # annotation: this pod, or the Service of its published ports, is a container that
+#                                 somebody else started; holds its name. As a label: the first digits of its id
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
@@ -2251,6 +2252,30 @@ def foreign_name(name, id_, taken):
     pod_name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:57].strip("-") or "container"
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
+def from_docker_ports(info, pod, host_ip):
+    """The Service of the ports that a container of plain `docker run` publishes to other machines, or None. Of type
+    LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
+    PORT(S) of `kubectl get services` are where to go."""
+    ports, meta = {}, pod["metadata"]
+    for port, places in sorted((dig(info, "NetworkSettings", "Ports") or dig(info, "HostConfig", "PortBindings",
+                                                                             default={})).items()):
+        number, _, protocol = port.partition("/")
+        for place in places or ():
+            host, bound = place.get("HostIp") or "", int(place.get("HostPort") or 0)
+            if bound and not host.startswith("127.") and host != "::1":
+                ports[protocol, bound] = {"name": f"{protocol}-{bound}", "protocol": protocol.upper(), "port": bound,
+                                          "targetPort": int(number)}
+    return {
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": new_uid(),
+                     "creationTimestamp": meta["creationTimestamp"],
+                     "annotations": pick(meta["annotations"], (FOREIGN,)),
+                     "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}]},
+        "spec": {"type": "LoadBalancer", "ports": list(ports.values()), "selector": pick(meta["labels"], (FOREIGN,)),
+                 "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
+                 "allocateLoadBalancerNodePorts": False},
+        "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}} if ports else None
+
 def from_docker_container(info, name, node):
     """The pod that a container of plain `docker run` is, named name, in namespace default; without status."""
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
@@ -2273,7 +2298,7 @@ def from_docker_container(info, name, node):
     policy = dig(host, "RestartPolicy", "Name", default="no")
     return {
         "kind": "Pod", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": "default", "generation": 1, **filled(labels=labels),
+        "metadata": {"name": name, "namespace": "default", "generation": 1, "labels": {**labels, FOREIGN: id_[:12]},
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
                      "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
@@ -2817,7 +2842,7 @@ class WorkQueue:
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
 TOKEN_S = 365 * 86400                       # how long a pod's token is good, as the API server extends it
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
-EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
+EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause", "oom")
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 
 def is_deleting(obj):
@@ -2956,7 +2981,9 @@ class Pods:
             pod = from_docker_container(info, name, self.settings.node)
             if old:                                          # what clients wrote to its metadata stays
                 notes = {**old["metadata"].get("annotations", {}), FOREIGN: real_name}
-                pod.update(metadata={**old["metadata"], "annotations": notes}, status=old.get("status", {}))
+                labels = {**old["metadata"].get("labels", {}), FOREIGN: id_[:12]}
+                pod.update(metadata={**old["metadata"], "annotations": notes, "labels": labels},
+                           status=old.get("status", {}))
             uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
             latest = Found(info, self.found.get(uid, {}).get(container), exit_)
             latest.container = container
@@ -2965,6 +2992,14 @@ class Pods:
                 self.found[uid] = {container: latest}
             pod["status"] = pod_status(pod, self.found[uid], {}, self.settings.host_ip)
             self.store.put(KIND["Pod"], pod)
+            present, service = self.store.get("Service", "default", name), from_docker_ports(
+                info, pod, self.settings.host_ip)
+            if service and (not present or is_published(present)):      # else a client's own has the name
+                if present:
+                    notes = {**present["metadata"]["annotations"], FOREIGN: real_name}
+                    service["metadata"] = {**present["metadata"], "annotations": notes}
+                self.k2d.api.allocate(service, present)
+                self.store.put(KIND["Service"], service)
 
     def reconcile(self, key):
         if not self.known:
@@ -4381,6 +4416,9 @@ def is_foreign(obj):
     return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
 
 # -- defaults that depend on other fields; those that do not are in SCHEMA
+def is_published(obj):
+    return obj["kind"] == "Service" and FOREIGN in (obj["metadata"].get("annotations") or ())
+
 def fill(obj, **defaults):
     for field, default in defaults.items():
         obj.setdefault(field, default)
@@ -5869,6 +5907,8 @@ class Api:
             if spec["type"] not in ("NodePort", "LoadBalancer"):
                 port.pop("nodePort", None)
                 continue
+            if not given and spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False:
+                continue
             number = given or kept.get((port["port"], protocol))
             why = ("" if not number else "provided port is not in the valid range. The range of valid ports is "
                    f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}" if number not in NODE_PORTS else
@@ -6068,6 +6108,9 @@ class Api:
         kind, options = request.kind, self.delete_options(request)
         with self.store.transaction():
             obj = json.loads(self.find(request))
+            if is_published(obj):
+                raise forbidden(kind, request.name, "it is the published ports of the container "
+                                f"{obj['metadata']['annotations'][FOREIGN]} and goes with it (kubectl delete pod)")
             left = self.delete_object(KIND[kind.id], obj, options, request.dry_run or bool(options.get("dryRun")))
         if left or "obj" in kind.marks:
             return self.reply(request, 200, left or obj)
@@ -6146,7 +6189,8 @@ class Api:
         kind, options, wanted = request.kind, self.delete_options(request), self.selection(request)
         with self.store.transaction():
             found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
-                     if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj)]
+                     if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj) and
+                     not is_published(obj)]
             for obj in found:
                 self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
         return answer(200, {"kind": kind.name + "List", "apiVersion": group_version(kind),
