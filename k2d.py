@@ -69,6 +69,7 @@ WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain 
 CONTINUE_S = 300            # how long a list may be continued as it was
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
+EVENT_BURST, EVENT_REFILL_S = 25, 300       # of one source about one object, as client-go's; then one in five minutes
 
 class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr (IPv4Network), ..."""
@@ -2294,7 +2295,8 @@ def from_docker_container(info, name, node):
                        volumeMounts=[{"name": f"mount-{i}", "mountPath": mount["Destination"],
                                       **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)],
                        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
-    container["resources"] = {"limits": {"memory": str(host["Memory"])}} if host.get("Memory") else {}
+    limit = quantity_text(host["Memory"] * 10 ** 9) if host.get("Memory") else ""
+    container["resources"] = {"limits": {"memory": limit}} if limit else {}
     policy = dig(host, "RestartPolicy", "Name", default="no")
     return {
         "kind": "Pod", "apiVersion": "v1",
@@ -3197,6 +3199,8 @@ class Pods:
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             result = ConfigError(str(error), "ErrImagePull")
+        else:
+            self.k2d.hub.guard(self.k2d.update_node, True)      # its images
         if self.pod_of(uid):                                    # else it was deleted meanwhile
             self.pulls[uid] = result
         self.queue.add(key_of(pod))
@@ -5628,6 +5632,8 @@ class Api:
         """The Answer to a request for resources; a watch or a log is a function that takes over the connection."""
         if request.kind.id == "Endpoints":
             request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        if (request.kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET"):
+            self.k2d.renew_lease()
         if request.subresource in ("log", "binding", "eviction", "token"):
             return getattr(self, request.subresource)(request)
         name = {"-": "review", "usage": "usage"}.get(request.kind.kept, request.method_name)
@@ -7567,6 +7573,8 @@ class K2d:
         self.pods, self.usage, self.controllers = Pods(self), Usage(self), Controllers(self)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
+        self.images = []    # status.images of the node: the largest, as the kubelet tells them
+        self.told = {}      # (uid, source) -> (Events it may still tell, when that was, {what was told: Event's name})
 
     def on_change(self, changes, watches):
         """Watches hear of changes; while versions move, those that want bookmarks get one a minute, else nothing wakes.
@@ -7684,19 +7692,25 @@ class K2d:
             ("PIDPressure", "False", "KubeletHasSufficientPID", "the engine has sufficient PID available"),
             ("Ready", "True" if ready else "Unknown", "KubeletReady" if ready else "NodeStatusUnknown",
              "the engine answers" if ready else "the engine does not answer")]
+        if ready:
+            listed = [{"names": [*(image.get("RepoDigests") or ()), *(image.get("RepoTags") or ())],
+                       "sizeBytes": image["Size"]} for image in self.engine.call("GET", "/images/json")]
+            listed.sort(key=lambda image: -image["sizeBytes"])
+            self.images = [image for image in listed if image["names"]][:50]
         with self.store.transaction():
             node = self.store.get("Node", "", s.node) or {
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
             node["metadata"].setdefault("labels", {}).update({
-                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine})
+                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
+                "node-role.kubernetes.io/control-plane": ""})
             told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
                 "capacity": capacity, "allocatable": capacity,
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
                 "addresses": [{"type": "InternalIP", "address": s.host_ip}, {"type": "Hostname", "address": s.node}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}}, **filled(images=self.images),
                 "nodeInfo": {
                     "machineID": first_line("/etc/machine-id"), "systemUUID": first_line("/etc/machine-id"),
                     "bootID": first_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
@@ -7705,13 +7719,38 @@ class K2d:
                     "kubeletVersion": f"{SERVES}+k2d{VERSION}", "kubeProxyVersion": "", "operatingSystem": "linux"}}
             self.store.put(KIND["Node"], node)
 
+    def renew_lease(self):
+        """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no clock must tick."""
+        key = "kube-node-lease", self.settings.node
+        with self.store.transaction():
+            lease, node = self.store.get("Lease", *key), self.store.get("Node", "", self.settings.node)
+            if not lease and node:
+                owner = {"apiVersion": "v1", "kind": "Node", **pick(node["metadata"], ("name", "uid"))}
+                lease = {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {
+                    "name": key[1], "namespace": key[0], "uid": new_uid(), "creationTimestamp": now(),
+                    "ownerReferences": [owner]}, "spec": {"holderIdentity": key[1], "leaseDurationSeconds": 40}}
+            if lease:
+                lease["spec"]["renewTime"] = now("micro")
+                self.store.put(KIND["Lease"], lease)
+
     # -- Events
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
         meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
         namespace, path = meta.get("namespace") or "default", f"spec.containers{{{container}}}" if container else ""
-        name = f"{meta['name']}.{safe_hash([meta['uid'], reason, text, container], 16)}"
+        at, what = time.monotonic(), (reason, text, container)
         with self.store.transaction():
+            left, then, names = self.told.pop((meta["uid"], component), (EVENT_BURST, at, {}))
+            left = min(EVENT_BURST, left + (at - then) / EVENT_REFILL_S)
+            self.told[meta["uid"], component] = left - (left >= 1), at, names
+            if left < 1:
+                return                          # a crash loop: enough has been said
+            if len(self.told) > EVENTS:
+                del self.told[next(iter(self.told))]
+            if len(names) > 2 * EVENT_BURST:
+                names.clear()
+            # names rise with time, as the kubelet's do: clients show Events of the same second in their order
+            name = names.setdefault(what, f"{meta['name']}.{time.time_ns():x}")
             event = self.store.get("Event", namespace, name) or {
                 "kind": "Event", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},
