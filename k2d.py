@@ -2253,25 +2253,29 @@ def foreign_name(name, id_, taken):
     pod_name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:57].strip("-") or "container"
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
+def renamed(obj, old):
+    """The metadata of what stands for a container: as clients left it, but for what names the container."""
+    mine, theirs = ({field: o["metadata"].get(field) or {} for field in ("labels", "annotations")} for o in (obj, old))
+    return {**old["metadata"], **{field: {**theirs[field], **pick(mine[field], (FOREIGN,))} for field in mine}}
+
 def from_docker_ports(info, pod, host_ip):
     """The Service of the ports that a container of plain `docker run` publishes to other machines, or None. Of type
     LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
     PORT(S) of `kubectl get services` are where to go."""
     ports, meta = {}, pod["metadata"]
-    for port, places in sorted((dig(info, "NetworkSettings", "Ports") or dig(info, "HostConfig", "PortBindings",
-                                                                             default={})).items()):
+    published = dig(info, "NetworkSettings", "Ports") or dig(info, "HostConfig", "PortBindings", default={})
+    for port, places in sorted(published.items()):
         number, _, protocol = port.partition("/")
         for place in places or ():
             host, bound = place.get("HostIp") or "", int(place.get("HostPort") or 0)
             if bound and not host.startswith("127.") and host != "::1":
                 ports[protocol, bound] = {"name": f"{protocol}-{bound}", "protocol": protocol.upper(), "port": bound,
                                           "targetPort": int(number)}
+    owner = {"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}
     return {
         "kind": "Service", "apiVersion": "v1",
-        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": new_uid(),
-                     "creationTimestamp": meta["creationTimestamp"],
-                     "annotations": pick(meta["annotations"], (FOREIGN,)),
-                     "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}]},
+        "metadata": {**pick(meta, ("name", "namespace", "creationTimestamp")), "uid": new_uid(),
+                     "annotations": pick(meta["annotations"], (FOREIGN,)), "ownerReferences": [owner]},
         "spec": {"type": "LoadBalancer", "ports": list(ports.values()), "selector": pick(meta["labels"], (FOREIGN,)),
                  "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
                  "allocateLoadBalancerNodePorts": False},
@@ -2982,10 +2986,7 @@ class Pods:
             name = old["metadata"]["name"] if old else foreign_name(real_name, id_, taken)
             pod = from_docker_container(info, name, self.settings.node)
             if old:                                          # what clients wrote to its metadata stays
-                notes = {**old["metadata"].get("annotations", {}), FOREIGN: real_name}
-                labels = {**old["metadata"].get("labels", {}), FOREIGN: id_[:12]}
-                pod.update(metadata={**old["metadata"], "annotations": notes, "labels": labels},
-                           status=old.get("status", {}))
+                pod.update(metadata=renamed(pod, old), status=old.get("status", {}))
             uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
             latest = Found(info, self.found.get(uid, {}).get(container), exit_)
             latest.container = container
@@ -2994,13 +2995,11 @@ class Pods:
                 self.found[uid] = {container: latest}
             pod["status"] = pod_status(pod, self.found[uid], {}, self.settings.host_ip)
             self.store.put(KIND["Pod"], pod)
-            present, service = self.store.get("Service", "default", name), from_docker_ports(
-                info, pod, self.settings.host_ip)
-            if service and (not present or is_published(present)):      # else a client's own has the name
-                if present:
-                    notes = {**present["metadata"]["annotations"], FOREIGN: real_name}
-                    service["metadata"] = {**present["metadata"], "annotations": notes}
-                self.k2d.api.allocate(service, present)
+            service = from_docker_ports(info, pod, self.settings.host_ip)
+            other = self.store.get("Service", "default", name)
+            if service and (not other or is_published(other)):          # else a client's own has the name
+                service["metadata"] = renamed(service, other) if other else service["metadata"]
+                self.k2d.api.allocate(service, other)
                 self.store.put(KIND["Service"], service)
 
     def reconcile(self, key):
@@ -3350,53 +3349,50 @@ class Pods:
 # == 13b. Usage ==============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.
-WINDOW_S = 1, 15, 60            # a rate is over at least 1 s, better 15 s, never 60 s or more
+WINDOW_S = 1, 30                # a rate is over so many seconds, at least and at most
 Sample = namedtuple("Sample", "time cpu_nanos memory_bytes")        # memory: the working set
 
 def cgroup_sample(id_, pid, root="/sys/fs/cgroup", proc="/proc"):
     """The Sample of a container by its process, None where that process or its cgroup cannot be seen from here."""
+    number = lambda path, name="": int(re.search(rf"(?m)^{name} ?(\d+)$", read_text(path))[1])
     try:
         paths = {name: path for _, names, path in (line.split(":", 2) for line in read_text(
             f"{proc}/{pid}/cgroup").splitlines()) for name in names.split(",")}
-        hybrid = "memory" in paths              # version 1: a hierarchy for each controller
-        cpu, memory = (f"{root}/{name}{paths[name]}" if hybrid else root + paths[""] for name in ("cpuacct", "memory"))
-        number = lambda text, name="": int(re.search(rf"(?m)^{name} ?(\d+)$", text)[1])
-        if id_ not in cpu:
-            return None                         # a namesake: the engine counts processes in a namespace of its own
-        nanos = (number(read_text(f"{cpu}/cpuacct.usage")) if hybrid else
-                 number(read_text(f"{cpu}/cpu.stat"), "usage_usec") * 1000)
-        used = number(read_text(f"{memory}/memory.{'usage_in_bytes' if hybrid else 'current'}"))
-        idle = number(read_text(f"{memory}/memory.stat"), "total_inactive_file" if hybrid else "inactive_file")
-        return Sample(time.time(), nanos, max(0, used - idle))
-    except (OSError, ValueError, LookupError, TypeError):
+        if "memory" in paths:                   # version 1: a hierarchy for each controller
+            cpu, memory = (f"{root}/{name}{paths[name]}" for name in ("cpuacct", "memory"))
+            nanos, words = number(f"{cpu}/cpuacct.usage"), ("memory.usage_in_bytes", "total_inactive_file")
+        else:
+            cpu = memory = root + paths[""]
+            nanos, words = number(f"{cpu}/cpu.stat", "usage_usec") * 1000, ("memory.current", "inactive_file")
+        used, idle = number(f"{memory}/{words[0]}"), number(f"{memory}/memory.stat", words[1])
+        # Another id: a namesake, as the engine counts processes in a namespace of its own.
+        return Sample(time.time(), nanos, max(0, used - idle)) if id_ in cpu else None
+    except (OSError, LookupError, TypeError):
         return None
 
 def machine_sample(stat, meminfo):
-    """The Sample of the machine by /proc/stat (in hundredths of seconds; idle and iowait are fourth and fifth) and
+    """The Sample of the machine by /proc/stat (hundredths of seconds; idle and iowait come fourth and fifth) and
     /proc/meminfo."""
     ticks = [int(number) for number in stat.split("\n", 1)[0].split()[1:9]]
-    memory = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", meminfo))
-    return Sample(time.time(), (sum(ticks) - ticks[3] - ticks[4]) * 10 ** 7,
-                  int(memory["MemTotal"]) - int(memory["MemAvailable"]) << 10)
+    total, free = (int(re.search(rf"{name}: +(\d+)", meminfo)[1]) << 10 for name in ("MemTotal", "MemAvailable"))
+    return Sample(time.time(), (sum(ticks) - ticks[3] - ticks[4]) * 10 ** 7, total - free)
 
 def stats_samples(stats):
     """The two Samples in the engine's stats of a container, None if it ended meanwhile."""
-    nanos = lambda part: dig(stats, part, "cpu_usage", "total_usage", default=0)
-    memory = dig(stats, "memory_stats", default={})
-    before, after = seconds_of(dig(stats, "preread")), seconds_of(dig(stats, "read"))
-    if not before or not after or "usage" not in memory:
+    memory, times = dig(stats, "memory_stats", default={}), [seconds_of(dig(stats, x)) for x in ("preread", "read")]
+    if not all(times) or "usage" not in memory:
         return None
     idle = dig(memory, "stats", "total_inactive_file", default=dig(memory, "stats", "inactive_file", default=0))
-    return (Sample(before, nanos("precpu_stats"), 0),
-            Sample(after, nanos("cpu_stats"), max(0, memory["usage"] - idle)))
+    return [Sample(at, dig(stats, part, "cpu_usage", "total_usage", default=0), max(0, memory["usage"] - idle))
+            for at, part in zip(times, ("precpu_stats", "cpu_stats"))]
 
 def usage_of(before, after):
-    """usage of metrics.k8s.io between two Samples, as metrics-server writes it."""
+    """usage of metrics.k8s.io between two Samples."""
     nanos = max(0, after.cpu_nanos - before.cpu_nanos) / max(after.time - before.time, 0.001)
     return {"cpu": quantity_text(round(nanos)), "memory": f"{after.memory_bytes >> 10}Ki"}
 
 class Usage:
-    """Measures for requests; keeps only the samples of the last one, so that the next need not wait."""
+    """Measures for requests; keeps a sample of each thing measured, so that a question soon after need not wait."""
     def __init__(self, k2d):
         self.k2d, self.lock, self.before = k2d, threading.Lock(), {}    # lock: one measures at a time, the others gain
 
@@ -3407,21 +3403,18 @@ class Usage:
     def measure(self, keys):
         """{key: (Sample, Sample)}; a key is (container's id, pid), of the machine ()."""
         with self.lock:
-            begin, (least, good, most) = time.time(), WINDOW_S
-            known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < most}
+            begin, out = time.time(), {}
+            known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < WINDOW_S[1]}
             first = {key: known.get(key) or self.sample(key) for key in keys}
-            seen = {key: old for key, old in first.items() if old}
-            asked = [threading.Thread(target=self.ask, args=(key, first)) for key in keys if key not in seen]
+            asked = [threading.Thread(target=self.ask, args=(key, out)) for key in keys if not first[key]]
             for thread in asked:
                 thread.start()
-            time.sleep(max([0, *(least - time.time() + old.time for old in seen.values())]))
-            pairs = {key: (old, self.sample(key)) for key, old in seen.items()}
-            self.before = {**known, **{key: pair[pair[1].time - pair[0].time > good]
-                                       for key, pair in pairs.items() if pair[1]}}
+            time.sleep(max([0, *(old.time + WINDOW_S[0] - time.time() for old in first.values() if old)]))
+            out.update((key, (old, self.sample(key))) for key, old in first.items() if old)
+            self.before = {**known, **{key: old for key, old in first.items() if old}}
             for thread in asked:
                 thread.join()
-            return {**{key: pair for key, pair in pairs.items() if pair[1]},
-                    **{key: first[key] for key in keys if key not in seen and first[key]}}
+            return {key: pair for key, pair in out.items() if pair and pair[1]}
 
     def ask(self, key, into):
         """Where the cgroup is out of reach: the engine measures, for a second or two."""
@@ -3433,11 +3426,10 @@ class Usage:
     @staticmethod
     def metrics(obj, pairs, **usage):
         """The NodeMetrics or PodMetrics of an object."""
-        seconds = max(after.time - before.time for before, after in pairs)
-        meta = pick(obj["metadata"], ("name", "namespace", "labels"))
-        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1",
-                "metadata": {**meta, "creationTimestamp": now()}, "timestamp": now(),
-                "window": f"{seconds:.3f}s", **usage}
+        window = max(after.time - before.time for before, after in pairs)
+        meta = {**pick(obj["metadata"], ("name", "namespace", "labels")), "creationTimestamp": now()}
+        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1", "metadata": meta,
+                "timestamp": now(), "window": f"{window:.3f}s", **usage}
 
     def nodes(self, nodes):
         own, pairs = self.k2d.settings.node, self.measure([()])
@@ -3445,15 +3437,13 @@ class Usage:
                 if node["metadata"]["name"] == own]         # of others, which somebody made, nothing is known
 
     def pods(self, pods):
-        found = [(pod, {f.container: (f.id, f.pid) for f in self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values()
-                        if f.running and f.container != "POD"}) for pod in pods]
-        pairs, out = self.measure([key for _, keys in found for key in keys.values()]), []
-        for pod, keys in found:
-            usage = [(name, pairs[key]) for name, key in keys.items() if key in pairs]
-            if usage and dig(pod, "status", "phase") == "Running":
-                out.append(self.metrics(pod, [pair for _, pair in usage], containers=[
-                    {"name": name, "usage": usage_of(*pair)} for name, pair in usage]))
-        return out
+        running = [(pod, [f for f in self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values() if f.running and
+                          f.container != "POD"]) for pod in pods if dig(pod, "status", "phase") == "Running"]
+        pairs = self.measure([(f.id, f.pid) for _, found in running for f in found])
+        measured = [(pod, {f.container: pairs[f.id, f.pid] for f in found if (f.id, f.pid) in pairs})
+                    for pod, found in running]
+        return [self.metrics(pod, each.values(), containers=[
+            {"name": name, "usage": usage_of(*pair)} for name, pair in each.items()]) for pod, each in measured if each]
 
 # == 14. Controllers =========================================================================
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
@@ -6287,20 +6277,21 @@ class Api:
         """What pods or the node use, one or a list of them, measured now."""
         check_options("ListOptions", request.query)
         kind, wanted, form = request.kind, self.selection(request), request.form
-        home, where = KIND[kind.name.replace("Metrics", "")], f"{request.namespace}/" * kind.namespaced
-        rows = self.store.snapshot(home.id, request.namespace)[1]
-        rows = [row for key, row in rows if wanted.matches(key, row.raw, row.labels)]
-        if request.name and not rows:
-            raise not_found(home, request.name)
-        objects = getattr(self.k2d.usage, home.plural)([json.loads(row.raw) for row in rows])
-        head = {"kind": (form.kind or kind.name) + "List", "apiVersion": form.version or group_version(kind)}
+        home = KIND[kind.name.replace("Metrics", "")]
+        objects = [json.loads(row.raw) for key, row in self.store.snapshot(home.id, request.namespace)[1]
+                   if wanted.matches(key, row.raw, row.labels)]
         if request.name and not objects:
-            raise not_found(kind._replace(plural=kind.singular), where + request.name)
+            raise not_found(home, request.name)
+        objects = getattr(self.k2d.usage, home.plural)(objects)
+        if request.name and not objects:
+            place = f"{request.namespace}/" * kind.namespaced
+            raise not_found(kind._replace(plural=kind.singular), place + request.name)
         if form.kind == "Table":
             return answer(200, to_table(kind, objects, form))
         items = [partial_metadata(obj, form) if form.kind else obj for obj in objects]
         return answer(200, items[0] if request.name else {
-            **head, "metadata": {}, "items": [without(item, *([] if form.kind else head)) for item in items]})
+            "kind": (form.kind or kind.name) + "List", "apiVersion": form.version or group_version(kind),
+            "metadata": {}, "items": [item if form.kind else without(item, "kind", "apiVersion") for item in items]})
 
     def log(self, request):
         """A container's log: of its present run, or the one before. What the API server refuses comes first, then what
@@ -7693,10 +7684,10 @@ class K2d:
             ("Ready", "True" if ready else "Unknown", "KubeletReady" if ready else "NodeStatusUnknown",
              "the engine answers" if ready else "the engine does not answer")]
         if ready:
-            listed = [{"names": [*(image.get("RepoDigests") or ()), *(image.get("RepoTags") or ())],
-                       "sizeBytes": image["Size"]} for image in self.engine.call("GET", "/images/json")]
-            listed.sort(key=lambda image: -image["sizeBytes"])
-            self.images = [image for image in listed if image["names"]][:50]
+            images = [((image.get("RepoDigests") or []) + (image.get("RepoTags") or []), image["Size"])
+                      for image in self.engine.call("GET", "/images/json")]
+            self.images = [{"names": names, "sizeBytes": size} for names, size in sorted(
+                images, key=lambda image: -image[1]) if names][:50]
         with self.store.transaction():
             node = self.store.get("Node", "", s.node) or {
                 "kind": "Node", "apiVersion": "v1",
@@ -7721,17 +7712,14 @@ class K2d:
 
     def renew_lease(self):
         """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no clock must tick."""
-        key = "kube-node-lease", self.settings.node
+        name, namespace = self.settings.node, "kube-node-lease"
         with self.store.transaction():
-            lease, node = self.store.get("Lease", *key), self.store.get("Node", "", self.settings.node)
-            if not lease and node:
-                owner = {"apiVersion": "v1", "kind": "Node", **pick(node["metadata"], ("name", "uid"))}
-                lease = {"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {
-                    "name": key[1], "namespace": key[0], "uid": new_uid(), "creationTimestamp": now(),
-                    "ownerReferences": [owner]}, "spec": {"holderIdentity": key[1], "leaseDurationSeconds": 40}}
-            if lease:
-                lease["spec"]["renewTime"] = now("micro")
-                self.store.put(KIND["Lease"], lease)
+            lease = self.store.get("Lease", namespace, name) or {
+                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
+                "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": now()},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
+            lease["spec"]["renewTime"] = now("micro")
+            self.store.put(KIND["Lease"], lease)
 
     # -- Events
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
