@@ -69,6 +69,7 @@ WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain 
 CONTINUE_S = 300            # how long a list may be continued as it was
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
+EVENT_BURST, EVENT_REFILL_S = 25, 300       # of one source about one object, as client-go's; then one in five minutes
 
 class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr (IPv4Network), ..."""
@@ -189,7 +190,8 @@ Kind = namedtuple("Kind", "name group version plural singular short namespaced v
 # crd     of a custom resource this version's entry in its definition, else None
 ALL = "create delete deletecollection get list patch update watch"
 # kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable(); -: not stored,
-#        only created; empty: clients look for these, but there are none here and none can be made
+#        only created; empty: clients look for these, but there are none here and none can be made; usage: measured
+#        when asked for
 # marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 KIND_TABLE = """
   group version            kind                     short    scope     kept    subresources           marks
@@ -243,6 +245,8 @@ KIND_TABLE = """
   coordination.k8s.io/v1   Lease                    -        Namespace memory  -                      -
   node.k8s.io/v1           RuntimeClass             -        Cluster   disk    -                      -
   discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                      gen
+  metrics.k8s.io/v1beta1   NodeMetrics              -        Cluster   usage   -                      -
+  metrics.k8s.io/v1beta1   PodMetrics               -        Namespace usage   -                      -
 """
 MESSAGE_OF = {("autoscaling/v1", "HorizontalPodAutoscaler"): "autoscaling.v1.HorizontalPodAutoscaler",
               ("events.k8s.io/v1", "Event"): "events.Event"}    # of the others: the name of the kind
@@ -251,9 +255,9 @@ def kind_of(line):
     """A Kind by its row of KIND_TABLE."""
     served, name, short, scope, kept, subresources, marks = line.split()
     group, _, version = served.rpartition("/")
-    plural = re.sub("y$", "ie", re.sub("s$", "se", name.lower())) + "s"
+    plural = re.sub("y$", "ie", re.sub("s$", "se", name.replace("Metrics", "").lower())) + "s"
     words = lambda text: tuple(filter("-".__ne__, text.split(",")))
-    verbs = {"empty": "get list watch", "-": "create"}.get(kept, ALL)
+    verbs = {"empty": "get list watch", "-": "create", "usage": "get list"}.get(kept, ALL)
     return Kind(name, group, version, "endpoints" if name == "Endpoints" else plural, name.lower(), words(short),
                 scope == "Namespace", verbs.replace(" deletecollection", "") if name == "Namespace" else verbs,
                 words(subresources), words(marks), kept, name, MESSAGE_OF.get((served, name), name), None)
@@ -583,6 +587,8 @@ PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
   preemptionPolicy:?=PreemptLowerPriority|PreemptLowerPriority,Never;
 RuntimeClass: metadata:ObjectMeta+ *handler|@label overhead:Overhead(podFixed:{}Quantity)
   scheduling:Scheduling(nodeSelector:{}# tolerations:[]Toleration);
+NodeMetrics: metadata:ObjectMeta+ *timestamp:Time *window *usage:{}Quantity;
+PodMetrics: metadata:ObjectMeta+ *timestamp:Time *window *containers:[]ContainerMetrics(*name *usage:{}Quantity);
 LeaseSpec: holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime?
   leaseTransitions:int?|0.. strategy:? preferredHolder:?;
 events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(*count:int
@@ -1567,7 +1573,8 @@ def apply_conflict(conflicts):
 # == 7. Store and watch ======================================================================
 # Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
-FOREIGN = "k2d.io/container"    # annotation: this pod is a container that somebody else started; holds its name
+FOREIGN = "k2d.io/container"    # annotation: this pod, or the Service of its published ports, is a container that
+#                                 somebody else started; holds its name. As a label: the first digits of its id
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
@@ -2028,6 +2035,24 @@ def log_frames(buffer, tty):
         frames.append((stream, buffer[at + 8:at + 8 + size]))
         at += 8 + size
     return frames, buffer[at:]
+
+STAMP = re.compile(rb"\A\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
+
+def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
+    """The text of a log, piece by piece as the socket has it; waits() blocks until it has more, or ends it by False.
+    stamped: every frame has its time; of a line too long for one frame the first alone keeps it."""
+    is_line = True
+    while True:
+        frames, buffer = log_frames(buffer, tty)
+        texts = [data for _, data in frames]
+        for i, text in enumerate(texts if stamped and not tty else ()):
+            texts[i] = text if is_line else STAMP.sub(b"", text)
+            is_line = text.endswith(b"\n")
+        yield b"".join(texts)
+        got = waits() and sock.recv(65536)
+        if not got:
+            return
+        buffer += got
 
 # == 9. Pod -> container =====================================================================
 # Pure: Kubernetes dicts in, engine dicts out, nothing read, nothing sent. Section 10 goes the other way. The spelling
@@ -2593,6 +2618,34 @@ def foreign_name(name, id_, taken):
     pod_name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:57].strip("-") or "container"
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
+def renamed(obj, old):
+    """The metadata of what stands for a container: as clients left it, but for what names the container."""
+    mine, theirs = ({field: o["metadata"].get(field) or {} for field in ("labels", "annotations")} for o in (obj, old))
+    return {**old["metadata"], **{field: {**theirs[field], **pick(mine[field], (FOREIGN,))} for field in mine}}
+
+def from_docker_ports(info, pod, host_ip):
+    """The Service of the ports that a container of plain `docker run` publishes to other machines, or None. Of type
+    LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
+    PORT(S) of `kubectl get services` are where to go."""
+    ports, meta = {}, pod["metadata"]
+    published = dig(info, "NetworkSettings", "Ports") or dig(info, "HostConfig", "PortBindings", default={})
+    for port, places in sorted(published.items()):
+        number, _, protocol = port.partition("/")
+        for place in places or ():
+            host, bound = place.get("HostIp") or "", int(place.get("HostPort") or 0)
+            if bound and not host.startswith("127.") and host != "::1":
+                ports[protocol, bound] = {"name": f"{protocol}-{bound}", "protocol": protocol.upper(), "port": bound,
+                                          "targetPort": int(number)}
+    owner = {"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}
+    return {
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {**pick(meta, ("name", "namespace", "creationTimestamp")), "uid": new_uid(),
+                     "annotations": pick(meta["annotations"], (FOREIGN,)), "ownerReferences": [owner]},
+        "spec": {"type": "LoadBalancer", "ports": list(ports.values()), "selector": pick(meta["labels"], (FOREIGN,)),
+                 "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
+                 "allocateLoadBalancerNodePorts": False},
+        "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}} if ports else None
+
 def from_docker_container(info, name, node):
     """The pod that a container of plain `docker run` is, named name, in namespace default; without status."""
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
@@ -2611,11 +2664,12 @@ def from_docker_container(info, name, node):
                        volumeMounts=[{"name": f"mount-{i}", "mountPath": mount["Destination"],
                                       **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)],
                        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
-    container["resources"] = {"limits": {"memory": str(host["Memory"])}} if host.get("Memory") else {}
+    limit = quantity_text(host["Memory"] * 10 ** 9) if host.get("Memory") else ""
+    container["resources"] = {"limits": {"memory": limit}} if limit else {}
     policy = dig(host, "RestartPolicy", "Name", default="no")
     return {
         "kind": "Pod", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": "default", "generation": 1, **filled(labels=labels),
+        "metadata": {"name": name, "namespace": "default", "generation": 1, "labels": {**labels, FOREIGN: id_[:12]},
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
                      "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
@@ -3695,7 +3749,7 @@ BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for s
 AUTOMOUNT_S = 3607                          # the life of a token that no pod asked for (its number is its mark) ...
 TOKEN_S = 365 * 86400                       # ... which the API server extends to this
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
-EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "pause", "unpause", "oom")
+EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause", "oom")
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 
 HOOK_GRACE_S = 2            # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
@@ -3874,8 +3928,7 @@ class Pods:
             name = old["metadata"]["name"] if old else foreign_name(real_name, id_, taken)
             pod = from_docker_container(info, name, self.settings.node)
             if old:                                          # what clients wrote to its metadata stays
-                notes = {**old["metadata"].get("annotations", {}), FOREIGN: real_name}
-                pod.update(metadata={**old["metadata"], "annotations": notes}, status=old.get("status", {}))
+                pod.update(metadata=renamed(pod, old), status=old.get("status", {}))
             uid, container = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
             latest = Found(info, self.found.get(uid, {}).get(container), exit_)
             latest.container = container
@@ -3884,6 +3937,12 @@ class Pods:
                 self.found[uid] = {container: latest}
             pod["status"] = self.status(pod)
             self.store.put(KIND["Pod"], pod)
+            service = from_docker_ports(info, pod, self.settings.host_ip)
+            other = self.store.get("Service", "default", name)
+            if service and (not other or is_published(other)):          # else a client's own has the name
+                service["metadata"] = renamed(service, other) if other else service["metadata"]
+                self.k2d.api.allocate(service, other)
+                self.store.put(KIND["Service"], service)
 
     def reconcile(self, key):
         if not self.known:
@@ -4273,6 +4332,8 @@ class Pods:
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             result = ConfigError(str(error), "ErrImagePull")
+        else:
+            self.k2d.hub.guard(self.k2d.update_node, True)      # its images
         if self.pod_of(pod["metadata"]["uid"]):                 # else it was deleted meanwhile
             self.pulls[pod["metadata"]["uid"], container["name"]] = result
         self.queue.add(key_of(pod))
@@ -4455,6 +4516,105 @@ class Pods:
         for uid in os.listdir(folder) if os.path.isdir(folder) else ():
             if uid not in self.keys:
                 self.remove_files(uid)
+
+# == 13b. Usage ==============================================================================
+# metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
+# cost microseconds; the engine's stats, where those files are not in reach, a second or two.
+WINDOW_S = 1, 30                # a rate is over so many seconds, at least and at most
+Sample = namedtuple("Sample", "time cpu_nanos memory_bytes")        # memory: the working set
+
+def cgroup_sample(id_, pid, root="/sys/fs/cgroup", proc="/proc"):
+    """The Sample of a container by its process, None where that process or its cgroup cannot be seen from here."""
+    number = lambda path, name="": int(re.search(rf"(?m)^{name} ?(\d+)$", read_text(path))[1])
+    try:
+        paths = {name: path for _, names, path in (line.split(":", 2) for line in read_text(
+            f"{proc}/{pid}/cgroup").splitlines()) for name in names.split(",")}
+        if "memory" in paths:                   # version 1: a hierarchy for each controller
+            cpu, memory = (f"{root}/{name}{paths[name]}" for name in ("cpuacct", "memory"))
+            nanos, words = number(f"{cpu}/cpuacct.usage"), ("memory.usage_in_bytes", "total_inactive_file")
+        else:
+            cpu = memory = root + paths[""]
+            nanos, words = number(f"{cpu}/cpu.stat", "usage_usec") * 1000, ("memory.current", "inactive_file")
+        used, idle = number(f"{memory}/{words[0]}"), number(f"{memory}/memory.stat", words[1])
+        # Another id: a namesake, as the engine counts processes in a namespace of its own.
+        return Sample(time.time(), nanos, max(0, used - idle)) if id_ in cpu else None
+    except (OSError, LookupError, TypeError):
+        return None
+
+def machine_sample(stat, meminfo):
+    """The Sample of the machine by /proc/stat (hundredths of seconds; idle and iowait come fourth and fifth) and
+    /proc/meminfo."""
+    ticks = [int(number) for number in stat.split("\n", 1)[0].split()[1:9]]
+    total, free = (int(re.search(rf"{name}: +(\d+)", meminfo)[1]) << 10 for name in ("MemTotal", "MemAvailable"))
+    return Sample(time.time(), (sum(ticks) - ticks[3] - ticks[4]) * 10 ** 7, total - free)
+
+def stats_samples(stats):
+    """The two Samples in the engine's stats of a container, None if it ended meanwhile."""
+    memory, times = dig(stats, "memory_stats", default={}), [seconds_of(dig(stats, x)) for x in ("preread", "read")]
+    if not all(times) or "usage" not in memory:
+        return None
+    idle = dig(memory, "stats", "total_inactive_file", default=dig(memory, "stats", "inactive_file", default=0))
+    return [Sample(at, dig(stats, part, "cpu_usage", "total_usage", default=0), max(0, memory["usage"] - idle))
+            for at, part in zip(times, ("precpu_stats", "cpu_stats"))]
+
+def usage_of(before, after):
+    """usage of metrics.k8s.io between two Samples."""
+    nanos = max(0, after.cpu_nanos - before.cpu_nanos) / max(after.time - before.time, 0.001)
+    return {"cpu": quantity_text(round(nanos)), "memory": f"{after.memory_bytes >> 10}Ki"}
+
+class Usage:
+    """Measures for requests; keeps a sample of each thing measured, so that a question soon after need not wait."""
+    def __init__(self, k2d):
+        self.k2d, self.lock, self.before = k2d, threading.Lock(), {}    # lock: one measures at a time, the others gain
+
+    @staticmethod
+    def sample(key):
+        return cgroup_sample(*key) if key else machine_sample(read_text("/proc/stat"), read_text("/proc/meminfo"))
+
+    def measure(self, keys):
+        """{key: (Sample, Sample)}; a key is (container's id, pid), of the machine ()."""
+        with self.lock:
+            begin, out = time.time(), {}
+            known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < WINDOW_S[1]}
+            first = {key: known.get(key) or self.sample(key) for key in keys}
+            asked = [threading.Thread(target=self.ask, args=(key, out)) for key in keys if not first[key]]
+            for thread in asked:
+                thread.start()
+            time.sleep(max([0, *(old.time + WINDOW_S[0] - time.time() for old in first.values() if old)]))
+            out.update((key, (old, self.sample(key))) for key, old in first.items() if old)
+            self.before = {**known, **{key: old for key, old in first.items() if old}}
+            for thread in asked:
+                thread.join()
+            return {key: pair for key, pair in out.items() if pair and pair[1]}
+
+    def ask(self, key, into):
+        """Where the cgroup is out of reach: the engine measures, for a second or two."""
+        try:
+            into[key] = stats_samples(self.k2d.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", expect=ENDED))
+        except EngineError as error:
+            log(f"stats of {key[0][:12]}: {error}")
+
+    @staticmethod
+    def metrics(obj, pairs, **usage):
+        """The NodeMetrics or PodMetrics of an object."""
+        window = max(after.time - before.time for before, after in pairs)
+        meta = {**pick(obj["metadata"], ("name", "namespace", "labels")), "creationTimestamp": now()}
+        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1", "metadata": meta,
+                "timestamp": now(), "window": f"{window:.3f}s", **usage}
+
+    def nodes(self, nodes):
+        own, pairs = self.k2d.settings.node, self.measure([()])
+        return [self.metrics(node, pairs.values(), usage=usage_of(*pairs[()])) for node in nodes
+                if node["metadata"]["name"] == own]         # of others, which somebody made, nothing is known
+
+    def pods(self, pods):
+        running = [(pod, [f for f in self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values() if f.running and
+                          f.container != "POD"]) for pod in pods if dig(pod, "status", "phase") == "Running"]
+        pairs = self.measure([(f.id, f.pid) for _, found in running for f in found])
+        measured = [(pod, {f.container: pairs[f.id, f.pid] for f in found if (f.id, f.pid) in pairs})
+                    for pod, found in running]
+        return [self.metrics(pod, each.values(), containers=[
+            {"name": name, "usage": usage_of(*pair)} for name, pair in each.items()]) for pod, each in measured if each]
 
 # == 14. Controllers =========================================================================
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
@@ -5603,6 +5763,9 @@ def is_foreign(obj):
     return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
 
 # -- defaults that depend on other fields; those that do not are in SCHEMA
+def is_published(obj):
+    return obj["kind"] == "Service" and FOREIGN in (obj["metadata"].get("annotations") or ())
+
 def fill(obj, **defaults):
     for field, default in defaults.items():
         obj.setdefault(field, default)
@@ -6818,6 +6981,8 @@ PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how i
     "application/strategic-merge-patch+json": (dict, "map[string]interface {}", strategic_merge),
 }
 
+WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}    # a log
+
 class Api:
     """The verbs. Every method may run in any thread."""
     def __init__(self, k2d):
@@ -6846,9 +7011,12 @@ class Api:
         """The Answer to a request for resources; a watch or a log is a function that takes over the connection."""
         if request.kind.id == "Endpoints":
             request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        if (request.kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET"):
+            self.k2d.renew_lease()
         if request.subresource in ("log", "binding", "eviction", "token"):
             return getattr(self, request.subresource)(request)
-        return self.review(request) if request.kind.kept == "-" else getattr(self, request.method_name)(request)
+        name = {"-": "review", "usage": "usage"}.get(request.kind.kept, request.method_name)
+        return getattr(self, name)(request)
 
     def find(self, request):
         """The bytes of the object that a request names. Raises ApiError 404."""
@@ -7125,6 +7293,8 @@ class Api:
             if spec["type"] not in ("NodePort", "LoadBalancer"):
                 port.pop("nodePort", None)
                 continue
+            if not given and spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False:
+                continue
             number = given or kept.get((port["port"], protocol))
             why = ("" if not number else "provided port is not in the valid range. The range of valid ports is "
                    f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}" if number not in NODE_PORTS else
@@ -7324,6 +7494,9 @@ class Api:
         kind, options = request.kind, self.delete_options(request)
         with self.store.transaction():
             obj = json.loads(self.find(request))
+            if is_published(obj):
+                raise forbidden(kind, request.name, "it is the published ports of the container "
+                                f"{obj['metadata']['annotations'][FOREIGN]} and goes with it (kubectl delete pod)")
             left = self.delete_object(KIND[kind.id], obj, options, request.dry_run or bool(options.get("dryRun")))
         if left or "obj" in kind.marks:
             return self.reply(request, 200, left or obj)
@@ -7402,7 +7575,8 @@ class Api:
         kind, options, wanted = request.kind, self.delete_options(request), self.selection(request)
         with self.store.transaction():
             found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
-                     if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj)]
+                     if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj) and
+                     not is_published(obj)]
             for obj in found:
                 self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
         return answer(200, {"kind": kind.name + "List", "apiVersion": group_version(kind),
@@ -7489,32 +7663,84 @@ class Api:
         meta = {"metadata": {"creationTimestamp": now()}} if request.kind.id == "SelfSubjectReview" else {}
         return answer(201, {**given, **meta, "status": status})
 
+    def usage(self, request):
+        """What pods or the node use, one or a list of them, measured now."""
+        check_options("ListOptions", request.query)
+        kind, wanted, form = request.kind, self.selection(request), request.form
+        home = KIND[kind.name.replace("Metrics", "")]
+        objects = [json.loads(row.raw) for key, row in self.store.snapshot(home.id, request.namespace)[1]
+                   if wanted.matches(key, row.raw, row.labels)]
+        if request.name and not objects:
+            raise not_found(home, request.name)
+        objects = getattr(self.k2d.usage, home.plural)(objects)
+        if request.name and not objects:
+            place = f"{request.namespace}/" * kind.namespaced
+            raise not_found(kind._replace(plural=kind.singular), place + request.name)
+        if form.kind == "Table":
+            return answer(200, to_table(kind, objects, form))
+        items = [partial_metadata(obj, form) if form.kind else obj for obj in objects]
+        return answer(200, items[0] if request.name else {
+            "kind": (form.kind or kind.name) + "List", "apiVersion": form.version or group_version(kind),
+            "metadata": {}, "items": [item if form.kind else without(item, "kind", "apiVersion") for item in items]})
+
     def log(self, request):
+        """A container's log: of its present run, or the one before. What the API server refuses comes first, then what
+        the kubelet does."""
+        name, text = request.query.get("container"), None
+        numbers, begin = self.log_options(request)
         pod = json.loads(self.find(request))
-        names = [container["name"] for container in pod["spec"]["containers"]]
-        name = request.query.get("container") or names[0]
+        names = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
+                 for container in pod["spec"].get(field) or ()]
+        if not name and len(pod["spec"]["containers"]) > 1:
+            raise bad_request(f"a container name must be specified for pod {request.name}, choose one of: "
+                              f"[{' '.join(names)}]")
+        name = name or pod["spec"]["containers"][0]["name"]
         if name not in names:
             raise bad_request(f"container {name} is not valid for pod {request.name}")
         if not pod["spec"].get("nodeName"):
             return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
-        status = next((s for s in dig(pod, "status", "containerStatuses", default=()) if s["name"] == name), {})
-        if not found or not engine_time(found.started_at):
-            reason = dig(status, "state", "waiting", "reason") or "ContainerCreating"
-            raise bad_request(f'container "{name}" in pod "{request.name}" is waiting to start: {reason}')
-        query, follow = self.log_query(request, found, status)
+        previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
+        status = next((s for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+                       for s in dig(pod, "status", field, default=()) if s["name"] == name), None)
+        last, reason = (dig(status, *path) for path in (("lastState", "terminated"), ("state", "waiting", "reason")))
+        if not status:
+            text = "is not available"
+        elif reason and not last and not previous:
+            text = "is waiting to start: " + WAITING.get(reason, reason)
+        elif not found and not previous:
+            text = "is terminated"
+        if text or previous and not (last and found):
+            raise bad_request(f'container "{name}" in pod "{request.name}" {text}' if text else
+                              f'previous terminated container "{name}" in pod "{request.name}" not found')
+        # One log holds all runs of a container; each begins where the one before it ended, and is cut off there.
+        id_, since, until, tail, skip = found.id, found.run_began, "", numbers.get("tailLines", "all"), 0
+        if previous and last.get("containerID", id_).endswith(id_):
+            if found.running:                # else the run that ended last is the previous one
+                since, until = found.prior_began, found.run_began
+        elif previous:
+            id_, since = last["containerID"].rpartition("/")[2], ""
+        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        for bound, at in (("since", max(exact_seconds(since), begin)), ("until", exact_seconds(until))):
+            asked.update({bound: at.lstrip("0")} if at.strip("0.") else {})
+        begin_log = lambda more: self.k2d.engine.stream("GET", f"/containers/{id_}/logs?" + urllib.parse.urlencode(
+            {**asked, **more}))
         try:
-            path = f"/containers/{found.id}/logs?{urllib.parse.urlencode(query)}"
-            sock, _, rest = self.k2d.engine.stream("GET", path)
+            if until and tail != "all":      # the engine counts from the end of the log, of a later run: so count first
+                sock, _, rest = begin_log({})
+                with sock:
+                    lines = sum(text.count(b"\n") for text in log_text(sock, rest, found.tty))
+                tail, skip = "all", max(0, lines - tail)
+            sock, _, rest = begin_log({"tail": tail})
         except EngineError as error:
-            raise ApiError(500, "InternalError", f"the engine cannot read the log: {error}")
-        limit = int(request.query["limitBytes"]) if request.query.get("limitBytes", "").isdigit() else None
-        return lambda handler: handler.serve_log(sock, rest, found.tty, limit, follow)
+            raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
+        return lambda handler: handler.serve_log(sock, rest, found.tty, timestamps, numbers.get("limitBytes"), follow,
+                                                 skip)
 
     @staticmethod
-    def log_query(request, found, status):
-        """The engine's parameters for PodLogOptions, and whether to follow. Raises ApiError 400, 422."""
-        query, faults, numbers = request.query, Faults(), {}
+    def log_options(request):
+        """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400, 422."""
+        query, faults, numbers, begin = request.query, Faults(), {}, exact_seconds("")
         for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
             if not re.fullmatch(r"-?\d{1,18}", query[field]):
                 raise no_number(query[field])
@@ -7522,27 +7748,16 @@ class Api:
             if numbers[field] < (field != "tailLines"):
                 words = "than or equal to 0" if field == "tailLines" else "than 0"
                 faults.add(field, "Invalid value", numbers[field], "must be greater " + words)
+        if query.get("sinceTime") and seconds_of(query["sinceTime"]) is None:
+            raise bad_request(f"parsing time {dumps(query['sinceTime']).decode()}: want RFC 3339")
         if "sinceSeconds" in query and "sinceTime" in query:
             faults.add("", "Forbidden", why="at most one of `sinceTime` or `sinceSeconds` may be specified")
+        if "stream" in query:                # its feature gate is off in this version
+            faults.add("stream", "Forbidden", why="may not be specified")
         faults.check(KIND["Pod"]._replace(name="PodLogOptions"), request.name)
-        previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
-        # One log holds all runs of a container; each begins where the one before it ended, and is cut off there.
-        since, until = found.run_began, ""
-        if previous:
-            last = dig(status, "lastState", "terminated")
-            if not last:
-                raise bad_request(f'previous terminated container "{found.container}" in pod "{request.name}" not '
-                                  "found")
-            if found.running:                # else the run that ended last is the previous one
-                since, until = found.prior_began, found.run_began
-        begin = exact_seconds(since)
         if "sinceSeconds" in query:
-            begin = max(begin, f"{time.time() - numbers['sinceSeconds']:020.9f}")
-        if "sinceTime" in query:
-            begin = max(begin, f"{seconds_of(query['sinceTime']) or 0:020.9f}")
-        return {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps),
-                "tail": numbers.get("tailLines", "all"), **({"since": begin.lstrip("0")} if begin.strip("0.") else {}),
-                **({"until": exact_seconds(until).lstrip("0")} if until else {})}, follow
+            begin = f"{time.time() - numbers['sinceSeconds']:020.9f}"
+        return numbers, max(begin, exact_seconds(query.get("sinceTime")))
 
     # -- what is not about resources
     def discovery(self, request):
@@ -7945,6 +8160,7 @@ StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
   VolumeBindingMode=volumeBindingMode|Immediate AllowVolumeExpansion=allowVolumeExpansion|false Age
 PriorityClass: Value#=value Global-Default?=globalDefault Age PreemptionPolicy=preemptionPolicy
 RuntimeClass: Handler=handler Age ; Lease: Holder=spec.holderIdentity Age
+NodeMetrics: cpu=usage.cpu memory=usage.memory Window=window ; PodMetrics: cpu memory Window=window
 """
 COLUMNS = {kind: words for kinds, words in (row.split(": ", 1) for row in COLUMNS.replace("\n  ", " ").replace(
     " ; ", "\n").strip().split("\n")) for kind in kinds.split(",")}
@@ -7957,6 +8173,8 @@ CELLS = {
     "Deployment": ready_cells, "StatefulSet": ready_cells, "HorizontalPodAutoscaler": autoscaler_cells,
     "Ingress": ingress_cells, "IngressClass": class_cells, "StorageClass": storage_class_cells,
     "ResourceQuota": quota_cells, "RoleBinding": binding_cells, "ClusterRoleBinding": binding_cells,
+    "PodMetrics": lambda obj: [quantity_text(sum(quantity_nanos(c["usage"][name]) for c in obj["containers"]))
+                               for name in ("cpu", "memory")],
 }
 # [?(@left op right)], [index], .name
 STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
@@ -8699,27 +8917,26 @@ class Handler:
             self.k2d.hub.after(seconds, self.k2d.hub.end_watch, watch)
             self.keep = True                                    # the hub goes on with it
 
-    def serve_log(self, sock, buffer, tty, limit, follow):
-        """Pass a container's log on until it ends, the client goes, or limit bytes are out; one loop over both ends."""
-        self.keep = False
+    def serve_log(self, sock, buffer, tty, stamped, limit, follow, skip):
+        """Pass a container's log on, without its first lines to skip, until it ends, the client goes, or limit bytes
+        are out. Who reads slowly is waited for, and nothing more is read meanwhile."""
+        self.keep, ends = False, select.poll()
         self.k2d.hub.call(self.k2d.hub.release, self.connection)     # it may go on for days
+        for end in (sock, self.sock):
+            ends.register(end, select.POLLIN)
+        self.sock.settimeout(None)                                   # a pager may stand still for long
+        has_more = lambda: not follow or not any(end == self.sock.fileno() for end, _ in ends.poll())
         with sock:
             self.write_head(200, {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
-            while limit is None or limit > 0:
-                frames, buffer = log_frames(buffer, tty)
-                text = b"".join(data for _, data in frames)[:limit]
+            for text in log_text(sock, buffer, tty, stamped, has_more):
+                lines = text.split(b"\n", skip) if skip else [text]
+                skip -= len(lines) - 1
+                text = b"" if skip else lines[-1][:limit]
                 if text:
                     self.sock.sendall(chunk(text))
                     limit = None if limit is None else limit - len(text)
-                    continue
-                if follow and not self.sock.pending():
-                    ready, _, _ = select.select([sock, self.sock], [], [])
-                    if self.sock in ready:
-                        break                                   # the client has hung up
-                got = sock.recv(65536)
-                if not got:
+                if limit == 0:
                     break
-                buffer += got
             self.sock.sendall(b"0\r\n\r\n")
 
 # == 18. Command line ========================================================================
@@ -8734,9 +8951,11 @@ class K2d:
         self.ca, self.hub, self.engine = self.access.ca, Hub(self.store), Engine(settings.docker_host)
         self.network, self.names = Network(settings, self.engine, self.store), Names(settings, self.store)
         self.api = Api(self)
-        self.pods, self.controllers = Pods(self), Controllers(self)
+        self.pods, self.usage, self.controllers = Pods(self), Usage(self), Controllers(self)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
+        self.images = []    # status.images of the node: the largest, as the kubelet tells them
+        self.told = {}      # (uid, source) -> (Events it may still tell, when that was, {what was told: Event's name})
 
     def on_change(self, changes, watches):
         """Watches hear of changes; while versions move, those that want bookmarks get one a minute, else nothing wakes.
@@ -8857,19 +9076,25 @@ class K2d:
             ("PIDPressure", "False", "KubeletHasSufficientPID", "the engine has sufficient PID available"),
             ("Ready", "True" if ready else "Unknown", "KubeletReady" if ready else "NodeStatusUnknown",
              "the engine answers" if ready else "the engine does not answer")]
+        if ready:
+            images = [((image.get("RepoDigests") or []) + (image.get("RepoTags") or []), image["Size"])
+                      for image in self.engine.call("GET", "/images/json")]
+            self.images = [{"names": names, "sizeBytes": size} for names, size in sorted(
+                images, key=lambda image: -image[1]) if names][:50]
         with self.store.transaction():
             node = self.store.get("Node", "", s.node) or {
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
             node["metadata"].setdefault("labels", {}).update({
-                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine})
+                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
+                "node-role.kubernetes.io/control-plane": ""})
             told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
                 "capacity": capacity, "allocatable": capacity,
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
                 "addresses": [{"type": "InternalIP", "address": s.host_ip}, {"type": "Hostname", "address": s.node}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}}, **filled(images=self.images),
                 "nodeInfo": {
                     "machineID": first_line("/etc/machine-id"), "systemUUID": first_line("/etc/machine-id"),
                     "bootID": first_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
@@ -8878,13 +9103,35 @@ class K2d:
                     "kubeletVersion": f"{SERVES}+k2d{VERSION}", "kubeProxyVersion": "", "operatingSystem": "linux"}}
             self.store.put(KIND["Node"], node)
 
+    def renew_lease(self):
+        """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no clock must tick."""
+        name, namespace = self.settings.node, "kube-node-lease"
+        with self.store.transaction():
+            lease = self.store.get("Lease", namespace, name) or {
+                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
+                "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": now()},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
+            lease["spec"]["renewTime"] = now("micro")
+            self.store.put(KIND["Lease"], lease)
+
     # -- Events
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
         meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
         namespace, path = meta.get("namespace") or "default", f"spec.containers{{{container}}}" if container else ""
-        name = f"{meta['name']}.{safe_hash([meta['uid'], reason, text, container], 16)}"
+        at, what = time.monotonic(), (reason, text, container)
         with self.store.transaction():
+            left, then, names = self.told.pop((meta["uid"], component), (EVENT_BURST, at, {}))
+            left = min(EVENT_BURST, left + (at - then) / EVENT_REFILL_S)
+            self.told[meta["uid"], component] = left - (left >= 1), at, names
+            if left < 1:
+                return                          # a crash loop: enough has been said
+            if len(self.told) > EVENTS:
+                del self.told[next(iter(self.told))]
+            if len(names) > 2 * EVENT_BURST:
+                names.clear()
+            # names rise with time, as the kubelet's do: clients show Events of the same second in their order
+            name = names.setdefault(what, f"{meta['name']}.{time.time_ns():x}")
             event = self.store.get("Event", namespace, name) or {
                 "kind": "Event", "apiVersion": "v1",
                 "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},

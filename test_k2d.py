@@ -1011,7 +1011,7 @@ class Offline:
     def __init__(self, test, namespace="rec", whole=False):
         self.settings, self.store = test.settings(), test.store(os.path.join(test.folder(), "state"))
         self.access, self.said = OfflineAccess(self.settings, self.store), b""
-        self.api = k2d.Api(self)
+        self.api, self.usage, self.pods = k2d.Api(self), k2d.Usage(self), types.SimpleNamespace(found={})
         self.do("POST", at("namespaces"), {"metadata": {"name": namespace}})
         self.do("POST", at("serviceaccounts", namespace), named("default", **{} if whole else {
             "automountServiceAccountToken": False}))
@@ -1022,6 +1022,7 @@ class Offline:
 
     sendall = lambda self, data: setattr(self, "said", self.said + data)        # it is its connection's socket, too
     recv, settimeout = lambda self, size: b"", lambda self, seconds: None
+    renew_lease = k2d.K2d.renew_lease
     makefile = lambda self, *_: io.BytesIO(self.said)
 
     def ask(self, method, path, body=None, content="application/json", token=None, **headers):
@@ -1970,6 +1971,16 @@ class Stores(Pure):
         self.assertEqual(mark, {"type": "BOOKMARK", "object": {"kind": "ConfigMap", "apiVersion": "v1", "metadata": {
             "resourceVersion": "7", "annotations": {"k8s.io/initial-events-end": "true"}}}})
 
+    def test_a_source_tells_no_more_than_its_burst(self):
+        ours = types.SimpleNamespace(settings=types.SimpleNamespace(node="n"), told={},
+                                     store=self.store(os.path.join(self.folder(), "state")))
+        obj = {**pod("p"), "metadata": {"name": "p", "namespace": "a", "uid": "u"}}
+        for number in range(60):
+            k2d.K2d.event(ours, obj, "Normal", "R", "same" if number < 20 else str(number))
+        k2d.K2d.event(ours, obj, "Normal", "R", "of another", component="default-scheduler")
+        counts = [event["count"] for event in ours.store.list("Event", "a")]
+        self.assertEqual((len(counts), sum(counts), max(counts)), (7, 26, 20))
+
 
 # -- framing
 class Framing(Pure):
@@ -1984,6 +1995,18 @@ class Framing(Pure):
         self.assertEqual((found, rest), ([(1, b"abc"), (2, b""), (2, b"x")], self.FRAMES[-11:]))
         self.assertEqual(k2d.log_frames(self.FRAMES, False), (found, rest))
         self.assertEqual([k2d.log_frames(data, True) for data in (b"", b"\1\0a")], [([], b""), ([(1, b"\1\0a")], b"")])
+
+    def test_the_text_of_a_log(self):
+        frame = lambda text: b"\1\0\0\0" + len(text).to_bytes(4, "big") + text
+        stamp = b"2026-01-02T03:04:05.123456789Z "
+        whole = b"".join(map(frame, (stamp + b"x" * 300, stamp + b"y\n", stamp + b"2026-01-02T03:04:05Z \n", b"\n")))
+        expected = stamp + b"x" * 300 + b"y\n" + stamp + b"2026-01-02T03:04:05Z \n\n"
+        for size in (1, 7, len(whole)):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                pieces = iter([whole[at_:at_ + size] for at_ in range(0, len(whole), size)])
+                more = lambda: any(not theirs.sendall(piece) for piece in [next(pieces, b"")] if piece)
+                self.assertEqual(b"".join(k2d.log_text(ours, b"", False, True, more)), expected)
 
     IMAGES = [("a name", "busybox", ("busybox", "latest")), ("a tag", "a/b:1", ("a/b", "1")),
               ("a port", "h:5000/a", ("h:5000/a", "latest")),
@@ -2294,7 +2317,8 @@ class FromDocker(Pure):
                      ("at the ends", "_x_", "x"), ("nothing left", "___", "container"),
                      ("too long", "a" * 70, "a" * 57), ("taken", "busy", "busy-01234")]
     CONTAINERS = [  # what, what inspect tells, path in the pod, expected
-        ("a label that Kubernetes knows", {"Labels": {"a.b/c": "d"}}, "metadata/labels", {"a.b/c": "d"}),
+        ("a label that Kubernetes knows", {"Labels": {"a.b/c": "d"}}, "metadata/labels",
+         {"a.b/c": "d", "k2d.io/container": "0123456789ab"}),
         ("an odd value", {"Labels": {"a": "d e"}}, "metadata/annotations", {"k2d.io/container": "x_1", "a": "d e"}),
         ("an odd key is left out", {"Labels": {"a b": "d"}}, "metadata/annotations", {"k2d.io/container": "x_1"}),
         ("ports", {"ExposedPorts": {"80/tcp": {}}, "PortBindings": {"53/udp": [{"HostPort": "5353"}]}},
@@ -2302,7 +2326,7 @@ class FromDocker(Pure):
          [{"containerPort": 53, "protocol": "UDP", "hostPort": 5353}, {"containerPort": 80, "protocol": "TCP"}]),
         ("environment", {"Env": ["A=b=c", "B="]}, "spec/containers/0/env",
          [{"name": "A", "value": "b=c"}, {"name": "B", "value": ""}]),
-        ("memory", {"Memory": 1024}, "spec/containers/0/resources", {"limits": {"memory": "1024"}}),
+        ("memory", {"Memory": 64 << 20}, "spec/containers/0/resources", {"limits": {"memory": "64Mi"}}),
         ("its uid", {}, "metadata/uid", "01234567-89ab-cdef-0123-456789abcdef"),
         ("mounts", {"Mounts": [{"Source": "/s", "Destination": "/d", "RW": False}, {"Destination": "/t"}]},
          "spec/containers/0/volumeMounts",
@@ -2313,16 +2337,62 @@ class FromDocker(Pure):
             ("", "Never"))),
     ]
 
+    PUBLISHED = [  # what, NetworkSettings.Ports, the ports of the Service
+        ("none", {"80/tcp": None}, []), ("no ports", {}, []),
+        ("for this machine alone", {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "80"}]}, []),
+        ("IPv4 and IPv6", {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]},
+         ["tcp-8080 TCP 8080 80"]),
+        ("two", {"53/udp": [{"HostIp": "", "HostPort": "5353"}], "80/tcp": [{"HostPort": "32768"}]},
+         ["udp-5353 UDP 5353 53", "tcp-32768 TCP 32768 80"]),
+    ]
+
     def test_containers_of_others(self):
         self.each(self.FOREIGN_NAMES, lambda name: k2d.foreign_name(name, "0123456789", {"busy"}))
         self.each(self.CONTAINERS, lambda info, path: inside(
             path, k2d.from_docker_container(inspected(name="/x_1", **info), "x-1", "node")))
+        self.each(self.PUBLISHED, lambda ports: [" ".join(map(str, port.values())) for port in (k2d.from_docker_ports(
+            {"NetworkSettings": {"Ports": ports}}, k2d.from_docker_container(inspected(), "x", "node"), "192.0.2.9") or
+            {"spec": {"ports": []}})["spec"]["ports"]])
         for info in (inspected(), inspected(Labels={"a": "b c"}, Env=["A=1"], PortBindings={"80/tcp": None})):
             made, findings = k2d.from_docker_container(info, "x", "node"), k2d.Findings([], [], [])
             faults = k2d.Faults()
             k2d.clean_message(k2d.message("Pod"), made, findings, "")
             k2d.validate_meta(k2d.KIND["Pod"], made["metadata"], faults)
             self.assertEqual((findings.unknown, findings.refused, faults), ([], [], []))
+
+
+    V1, V2 = "9:memory:/d/ab\n2:cpuacct,cpu:/d/ab\n0::/d/ab\n", "0::/d/ab\n"
+    CGROUPS = [  # what, /proc/1/cgroup, the files below /sys/fs/cgroup, the nanoseconds and the bytes
+        ("version 1", V1, {"cpuacct/d/ab/cpuacct.usage": "77", "memory/d/ab/memory.usage_in_bytes": "5000",
+                           "memory/d/ab/memory.stat": "inactive_file 1\ntotal_inactive_file 1000\n"}, (77, 4000)),
+        ("version 2", V2, {"d/ab/cpu.stat": "usage_usec 7\nuser_usec 5\n", "d/ab/memory.current": "5000",
+                           "d/ab/memory.stat": "anon 1\ninactive_file 1000\n"}, (7000, 4000)),
+        ("more idle than used", V2, {"d/ab/cpu.stat": "usage_usec 7\n", "d/ab/memory.current": "500",
+                                     "d/ab/memory.stat": "inactive_file 1000\n"}, (7000, 0)),
+        ("another container", "0::/d/cd\n", {"d/cd/cpu.stat": "usage_usec 7\n"}, None),
+        ("another namespace", "0::/../ab\n", {}, None), ("no process", None, {}, None),
+    ]
+
+    def test_what_a_container_uses(self):
+        def sample(cgroup, files):
+            root = self.folder()
+            for name, text in {**files, **({"1/cgroup": cgroup} if cgroup else {})}.items():
+                os.makedirs(os.path.dirname(f"{root}/{name}"), exist_ok=True)
+                k2d.write_text(f"{root}/{name}", text)
+            found = k2d.cgroup_sample("ab", 1, root, root)
+            return found and found[1:]
+        self.each(self.CGROUPS, sample)
+        stats = {"preread": "2026-01-02T03:04:05Z", "read": "2026-01-02T03:04:07Z",
+                 "precpu_stats": {"cpu_usage": {"total_usage": 10 ** 9}}, "memory_stats": {
+                     "usage": 3 << 20, "stats": {"inactive_file": 1 << 20}},
+                 "cpu_stats": {"cpu_usage": {"total_usage": 15 * 10 ** 8}}}
+        self.assertEqual(k2d.usage_of(*k2d.stats_samples(stats)), {"cpu": "250m", "memory": "2048Ki"})
+        old = {"usage": 3 << 20, "stats": {"total_inactive_file": 3 << 20, "inactive_file": 0}}
+        self.assertEqual(k2d.usage_of(*k2d.stats_samples({**stats, "memory_stats": old}))["memory"], "0Ki")
+        for gone in (None, {}, {**stats, "memory_stats": {}}, {**stats, "preread": "0001-01-01T00:00:00Z"}):
+            self.assertIsNone(k2d.stats_samples(gone))
+        machine = k2d.machine_sample("cpu  1 2 3 100 50 6 7 8 9 9\ncpu0 1", "MemTotal:   10 kB\nMemAvailable:  4 kB\n")
+        self.assertEqual(machine[1:], (27 * 10 ** 7, 6144))
 
 
 # -- volumes
@@ -2941,6 +3011,9 @@ def table_cases():
          [none, "a,b,c + 2 more...", "", "80, 443", "2m"]),
         ("parameters", "IngressClass", {"spec": {"controller": "c", "parameters": {
             "apiGroup": "g", "kind": "K", "name": "n"}}}, ["c", "K.g/n", "2m"]),
+        ("node", "NodeMetrics", {"usage": {"cpu": "250m", "memory": "1Ki"}, "window": "1s"}, ["250m", "1Ki", "1s"]),
+        ("sums", "PodMetrics", {"containers": [{"usage": {"cpu": "1500n", "memory": "1023Ki"}}] * 2, "window": "1.5s"},
+         ["3000n", "2046Ki", "1.5s"]),
         ("all", "NetworkPolicy", {"spec": {"podSelector": {}}}, [none, "2m"]), ("lease", "Lease", {}, ["", "2m"]),
         ("budget", "PodDisruptionBudget", {"spec": {"minAvailable": 0}}, ["0", "N/A", 0, "2m"]),
         *((kind, kind, {"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}, {
@@ -5785,6 +5858,124 @@ class Volumes(EngineTest):
         self.assertEqual(in_pod(self.NS, "group", look), "2777 77\n2777 77\n440 77\n77\nA")
 
 
+class AtThePod(EngineTest):
+    NS = "kt-at"
+
+    def say(self, path, code=200):
+        found = C.api("GET", path)
+        self.assertEqual(found.status, code, found.body)
+        return found.body if code == 200 else found.body["message"]
+
+    def test_what_pods_and_the_node_use(self):
+        busy = "while :; do [ -e /stop ] && exec sleep 3600; done"
+        self.run_pod("busy", ["sh", "-c", busy], labels={"use": "much"})
+        self.run_pod("idle", labels={"use": "little"})
+        path = k2d.group_version(k2d.KIND["PodMetrics"])
+        path = f"/apis/{path}/namespaces/{self.NS}/pods"
+        self.assertGreater(k2d.quantity_nanos(C.do("GET", path + "/busy")["containers"][0]["usage"]["cpu"]), 10 ** 8)
+        begin = time.monotonic()
+        found = {item["metadata"]["name"]: item for item in C.do("GET", path)["items"]}
+        self.assertEqual({name: item["metadata"]["labels"]["use"] for name, item in found.items()},
+                         {"busy": "much", "idle": "little"})
+        self.assertRegex(found["busy"]["window"], r"^[1-9]\d*\.\d+s$")
+        C.do("GET", path)
+        self.assertLess(time.monotonic() - begin, 1.9)                      # the second did not have to wait
+        for which in KUBECTLS:
+            for arguments, line in ((("pods",), r"(?m)^busy +\d{2,}m +\d+Mi"),
+                                    (("pods", "--containers"), r"(?m)^busy +c +\d{2,}m +\d+Mi"),
+                                    (("pod", "-l", "use=little"), r"(?m)^idle +0m +\d+Mi"),
+                                    (("nodes",), r"(?m)^\S+ +\d+m +\d+% +\d+Mi +\d+%")):
+                with self.subTest(which=which, arguments=arguments):
+                    said = C.kubectl("top", *arguments, "-n", self.NS, which=which)
+                    self.assertRegex(said, line)
+                    self.assertEqual("busy" in said, "-l" not in arguments and arguments != ("nodes",))
+        info = engine("GET", f"/containers/{self.NS}_busy_c/json")[1]
+        asked, ours = {}, types.SimpleNamespace(engine=k2d.Engine(f"unix://{SOCKET}"))
+        k2d.Usage(ours).ask((info["Id"], 0), asked)                         # as the engine measures it
+        self.assertGreater(k2d.quantity_nanos(k2d.usage_of(*asked[info["Id"], 0])["cpu"]), 10 ** 8)
+        in_pod(self.NS, "busy", "touch /stop")
+        self.create(pod("none", imagePullPolicy="Never", image="k2d.test/none:0"))
+        self.until_event("ErrImageNeverPull", "none")
+        self.assertEqual([self.say(f"{path}/{name}", 404) for name in ("none", "nix")], [
+            f'podmetrics.metrics.k8s.io "{self.NS}/none" not found', 'pods "nix" not found'])
+        table = C.do("GET", path, Accept=TABLE)
+        self.assertEqual([column["name"] for column in table["columnDefinitions"]], ["Name", "cpu", "memory", "Window"])
+
+    def test_logs_of_a_pod_that_has_gone_wrong(self):
+        count = "n=$(cat /n/n 2>/dev/null); n=$((n+1)); echo $n >/n/n; for i in 1 2 3; do echo run $n line $i; done"
+        self.create(pod("crash", ["sh", "-c", count + "; sleep 2; exit 1"],
+                        volumes=[{"name": "n", "emptyDir": {}}], volumeMounts=[{"name": "n", "mountPath": "/n"}]),
+                    pod("nopull", image="k2d.test/none:0"),
+                    pod("never", imagePullPolicy="Never", image="k2d.test/none:0"))
+        path = lambda name, query="": self.at("pods", name, "log") + query
+        C.until_one("pods", self.NS, "crash", lambda obj: first_status(obj).get("restartCount") == 1 and is_ready(obj))
+        eventually(lambda: "run 2 line 3" in C.do("GET", path("crash")))
+        self.assertEqual(C.do("GET", path("crash", "?previous=true&tailLines=2")), "run 1 line 2\nrun 1 line 3\n")
+        self.assertEqual(C.do("GET", path("crash", "?follow=true")), "".join(f"run 2 line {i}\n" for i in (1, 2, 3)))
+        self.until_event("BackOff", "nopull")
+        C.until_one("pods", self.NS, "nopull", lambda obj: state(obj, "waiting") == "ImagePullBackOff")
+        for name, query, code, words in (
+                ("nopull", "", 400,
+                 'container "c" in pod "nopull" is waiting to start: trying and failing to pull image'),
+                ("never", "", 400, 'container "c" in pod "never" is waiting to start: ErrImageNeverPull'),
+                ("never", "?previous=1", 400, 'previous terminated container "c" in pod "never" not found'),
+                ("never", "?container=x", 400, "container x is not valid for pod never"),
+                ("never", "?stream=Stdout", 422,
+                 'PodLogOptions "never" is invalid: stream: Forbidden: may not be specified'),
+                ("never", "?sinceTime=x", 400, 'parsing time "x": want RFC 3339')):
+            with self.subTest(name + query):
+                self.assertEqual(self.say(path(name, query), code), words)
+
+    def test_a_slow_reader_of_a_log_loses_nothing(self):
+        loop = "i=0; while [ $i -lt 60000 ]; do echo line $i of many, which are long enough; i=$((i+1)); done"
+        self.run_pod("many", ["sh", "-c", loop + "; sleep 600"])
+        connection = C.connect()
+        connection.request("GET", self.at("pods", "many", "log") + "?follow=true&limitBytes=2000000",
+                           headers={"Authorization": f"Bearer {C.token}"})
+        answer, before = connection.getresponse(), counters(C.process.pid)["resident"]
+        time.sleep(3)
+        self.assertLess(counters(C.process.pid)["resident"] - before, 3 << 20)
+        text = answer.read().decode()
+        connection.close()
+        wanted = "".join(f"line {i} of many, which are long enough\n" for i in range(60000))[:2000000]
+        self.assertTrue(text == wanted, (len(text), text[-80:]))
+
+    def test_long_lines_have_one_time(self):
+        self.run_pod("long", ["sh", "-c", 'head -c 40000 /dev/zero | tr "\\0" x; echo; echo end; exec sleep 3600'])
+        path = self.at("pods", "long", "log") + "?timestamps=true"
+        eventually(lambda: "end" in C.do("GET", path))
+        self.assertEqual([re.sub("x+", "x", line.partition(" ")[2]) for line in C.do("GET", path).splitlines()],
+                         ["x", "end"])
+        for which in KUBECTLS:
+            self.assertRegex(C.kubectl("logs", "long", "-n", self.NS, "--timestamps", "--tail=1", which=which),
+                             r"^\d{4}-\d\d-\d\dT[\d:]+\.\d{9}Z end$")
+
+    def test_events_are_counted_in_their_order(self):
+        self.create(pod("loop", ["sh", "-c", "exit 3"]))
+        C.until(at("events", self.NS), lambda events: any(
+            event["reason"] == "BackOff" and event["count"] > 2 and event["involvedObject"]["name"] == "loop"
+            for event in events.values()))
+        for which in KUBECTLS:
+            said = C.kubectl("describe", "pod", "loop", "-n", self.NS, which=which).partition("Events:")[2]
+            self.assertRegex(said, r"(?s)Scheduled.*Pulled.*Created.*Started.*BackOff +\S+ \(x\d+ over \d+s\)")
+        said = C.kubectl("events", "--for", "pod/loop", "-n", self.NS)
+        self.assertRegex(said, r"(?s)Scheduled.*BackOff")
+
+    def test_the_node(self):
+        for which in KUBECTLS:
+            said = C.kubectl("describe", "node", which=which)
+            self.assertRegex(said, r"Roles: +control-plane")
+            self.assertRegex(said, r"(?s)Lease:\n +HolderIdentity:.*RenewTime: +\w+, ")
+            self.assertRegex(said, r"(?s)Non-terminated Pods:.*Allocated resources:")
+        lease = at("leases", "kube-node-lease")
+        before, after = (C.do("GET", lease)["items"][0]["spec"]["renewTime"] for _ in range(2))
+        self.assertLess(before, after)
+        images = C.do("GET", at("nodes"))["items"][0]["status"]["images"]
+        self.assertLessEqual(len(images), 50)
+        self.assertEqual([image["sizeBytes"] for image in images],
+                         sorted((image["sizeBytes"] for image in images), reverse=True))
+
+
 # == 9. Both directions =========================================================================
 class BothDirections(EngineTest):
     NS = "kt-both"
@@ -5848,6 +6039,34 @@ class BothDirections(EngineTest):
             # it keeps its address
             self.assertEqual(C.do("GET", self.at("pods", "mine"))["status"]["podIP"], address)
             self.follow(watch, f"{self.NS}_mine_c", "mine", [("rm -f", self.REMOVED)])
+
+    def test_published_ports_are_a_service(self):
+        with C.watch(at("services", "default"), fieldSelector=f"metadata.name={self.PLAIN}") as watch:
+            docker("run", "-d", "--name", self.PLAIN, "-p", "32731:8080", "-p", "127.0.0.1:32732:8080", WEB)
+            service = watch.until(lambda kind, obj: kind == "ADDED")["object"]
+            spec = service["spec"]
+            self.assertEqual((spec["type"], [(p["port"], p["targetPort"]) for p in spec["ports"]]),
+                             ("LoadBalancer", [(32731, 8080)]))
+            host = service["status"]["loadBalancer"]["ingress"][0]["ip"]
+            for url in (f"http://{host}:32731/", f"http://{spec['clusterIP']}:32731/"):
+                self.assertIn("web 1", eventually(lambda: fetch(url)))
+            path = at("services", "default", self.PLAIN)
+            refused = C.api("DELETE", path)
+            self.assertEqual((refused.status, refused.body["reason"]), (403, "Forbidden"))
+            self.assertIn(f"container {self.PLAIN} ", refused.body["message"])
+            C.merge(path, {"metadata": {"labels": {"a": "b"}}})
+            ends = lambda wanted: lambda obj: bool(obj.get("subsets") and obj["subsets"][0].get("addresses")) == wanted
+            C.until_one("endpoints", "default", self.PLAIN, ends(True))
+            docker("kill", self.PLAIN)
+            C.until_one("endpoints", "default", self.PLAIN, ends(False))
+            docker("start", self.PLAIN)
+            C.until_one("endpoints", "default", self.PLAIN, ends(True))
+            self.assertEqual(C.do("GET", path)["metadata"]["labels"], {"a": "b"})
+            docker("update", "-m", "64m", "--memory-swap", "64m", self.PLAIN)
+            C.until_one("pods", "default", self.PLAIN, lambda obj: obj["spec"]["containers"][0]["resources"] == {
+                "limits": {"memory": "64Mi"}})
+            docker("rm", "-f", self.PLAIN)
+            watch.until(lambda kind, obj: kind == "DELETED")
 
     def test_odd_names_and_labels_become_valid(self):
         name, odd = f"{TAG}_Odd.Name", re.compile(rf"^{TAG}-odd[.-]name(-[0-9a-z]+)?$")
@@ -6820,6 +7039,21 @@ def request_times():
     return rows
 
 
+def log_rates(lines=300_000):
+    """Megabytes a second of one large log: by `docker logs`, and by a plain request to k2d."""
+    C.namespace("kt-log")
+    loop = f"i=0; while [ $i -lt {lines} ]; do echo line $i of a log with lines of a usual length; i=$((i+1)); done"
+    C.do("POST", at("pods", "kt-log"), pod("log", ["sh", "-c", loop], restartPolicy="Never"))
+    C.until_one("pods", "kt-log", "log", lambda obj: obj.get("status", {}).get("phase") == "Succeeded")
+    began = time.monotonic()
+    size = len(run(DOCKER, "logs", "kt-log_log_c", env={**os.environ, "DOCKER_HOST": f"unix://{SOCKET}"}).stdout)
+    alone, began = size / (time.monotonic() - began), time.monotonic()
+    found = len(C.do("GET", at("pods", "kt-log", "log", "log")))
+    rate = found / (time.monotonic() - began)
+    C.drop("kt-log")
+    return alone / 1e6, rate / 1e6
+
+
 def drain(watch):
     with contextlib.suppress(*GONE, ValueError, AttributeError):
         for _ in watch:
@@ -6833,6 +7067,8 @@ def bench():
         C.start()
         rows.append(("after start: resident", f"{counters(C.process.pid)['resident'] / 1e6:.1f} MB", ""))
         rows += request_times()
+        alone, rate = log_rates()
+        rows += [("log of a pod, by docker logs", f"{alone:.1f} MB/s", ""), ("... by k2d", f"{rate:.1f} MB/s", "")]
         C.namespace("kt-bench")
         C.stop()
         floor = start_by_engine_alone()
