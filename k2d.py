@@ -3785,6 +3785,7 @@ class Pods:
         self.removing = set()                   # ids that we are removing ourselves
         # By (uid, container): (reason, text) why it waits | how often it failed | until when, monotonic, it waits
         self.problems, self.tries, self.not_before = {}, {}, {}
+        self.gone = {}                          # (uid, container) -> Found that was removed, for the next one's count
         self.pulls = {}                         # (uid, container) -> "on its way", "pulled", or how it went wrong
         self.hooked = {}                        # (uid, container) -> the run, (id, its start), that had its postStart
         self.hooking = set()                    # ids of containers that a hook is at work for
@@ -3862,17 +3863,19 @@ class Pods:
         with self.lock:
             exit_ = self.exits.pop(id_, None)
             if info is None:
-                ours = [containers.pop(name) for containers in self.found.values()
-                        for name, f in list(containers.items()) if f.id == id_]
+                ours = {(owner, name): containers.pop(name) for owner, containers in self.found.items()
+                        for name, f in list(containers.items()) if f.id == id_}
+                self.gone.update(ours)
                 vanished = bool(ours) and id_ not in self.removing
                 self.stopping.pop(id_, None)
                 self.removing.discard(id_)
                 self.foreign.pop(id_, None)
                 return vanished
-            before = self.found.get(uid, {}).get(labels.get(CONTAINER_NAME))
+            at = uid, labels.get(CONTAINER_NAME)
+            before = self.found.get(uid, {}).get(at[1]) or self.gone.pop(at, None)
         if uid in self.keys:
             ended = exit_ or not info["State"].get("Running") and (not before or before.running)
-            words = self.last_words(uid, labels.get(CONTAINER_NAME), info, before) if ended else ""
+            words = self.last_words(*at, info, before) if ended else ""
             self.note(uid, Found(info, before, exit_, words))
         elif id_ not in self.removing:
             self.adopt(info, exit_)
@@ -4501,7 +4504,7 @@ class Pods:
                 known = () if gone else (self.keys, self.found)
                 for state in known:
                     state.pop(uid, None)
-                self.drop(uid, self.problems, self.tries, self.not_before, self.pulls, self.hooked)
+                self.drop(uid, self.problems, self.tries, self.not_before, self.pulls, self.hooked, self.gone)
                 self.prober.forget(uid)
         if threading.current_thread().name != self.queue.name:
             self.queue.add(change.key)
