@@ -3315,11 +3315,9 @@ def meets(expression, labels):
     """Whether labels, or fields, meet a NodeSelectorRequirement."""
     if expression["operator"] not in ("Gt", "Lt"):
         return selects(selector_of({"matchExpressions": [expression]}), labels)
-    try:
-        more = int(labels[expression["key"]]) - int(expression["values"][0])
-    except (LookupError, ValueError):
-        return False
-    return more > 0 if expression["operator"] == "Gt" else more < 0
+    pair = labels.get(expression["key"], ""), *expression["values"][:1]
+    first, second = pair if expression["operator"] == "Gt" else pair[::-1]
+    return all(re.fullmatch(r"-?\d+", each) for each in pair) and int(first) > int(second)
 
 def is_wanted(pod, node):
     """Whether nodeSelector and one of the required terms mean a node; an empty term means none."""
@@ -3328,13 +3326,6 @@ def is_wanted(pod, node):
              [(e, fields) for e in term.get("matchFields") or ()] for term in required_terms(pod, "nodeAffinity")]
     return selects(selector_of(pod["spec"].get("nodeSelector")), labels) and (
         not tests or any(test and all(meets(*each) for each in test) for test in tests))
-
-def names_others(pod, node):
-    """Whether every required term has nodes by name, and none this one."""
-    named = [[e["values"] for e in term.get("matchFields") or () if e["operator"] == "In"]
-             for term in required_terms(pod, "nodeAffinity")]
-    return bool(named) and all(named) and not any(
-        all(node["metadata"]["name"] in values for values in lists) for lists in named)
 
 def host_ports(pod):
     """[(address, protocol, number)] of the ports that a pod takes of its node."""
@@ -3374,15 +3365,16 @@ def claim_fault(pod, get):
     for volume in pod["spec"].get("volumes") or ():
         own = f"{meta['name']}-{volume['name']}" if "ephemeral" in volume else ""
         name = own or dig(volume, "persistentVolumeClaim", "claimName")
-        claim = get("PersistentVolumeClaim", meta["namespace"], name) if name else {}
-        if claim is None:
+        if not name:
+            continue
+        claim = get("PersistentVolumeClaim", meta["namespace"], name)
+        if not claim:
             return (f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"' if own else
                     f'persistentvolumeclaim "{name}" not found')
-        if claim and is_deleting(claim):
+        if is_deleting(claim):
             return f'persistentvolumeclaim "{name}" is being deleted'
-        class_ = claim and get("StorageClass", "", claim["spec"].get("storageClassName", ""))
-        unbound |= dig(claim, "status", "phase", default="Bound") != "Bound" and dig(
-            class_, "volumeBindingMode") != "WaitForFirstConsumer"
+        mode = dig(get("StorageClass", "", claim["spec"].get("storageClassName", "")), "volumeBindingMode")
+        unbound |= dig(claim, "status", "phase") != "Bound" and mode != "WaitForFirstConsumer"
     return "pod has unbound immediate PersistentVolumeClaims" if unbound else ""
 
 def is_selected(selector, pod):
@@ -3401,9 +3393,8 @@ def is_crowded(pod, node, view):
             if (all(other["topologyKey"] in labels_of(each) for other in constraints) and
                     (c.get("nodeAffinityPolicy") == "Ignore" or is_wanted(pod, each)) and
                     (c.get("nodeTaintsPolicy") != "Honor" or not is_repelled(pod, each))):
-                counts[labels_of(each)[key]] += sum(
-                    bool(selector) and is_selected(selector, other) and not is_deleting(other) and
-                    other["metadata"]["namespace"] == namespace for other in pods_on(each, view))
+                counts[labels_of(each)[key]] += sum(is_selected(selector or None, other) and not is_deleting(other) and
+                                                    key_of(other)[0] == namespace for other in pods_on(each, view))
         least = 0 if len(counts) < (c.get("minDomains") or 1) else min(counts.values())
         if counts[labels_of(node)[key]] + is_selected(selector, pod) - least > c["maxSkew"]:
             return True
@@ -3432,7 +3423,6 @@ def misses_company(pod, node, view):
 PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
                            "node affinity/selector", "node(s) didn't match pod topology spread constraints")
 FILTERS = [  # what a plugin objects to, its words, whether it helps if other pods go
-    (lambda pod, node, view: names_others(pod, node), "node(s) didn't satisfy plugin(s) [NodeAffinity]", False),
     (lambda pod, node, view: node["spec"].get("unschedulable") and not tolerance(pod, CORDONED),
      "node(s) were unschedulable", False),
     (lambda pod, node, view: is_repelled(pod, node), "node(s) had untolerated taint(s)", False),
@@ -3662,26 +3652,26 @@ class Controllers:
 
     # -- scheduling on the one node
     def schedule(self):
-        """Bind the pods that wait for a node, the most important first, or say why they do not fit."""
-        ours = self.settings.node
-        nodes = {node["metadata"]["name"]: node for node in self.store.list("Node")}
+        """Bind the pods that wait for a node, the most important first, or say why they do not fit. Those that their
+        maker has bound the kubelet takes or rejects."""
+        nodes, ours = {node["metadata"]["name"]: node for node in self.store.list("Node")}, self.settings.node
         pods = [pod for pod in self.store.list("Pod") if not has_ended(pod)] if ours in nodes else []
-        has_ip = lambda pod: dig(pod, "status", "podIP") or is_foreign(pod) or pod["spec"].get("nodeName", ours) != ours
-        waiting = [pod for pod in pods if not has_ip(pod) and not is_deleting(pod) and (
+        settled = lambda pod: (dig(pod, "status", "podIP") or is_foreign(pod) or
+                               pod["spec"].get("nodeName", ours) != ours)
+        view = View(nodes, [pod for pod in pods if pod["spec"].get("nodeName") and settled(pod)],
+                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()}, self.store.get)
+        waiting = [pod for pod in pods if not settled(pod) and not is_deleting(pod) and (
             pod["spec"].get("nodeName") or not pod["spec"].get("schedulingGates") and
             pod["spec"].get("schedulerName", "default-scheduler") == "default-scheduler")]
         waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
                                       pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-        view = View(nodes, [pod for pod in pods if pod["spec"].get("nodeName") and has_ip(pod)],
-                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()}, self.store.get)
         self.waiting = sum(not self.place(pod, nodes[ours], view) for pod in waiting)
 
     def place(self, pod, node, view):
-        """Bind one pod to the node and give it its address; one that somebody has bound the kubelet may reject. Whether
-        there is no more to do for it."""
-        spec, meta, given, ours = pod["spec"], pod["metadata"], pod["spec"].get("nodeName"), self.settings.node
-        refused = rejection(pod, node, view) if given else None
-        if not given and self.is_unschedulable(pod, node, view):
+        """Bind one pod to the node and give it its address; returns whether that is settled, one way or the other."""
+        spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
+        refused = rejection(pod, node, view) if is_bound else None
+        if not is_bound and self.is_unschedulable(pod, node, view):
             return False
         spec["nodeName"] = ours
         if refused:
@@ -3694,9 +3684,9 @@ class Controllers:
             pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
             view.pods.append(pod)
         self.store.put(KIND["Pod"], pod)                        # which the pod worker hears of, like everybody
-        if not given:
-            self.k2d.event(pod, "Normal", "Scheduled", f"Successfully assigned {meta['namespace']}/{meta['name']} to "
-                           f"{ours}", component="default-scheduler")
+        if not is_bound:
+            self.k2d.event(pod, "Normal", "Scheduled", f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
+                           component="default-scheduler")
         if any(taint["effect"] == "NoExecute" for taint in node["spec"].get("taints") or ()):
             self.add("Node", "", ours)                          # which it may tolerate for a while only
         return True
@@ -3708,31 +3698,28 @@ class Controllers:
         reasons, helps = found[ours]
         if not fault and not reasons:
             return False
+        tell = lambda of, *words: self.k2d.event(of, *words, component="default-scheduler")
         victims, hopeless, nominated = [], [useless], status.pop("nominatedNodeName", None)
-        after = ("not eligible due to preemptionPolicy=Never." if pod["spec"].get("preemptionPolicy") == "Never" else
-                 "not eligible due to a terminating pod on the nominated node." if nominated and helps and any(
-                     is_deleting(p) and is_condition(p, "DisruptionTarget") and priority_of(p) < priority_of(pod)
-                     for p in pods_on(node, view)) else "")
-        if helps and not fault and not after:
-            budgets = list(self.store.list("PodDisruptionBudget"))
-            victims, hopeless = choose_victims(pod, node, view, budgets)
-        for victim in victims:
-            if not is_deleting(victim):
-                self.disrupt(victim, "PreemptionByScheduler", f"{pod['spec']['schedulerName']}: preempting to "
-                             "accommodate a higher priority pod")
-                self.k2d.event(victim, "Normal", "Preempted", f"Preempted by pod {pod['metadata']['uid']} on node "
-                               f"{ours}", component="default-scheduler")
+        after = "not eligible due to preemptionPolicy=Never." * (pod["spec"].get("preemptionPolicy") == "Never")
+        if helps and nominated and any(is_deleting(p) and is_condition(p, "DisruptionTarget") for p in view.pods):
+            after = after or "not eligible due to a terminating pod on the nominated node."
+        elif helps and not fault and not after:
+            victims, hopeless = choose_victims(pod, node, view, list(self.store.list("PodDisruptionBudget")))
+        for victim in [p for p in victims if not is_deleting(p)]:
+            self.disrupt(victim, "PreemptionByScheduler", f"{pod['spec']['schedulerName']}: preempting to accommodate "
+                         "a higher priority pod")
+            tell(victim, "Normal", "Preempted", f"Preempted by pod {pod['metadata']['uid']} on node {ours}")
         if victims or nominated and after:                      # the room it waits for is not for those after it
             status["nominatedNodeName"] = ours
             view.pods.append({**pod, "spec": {**pod["spec"], "nodeName": ours}})
-        # A node that somebody else has made, and no kubelet runs: nothing is bound to it by us.
-        text = count_reasons([each or ["node(s) had unknown conditions"] for each, _ in found.values()])
-        text = f"0/{len(found)} nodes are available: {fault}." if fault else text
+        # A node that somebody else has made has no kubelet: it may fit, but nothing is bound to it by us.
+        text = f"0/{len(found)} nodes are available: {fault}." if fault else count_reasons(
+            [each or ["node(s) had unknown conditions"] for each, _ in found.values()])
         if not victims:
             text += " no new claims to deallocate, preemption: " + (after or count_reasons(
                 [hopeless if name == ours else [useless] for name in found]))
         if dig(get_condition(pod, "PodScheduled"), "message") != text:
-            self.k2d.event(pod, "Warning", "FailedScheduling", text, component="default-scheduler")
+            tell(pod, "Warning", "FailedScheduling", text)
         set_condition(pod, "PodScheduled", "False", "Unschedulable", text)
         self.store.put(KIND["Pod"], pod)
         return True
@@ -3743,37 +3730,36 @@ class Controllers:
         self.api.delete_object(KIND["Pod"], pod, {})
 
     def Node(self, node, _, name):
-        """Taint a cordoned node, and evict the pods that do not tolerate its NoExecute taints, or no longer."""
-        taints = [taint for taint in node["spec"].get("taints") or () if taint["key"] != CORDONED["key"]]
-        if node["spec"].get("unschedulable"):
-            taints.append(next((taint for taint in node["spec"].get("taints") or () if taint not in taints),
-                               {**CORDONED, "timeAdded": now()}))
-        node["spec"] = {**without(node["spec"], "taints"), **filled(taints=taints)}
-        status = node.get("status") or {}
-        if status.get("capacity"):                              # the kubelet's: an extended resource is all for pods
-            status["allocatable"] = {**(status.get("allocatable") or {}), **{
-                resource: amount for resource, amount in status["capacity"].items() if "/" in resource}}
+        """Taint a cordoned node, offer its extended resources, evict what does not tolerate its NoExecute taints."""
+        spec, status = node["spec"], node.get("status", {})
+        taints = [taint for taint in spec.get("taints") or () if taint["key"] != CORDONED["key"]]
+        if spec.get("unschedulable"):
+            taints += [taint for taint in spec.get("taints") or () if taint not in taints] or [
+                {**CORDONED, "timeAdded": now()}]
+        node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
+        extended = {key: amount for key, amount in (status.get("capacity") or {}).items() if "/" in key}
+        if extended:
+            status["allocatable"] = {**(status.get("allocatable") or {}), **extended}
         self.store.put(KIND["Node"], node)
         evicting = [taint for taint in taints if taint["effect"] == "NoExecute"]
         before, after = self.leaving.pop(name, {}), {}
         for pod in self.store.list("Pod", holding=b'"%s"' % name.encode()) if evicting or before else ():
-            meta, used = pod["metadata"], [tolerance(pod, taint) for taint in evicting]
+            uid, used = pod["metadata"]["uid"], [tolerance(pod, taint) for taint in evicting]
             if pod["spec"].get("nodeName") != name or is_deleting(pod) or is_foreign(pod):
                 continue
-            tell = lambda text: self.k2d.event(pod, "Normal", "TaintManagerEviction", f"{text} {meta['namespace']}/"
-                                               f"{meta['name']}", component="taint-eviction-controller")
+            tell = lambda text: self.k2d.event(pod, "Normal", "TaintManagerEviction", f"{text} {'/'.join(key_of(pod))}",
+                                               component="taint-eviction-controller")
             limits = [t["tolerationSeconds"] for t in used if t and t.get("tolerationSeconds") is not None]
-            since = before.get(meta["uid"], time.monotonic())
+            since = before.get(uid, time.monotonic())
             left = since + min(limits) - time.monotonic() if limits else 0
-            if all(used) and not limits:
-                if meta["uid"] in before:
-                    tell("Cancelling deletion of Pod")
-            elif all(used) and left > 0:
-                after[meta["uid"]] = since
+            if all(used) and left > 0:
+                after[uid] = since
                 self.queue.add_after(left + 0.05, ("Node", "", name))
-            else:
+            elif not all(used) or limits:
                 tell("Marking for deletion Pod")
                 self.disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+            elif uid in before:
+                tell("Cancelling deletion of Pod")
         if after:
             self.leaving[name] = after
 
@@ -5436,19 +5422,15 @@ def add_tolerations(spec):
         if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
             tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
 
-def merge_label_keys(pod):
-    """Put what matchLabelKeys and mismatchLabelKeys mean for a new pod into the selectors beside them."""
-    affinity, labels = pod["spec"].get("affinity") or {}, pod["metadata"].get("labels") or {}
-    sides = [dig(affinity, side, default={}) for side in ("podAffinity", "podAntiAffinity")]
-    terms = [term for side in sides for term in side.get("requiredDuringSchedulingIgnoredDuringExecution") or ()] + [
-        each["podAffinityTerm"] for side in sides
-        for each in side.get("preferredDuringSchedulingIgnoredDuringExecution") or ()]
-    for term in [*terms, *(pod["spec"].get("topologySpreadConstraints") or ())]:
+def merge_label_keys(part, labels):
+    """Put what matchLabelKeys and mismatchLabelKeys, anywhere in a part of a new pod, mean into the selector beside."""
+    if isinstance(part, dict) and part.get("labelSelector") is not None:
         more = [{"key": key, "operator": operator, "values": [labels[key]]}
                 for field, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn"))
-                for key in term.get(field) or () if key in labels]
-        if more and term.get("labelSelector") is not None:
-            term["labelSelector"].setdefault("matchExpressions", []).extend(more)
+                for key in part.get(field) or () if key in labels]
+        part["labelSelector"].update(filled(matchExpressions=part["labelSelector"].get("matchExpressions", []) + more))
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        merge_label_keys(each, labels)
 
 def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
@@ -5477,7 +5459,7 @@ def admit_pod(store, pod):
         spec.update(filled(overhead=dig(found, "overhead", "podFixed"),
                            nodeSelector={**where.get("nodeSelector", {}), **spec.get("nodeSelector", {})}))
         spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
-    merge_label_keys(pod)
+    merge_label_keys([spec.get(key) for key in ("affinity", "topologySpreadConstraints")], labels_of(pod))
     if spec.get("schedulingGates"):
         set_condition(pod, "PodScheduled", "False", "SchedulingGated",
                       "Scheduling is blocked due to non-empty scheduling gates")
