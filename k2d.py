@@ -3622,7 +3622,7 @@ class Prober:
         for kind in kinds:
             spec, present = container[kind + "Probe"], time.time()
             wait = max(0, (seconds_of(run.began) or 0) + spec.get("initialDelaySeconds", 0) - present)
-            if kind != "readiness" and not run.probes[kind].guessed:
+            if kind == "liveness" or kind == "startup" and not run.probes[kind].guessed:
                 wait += ((seconds_of(pod["status"].get("startTime")) or 0) - present - wait) % spec["periodSeconds"]
             self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.began))
 
