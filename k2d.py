@@ -36,7 +36,7 @@ import threading
 import time
 import urllib.parse
 from collections import Counter, deque, namedtuple
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from http import HTTPStatus
@@ -3457,21 +3457,15 @@ def run_exec(engine, id_, command, timeout_s):
     except EngineError as error:
         return None, str(error)
     if late:
-        if info["Running"]:                                             # the engine has no call to end an exec
-            kill_process(info.get("Pid"))
+        with suppress(ProcessLookupError):
+            if info["Running"] and info.get("Pid"):
+                os.kill(info["Pid"], signal.SIGKILL)                    # the engine has no call to end an exec
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
     output = b"".join(text for _, text in sorted(log_frames(data, False)[0], key=lambda frame: frame[0]))
     text = output[:OUTPUT_BYTES].decode("utf-8", "replace")
     if info["ExitCode"] in (126, 127) and text.startswith("OCI runtime exec failed"):
         return None, text                                               # there is no such command
     return info["ExitCode"] == 0, text if info["ExitCode"] else ""
-
-def kill_process(pid):
-    """Kill a process of the host if it is there; 0 and None are none."""
-    try:
-        os.kill(pid or 2 ** 31 - 1, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 @lru_cache(1)
 def unverified_tls():
@@ -3498,7 +3492,8 @@ def get_http(action, host, port, deadline, purpose):
                 text = "http: server gave HTTP response to HTTPS client"
             return False, f'Get "{first}": {text}'
         url = urllib.parse.urljoin(url, location)
-        if status not in (301, 302, 303, 307, 308) or urllib.parse.urlsplit(url).hostname != host.lower():
+        moved = status in (301, 302, 303, 307, 308) and location
+        if not moved or urllib.parse.urlsplit(url).hostname != host.lower():
             break
         if urllib.parse.urlsplit(location).netloc:
             headers = [each for each in headers if each[0] != "Host"]
@@ -3522,15 +3517,15 @@ def exchange_http(url, headers, deadline):
         for more in pieces(sock, deadline):
             got += more
             head, *rest = HEAD_END.split(got, 1)
-            fields = {name.lower(): value.strip() for name, _, value in (
-                line.partition(":") for line in head.decode("latin-1").splitlines())}
-            size = min(int(fields.get("content-length", OUTPUT_BYTES)), OUTPUT_BYTES)
-            if rest and len(rest[0]) >= size or not rest and len(got) > 1 << 16:
-                break
+            length = re.search(rb"(?mi)^content-length:[ \t]*(\d+)", head)
+            size = min(int(length[1]), OUTPUT_BYTES) if length else OUTPUT_BYTES
+            if len(got) > 1 << 16 or rest and (len(rest[0]) >= size or rest[0].endswith(b"0\r\n\r\n")):
+                break                                       # all of it, the last chunk, or enough
     status = re.match(rb"HTTP/1\.\d (\d{3})\b", got)
     if not status or not rest:
         raise ValueError(f"malformed HTTP response {got[:40]!r}" if got else "EOF")
-    return int(status[1]), fields.get("location", ""), rest[0][:OUTPUT_BYTES].decode("utf-8", "replace")
+    location = re.search(rb"(?mi)^location:[ \t]*(\S+)", head) or (b"", b"")
+    return int(status[1]), location[1].decode("latin-1"), rest[0][:OUTPUT_BYTES].decode("utf-8", "replace")
 
 def http2_frame(type_, flags, stream, data):
     """RFC 9113, 4.1; of its types we know 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7 GOAWAY."""
@@ -3629,7 +3624,7 @@ class Prober:
         for kind in kinds:
             spec, present = container[kind + "Probe"], time.time()
             wait = max(0, (seconds_of(run.began) or 0) + spec.get("initialDelaySeconds", 0) - present)
-            if kind != "readiness" and not run.probes[kind].guessed:
+            if kind == "liveness" or kind == "startup" and not run.probes[kind].guessed:
                 wait += ((seconds_of(pod["status"].get("startTime")) or 0) - present - wait) % spec["periodSeconds"]
             self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.began))
 

@@ -2575,6 +2575,160 @@ class Scheduling(Pure):
         self.assertEqual(k2d.count_reasons([["b", "a"], ["a"]]), "0/2 nodes are available: 1 b, 2 a.")
 
 
+class ProbeRules(Pure):
+    STEPS = [  # what, kind, guessed, successThreshold, failureThreshold, outcomes (+ and -), what then holds each time
+        ("ready at once",                   "readiness", False, 1, 3, "+",      [True]),
+        ("unready until twice well",        "readiness", False, 2, 3, "+-++",   [False, False, False, True]),
+        ("unready after three failures",    "readiness", False, 1, 3, "+--+---", [True] * 6 + [False]),
+        ("alive until three in a row fail", "liveness",  False, 1, 3, "--+---", [True] * 5 + [False]),
+        ("failures before a start",         "startup",   False, 1, 3, "--+",    [None, None, True]),
+        ("a start that fails",              "startup",   False, 1, 2, "--",     [None, False]),
+        ("a guess that is true",            "readiness", True,  3, 3, "+-+",    [True, True, True]),
+        ("a guess that is false",           "readiness", True,  1, 3, "-+-",    [False, True, True]),
+        ("one that has not started yet",    "startup",   True,  1, 2, "-+",     [None, True]),
+        ("a failure of the guessed counts", "startup",   True,  1, 2, "--",     [None, False]),
+    ]
+
+    def test_thresholds(self):
+        def holds(kind, guessed, success, failure, outcomes):
+            probe, found = k2d.Probe(kind, guessed), []
+            for outcome in outcomes:
+                before = probe.result
+                changed = probe.step(outcome == "+", {"successThreshold": success, "failureThreshold": failure})
+                found.append(probe.result)
+                self.assertEqual(changed, found[-1] != before)
+            return found
+        self.each(self.STEPS, holds)
+
+    def test_what_is_known_of_a_run(self):
+        fake = types.SimpleNamespace(hub=types.SimpleNamespace(after=lambda *args: None))
+        prober = k2d.Prober(fake)
+        container = {"name": "c", **{kind + "Probe": {"periodSeconds": 10} for kind in k2d.PROBES}}
+        at = lambda seconds: types.SimpleNamespace(started_at=time.strftime(
+            "%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds)))
+        self.each([
+            ("without probes",                     {"name": "c"},                               0,   (True, True)),
+            ("before the first probe",             k2d.without(container, "startupProbe"),      0,   (True, False)),
+            ("before it has started",              container,                                   1,   (False, False)),
+            ("it ran before us: no reason to doubt", container,                                 -60, (True, True)),
+        ], lambda container, seconds: (prober.forget("u"), prober.watch(
+            {"metadata": {"uid": "u"}, "status": {}}, container, at(seconds)), prober.state("u", "c"))[-1])
+        run = prober.runs["u", "c"]
+        run.probes["readiness"].result = False
+        prober.watch({"metadata": {"uid": "u"}, "status": {}}, container, at(5))
+        self.assertEqual(prober.state("u", "c"), (False, False))        # a new run forgets the results of the last
+        prober.forget("u", "c")
+        self.assertEqual((prober.runs, prober.state("u", "c")), ({}, (True, True)))
+
+    SETTINGS, SERVING = b"\0\0\0\4\0\0\0\0\0", b"\0\0\7\0\0\0\0\0\1" b"\0\0\0\0\2" b"\x08\1"
+    HEADERS, TRAILERS = b"\0\0\1\1\4\0\0\0\1\x88", b"\0\0\1\1\5\0\0\0\1\x88"
+    UNKNOWN = b"\0\0\5\0\0\0\0\0\1" b"\0\0\0\0\0"
+    GRPC = [
+        ("nothing yet",                      b"",                                                    None),
+        ("serving",                          SETTINGS + HEADERS + SERVING + TRAILERS,                1),
+        ("not serving",                      SETTINGS + HEADERS + SERVING[:-1] + b"\2" + TRAILERS,   2),
+        ("a status of 0 has no bytes",       HEADERS + UNKNOWN + TRAILERS,                           0),
+        ("in two DATA frames",               HEADERS + b"\0\0\5" + SERVING[3:14] + b"\0\0\2" + SERVING[3:9] + b"\x08\1",
+         1),
+        ("an error is in trailers only",     SETTINGS + TRAILERS,                                    -1),
+        ("a reset",                          SETTINGS + b"\0\0\4\3\0\0\0\0\1\0\0\0\1",               -1),
+        ("sent away",                        b"\0\0\x08\7\0\0\0\0\0" + bytes(8),                     -1),
+    ]
+
+    def test_grpc_answers_whole_and_one_byte_at_a_time(self):
+        self.each(self.GRPC, k2d.grpc_status)
+        for what, data, expected in self.GRPC[1:]:
+            with self.subTest(what):
+                found = [k2d.grpc_status(data[:end]) for end in range(len(data) + 1)]
+                first = next(status for status in found if status is not None)
+                self.assertEqual(first, expected)
+
+    def serve(self, answer):
+        """The port of a server on 127.0.0.1: answer(what comes first) -> bytes, sent one at a time."""
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+
+        def run():
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client, contextlib.suppress(OSError):
+                        for byte in answer(client.recv(65536)):
+                            client.sendall(bytes([byte]))
+                        client.shutdown(socket.SHUT_WR)     # no reset, which would take the answer along
+                        while client.recv(65536):
+                            continue
+        threading.Thread(target=run, daemon=True).start()
+        return server.getsockname()[1]
+
+    def handle(self, handler, timeout_s=5, purpose="probe", **container):
+        return k2d.run_handler(None, {"status": {"podIP": "127.0.0.1"}}, container, None, handler, timeout_s, purpose)
+
+    def test_http_answers(self):
+        heard, answers = [], {
+            "/ok": "200 OK\r\nContent-Length: 2\r\n\r\nok", "/none": "204 No Content\r\n\r\n",
+            "/bare": "200 OK\nContent-Length: 0\n\n", "/bad": "500 Oops\r\nContent-Length: 0\r\n\r\n",
+            "/here": "302 Found\r\nLocation: /ok\r\n\r\n", "/ill": "307 Found\r\nLocation: bad\r\n\r\n",
+            "/away": "302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 4\r\n\r\nGone",
+            "/round": "301 Moved\r\nLocation: /round\r\n\r\n", "/nowhere": "303 See Other\r\nContent-Length: 0\r\n\r\n"}
+
+        def answer(request):
+            heard.append(request.decode("latin-1"))
+            found = answers.get(heard[-1].split(" ")[1]) if request.startswith(b"GET ") else None
+            return b"HTTP/1.1 " + found.encode() if found else b"what?\r\n\r\n"
+        port = self.serve(answer)
+        url = f"http://127.0.0.1:{port}"
+        self.each([
+            ("200",                        "/ok",       (True, "")),
+            ("204, without a length",      "/none",     (True, "")),
+            ("lines without CR",           "/bare",     (True, "")),
+            ("500",                        "/bad",      (False, "HTTP probe failed with statuscode: 500")),
+            ("a redirect within the host", "/here",     (True, "")),
+            ("a redirect to what is ill",  "/ill",      (False, "HTTP probe failed with statuscode: 500")),
+            ("a redirect elsewhere",       "/away",     (True, "Probe terminated redirects, Response body: Gone")),
+            ("a redirect to nowhere",      "/nowhere",  (True, "Probe terminated redirects, Response body: ")),
+            ("a redirect without an end",  "/round",    (False, f'Get "{url}/round": stopped after 10 redirects')),
+            ("no HTTP",                    "/x",
+             (False, f'Get "{url}/x": malformed HTTP response b\'what?\\r\\n\\r\\n\'')),
+        ], lambda path: self.handle({"httpGet": {"port": "web", "path": path}},
+                                    ports=[{"name": "web", "containerPort": port}]))
+        hook = self.handle({"httpGet": {"port": port, "path": "/bad", "scheme": "HTTPS"}}, purpose="lifecycle")
+        self.assertEqual(hook, (True, ""))                              # any answer will do, and any scheme
+        self.assertIn("User-Agent: kube-lifecycle/1.35\r\n", heard[-1])
+        self.handle({"httpGet": {"port": port, "path": "ok?a=b c#d", "httpHeaders": [
+            {"name": "host", "value": "a.test"}, {"name": "Accept", "value": ""},
+            {"name": "X-A", "value": "1\r\nX: 2"}]}})
+        self.assertEqual(heard[-1].split("\r\n"), [
+            "GET /ok?a=b%20c HTTP/1.1", "Connection: close", "Host: a.test", "X-A: 1  X: 2",
+            "User-Agent: kube-probe/1.35", "", ""])
+
+    def test_grpc_tcp_and_what_does_not_answer(self):
+        serving, closed = self.serve(lambda request: self.SETTINGS + self.HEADERS + self.SERVING), socket.socket()
+        self.addCleanup(closed.close)
+        closed.bind(("127.0.0.1", 0))
+        none, silent = closed.getsockname()[1], socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(silent.close)
+        mute, ill = silent.getsockname()[1], self.serve(lambda request: self.HEADERS + self.SERVING[:-1] + b"\2")
+        refused = f"dial tcp 127.0.0.1:{none}: connect: connection refused"
+        self.each([
+            ("grpc",              {"grpc": {"port": serving, "service": "s" * 200}}, (True, "")),
+            ("grpc, ill",         {"grpc": {"port": ill}},
+             (False, 'service unhealthy (responded with "NOT_SERVING")')),
+            ("grpc, nobody",      {"grpc": {"port": none}},
+             (False, f'error: failed to connect service at "127.0.0.1:{none}": {refused}')),
+            ("grpc, silence",     {"grpc": {"port": mute}},
+             (False, "timeout: health rpc did not complete within 0.2s")),
+            ("tcp",               {"tcpSocket": {"port": serving}}, (True, "")),
+            ("tcp, nobody",       {"tcpSocket": {"port": none}}, (False, refused)),
+            ("http, nobody",      {"httpGet": {"port": none}}, (False, f'Get "http://127.0.0.1:{none}/": {refused}')),
+            ("http, silence",     {"httpGet": {"port": mute}},
+             (False, f'Get "http://127.0.0.1:{mute}/": context deadline exceeded (Client.Timeout exceeded while '
+              "awaiting headers)")),
+            ("a port of no name", {"tcpSocket": {"port": "x"}}, (None, 'strconv.Atoi: parsing "x": invalid syntax')),
+            ("sleep",             {"sleep": {"seconds": 600}}, (True, "")),
+        ], lambda handler: self.handle(handler, 0.2))
+
+
 class Files(Pure):
     def shown(self, folder):
         """{path: text} of what a container sees."""
@@ -6272,6 +6426,80 @@ class AtThePod(EngineTest):
         self.assertLessEqual(len(images), 50)
         self.assertEqual([image["sizeBytes"] for image in images],
                          sorted((image["sizeBytes"] for image in images), reverse=True))
+
+
+class Probes(EngineTest):
+    NS = "kt-probes"
+    QUICK = {"periodSeconds": 1, "failureThreshold": 1}
+
+    def until_count(self, name, count):
+        return C.until_one("pods", self.NS, name, lambda obj: first_status(obj).get("restartCount", 0) >= count)
+
+    def test_readiness_comes_and_goes(self):
+        self.create(service("ready", app="ready"), pod("ready", labels={"app": "ready"}, ports=[
+            {"name": "web", "containerPort": 8080}], readinessProbe={
+            "httpGet": {"port": "web", "path": "/ready"}, **self.QUICK}))
+        self.until_event("Unhealthy", "ready", "Readiness probe failed: HTTP probe failed with statuscode: 404")
+        found = C.do("GET", self.at("pods", "ready"))
+        self.assertEqual([first_status(found)[field] for field in ("started", "ready")], [True, False])
+        self.assertFalse(is_ready(found))
+        listed = lambda place: lambda found: any(subset.get(place) for subset in found.get("subsets") or ())
+        C.until_one("endpoints", self.NS, "ready", listed("notReadyAddresses"))
+        in_pod(self.NS, "ready", "touch /www/ready")
+        C.until_one("pods", self.NS, "ready", is_ready)
+        C.until_one("endpoints", self.NS, "ready", listed("addresses"))
+        in_pod(self.NS, "ready", "rm /www/ready")
+        gone = C.until_one("pods", self.NS, "ready", lambda obj: not is_ready(obj))
+        self.assertEqual((gone["status"]["phase"], first_status(gone)["restartCount"]), ("Running", 0))
+        C.until_one("endpoints", self.NS, "ready", listed("notReadyAddresses"))
+
+    def test_https_of_another_host_is_not_verified(self):
+        self.run_pod("tls", readinessProbe={"httpGet": {"scheme": "HTTPS", "host": "127.0.0.1", "port": PORT,
+                                                        "path": "/readyz"}})
+
+    def test_a_failed_liveness_probe_restarts_the_container(self):
+        made = self.run_pod("live", livenessProbe={
+            "exec": {"command": ["sh", "-c", "[ ! -e /tmp/ill ] || { echo $(WHO) is ill; exit 1; }"]}, **self.QUICK},
+            readinessProbe={"tcpSocket": {"port": 8080}, **self.QUICK}, env=[{"name": "WHO", "value": "it"}])
+        in_pod(self.NS, "live", "touch /tmp/ill")
+        again = self.until_count("live", 1)
+        self.until_event("Unhealthy", "live", "Liveness probe failed: it is ill\n")
+        self.until_event("Killing", "live", "Container c failed liveness probe, will be restarted")
+        self.assertEqual(first_status(again)["containerID"], first_status(made)["containerID"])
+        in_pod(self.NS, "live", "until rm /tmp/ill; do sleep 0.1; done")
+        C.until_one("pods", self.NS, "live", is_ready)
+
+    def test_the_others_wait_for_the_startup_probe(self):
+        self.create(pod("slow", startupProbe={"exec": {"command": ["cat", "/tmp/up"]}, "periodSeconds": 1,
+                                              "failureThreshold": 600},
+                        livenessProbe={"exec": {"command": ["cat", "/tmp/up"]}, **self.QUICK},
+                        readinessProbe={"httpGet": {"port": 8080}, "periodSeconds": 600}))
+        found = self.until_event("Unhealthy", "slow", "Startup probe failed: cat: can't open '/tmp/up'")
+        self.assertFalse([each for each in found.values() if each["message"].startswith("Liveness")
+                          and each["involvedObject"]["name"] == "slow"])
+        status = first_status(C.do("GET", self.at("pods", "slow")))
+        self.assertEqual((status["started"], status["ready"], status["restartCount"]), (False, False, 0))
+        in_pod(self.NS, "slow", "touch /tmp/up")
+        status = first_status(C.until_one("pods", self.NS, "slow", is_ready))
+        self.assertEqual((status["started"], status["restartCount"]), (True, 0))
+        in_pod(self.NS, "slow", "rm /tmp/up")
+        self.until_event("Killing", "slow", "Container c failed liveness probe, will be restarted")
+        status = first_status(self.until_count("slow", 1))
+        self.assertEqual((status["started"], status["ready"]), (False, False))
+
+    def test_a_start_that_fails_and_a_grace_of_the_probe(self):
+        self.create(pod("stuck", ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"],
+                        terminationGracePeriodSeconds=600, startupProbe={
+                        "exec": {"command": ["sleep", "600"]}, "terminationGracePeriodSeconds": 1,
+                        **self.QUICK}))
+        self.until_event("Unhealthy", "stuck", 'probe failed: command timed out: "sleep 600" timed out after 1s')
+        self.until_count("stuck", 1)
+        C.kubectl("delete", "pod", "stuck", "-n", self.NS, "--grace-period=1")
+
+    def test_a_command_that_is_missing_decides_nothing(self):
+        self.create(pod("none", livenessProbe={"exec": {"command": ["/none"]}, **self.QUICK}))
+        self.until_event("Unhealthy", "none", "Liveness probe errored and resulted in unknown state: OCI runtime exec")
+        self.assertEqual(first_status(C.do("GET", self.at("pods", "none")))["restartCount"], 0)
 
 
 # == 9. Both directions =========================================================================
