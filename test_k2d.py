@@ -6378,6 +6378,21 @@ class AtThePod(EngineTest):
             with self.subTest(name + query):
                 self.assertEqual(self.say(path(name, query), code), words)
 
+    def test_every_container_has_a_log_and_a_measure(self):
+        say = lambda name, then="": {"name": name, "image": WEB, "command": ["sh", "-c", f"echo I am {name}; {then}"]}
+        self.run_pod("several", initContainers=[say("first")], containers=[
+            say("a", "exec sleep 3600"), say("b", "exec sleep 3600")])
+        path = self.at("pods", "several", "log")
+        for name in ("first", "a", "b"):
+            self.assertEqual(eventually(lambda: C.do("GET", f"{path}?container={name}")), f"I am {name}\n")
+        self.assertEqual(self.say(path, 400),
+                         "a container name must be specified for pod several, choose one of: [first a b]")
+        for which in KUBECTLS:
+            said = C.kubectl("logs", "several", "-n", self.NS, "--all-containers", which=which)
+            self.assertEqual(sorted(said.split("\n")), ["", "I am a", "I am b", "I am first"])
+            said = C.kubectl("top", "pods", "several", "--containers", "-n", self.NS, which=which)
+            self.assertEqual(sorted(re.findall(r"(?m)^several +(\S+)", said)), ["a", "b"])
+
     def test_a_slow_reader_of_a_log_loses_nothing(self):
         loop = "i=0; while [ $i -lt 60000 ]; do echo line $i of many, which are long enough; i=$((i+1)); done"
         self.run_pod("many", ["sh", "-c", loop + "; sleep 600"])
