@@ -6311,8 +6311,8 @@ DEBUG_FIELDS = set("name image command args workingDir envFrom env volumeMounts 
                    "targetContainerName".split())     # of an ephemeral container (allowedEphemeralContainerFields)
 
 def validate_ephemeral(kind, old, new, faults):
-    """Refuse what may not be done to spec.ephemeralContainers: they are only added (ValidatePodEphemeralContainersUpdate
-    and validateEphemeralContainers)."""
+    """Refuse what may not be done to spec.ephemeralContainers, to which one only adds
+    (ValidatePodEphemeralContainersUpdate)."""
     spec, where, why = new["spec"], "spec.ephemeralContainers", "cannot be set for an Ephemeral Container"
     present = {each["name"]: each for each in spec.get("ephemeralContainers") or ()}
     others = {each["name"] for field in ("containers", "initContainers") for each in spec.get(field) or ()}
@@ -7603,12 +7603,9 @@ class Api:
         protocol, version, head = upgrade(request.headers, what)
         containers = lambda: list(self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values())
         if what == "portforward":
-            ports = [port for key, value in request.options if key == "ports" for port in value.split(",")]
-            if protocol.channels and not (ports and all(port.isdigit() and 0 < int(port) < 65536 for port in ports)):
-                return refuse(400, 'query parameter "port" is required')
-            if not any(found.running for found in containers()):
-                return refuse(500, f'pod not found ("{request.name}_{request.namespace}")')
-            return Forward(protocol, head, request.name, containers, [int(p) for p in ports if protocol.channels]).serve
+            is_up = any(found.running for found in containers())
+            return Forward(protocol, head, request.name, containers).serve if is_up else refuse(
+                500, f'pod not found ("{request.name}_{request.namespace}")')
         tty, wanted = request.flag("tty"), {each for each in ("stdin", "stdout", "stderr") if request.flag(each)}
         wanted -= {"stderr"} if tty else set()
         found = next((each for each in containers() if each.container == name and each.running), None)
@@ -8363,10 +8360,10 @@ def to_gnostic(name, value):
     return b"".join(out)
 
 # == 17a. Streams ============================================================================
-# exec, attach, port-forward, and logs over a WebSocket. A protocol is an object from bytes to events and back, and
-# touches no socket; a Session moves the bytes. The events:
-#   ("open", stream, headers)   ("data", stream, bytes)  a piece as it came   ("end", stream, b"")  nothing more of it
-#   ("reset", stream, b"")      ("reply", None, bytes)   to be sent back      ("gone", None, b"")   the client ends it all
+# exec, attach, port-forward, and logs over a WebSocket. A protocol turns bytes into events and back, and touches no
+# socket; a Session moves the bytes. The events:
+#   ("open", stream, headers)   ("data", stream, bytes) a piece as it came   ("end" or "reset", stream, b"")
+#   ("reply", None, bytes) to be sent back   ("gone", None, b"") the client ends it all
 STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
 LINGER_S = 5                # how long a client may take to hang up after all was said
 CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}          # over a WebSocket
@@ -8388,75 +8385,69 @@ class WebSocket:
     base64; closes: the message [255, n] ends stream n (v5). Frames of any length, passed on in pieces."""
     def __init__(self, channels=True, encoded=False, closes=False):
         self.channels, self.encoded, self.closes = channels, encoded, closes
-        self.buffer, self.in_frame, self.left, self.mask, self.opcode, self.final = b"", False, 0, b"", 0, True
-        self.stream, self.in_message, self.rest = None, False, b""
+        self.buffer, self.frame = b"", None                     # (final, opcode, bytes still to come, mask)
+        self.in_message, self.stream, self.rest = False, None, b""
 
     def receive(self, data):
         """The events of some bytes from the client. Raises ValueError where they break the protocol."""
         self.buffer += data
-        while self.in_frame or self.read_head():
-            piece = self.buffer[:self.left]
-            if len(piece) < self.left and (self.opcode > 7 or not piece):           # control frames are taken whole
+        while self.frame or self.read_head():
+            final, opcode, left, mask = self.frame
+            piece = self.buffer[:left]
+            if len(piece) < left and (opcode > 7 or not piece):         # control frames are taken whole
                 return
-            self.buffer, self.left = self.buffer[len(piece):], self.left - len(piece)
-            self.in_frame, text, turn = self.left > 0, unmask(piece, self.mask), len(piece) % 4
-            self.mask = self.mask[turn:] + self.mask[:turn]
-            if self.opcode == 8:
+            text, turn, left = unmask(piece, mask), len(piece) % 4, left - len(piece)
+            self.buffer = self.buffer[len(piece):]
+            self.frame = (final, opcode, left, mask[turn:] + mask[:turn]) if left else None
+            if opcode == 8:
                 yield "reply", None, websocket_frame(8, text[:2])
                 yield "gone", None, b""
-                return
-            if self.opcode == 9:
+            elif opcode == 9:
                 yield "reply", None, websocket_frame(10, text)
-            elif self.opcode < 3:
+            elif opcode < 3:
                 yield from self.read_message(text)
-                if self.final and not self.in_frame:
-                    self.stream, self.in_message, self.rest = None, False, b""
+                self.in_message = not final or left > 0
 
     def read_head(self):
-        """Take the head of a frame off the buffer; returns whether it is complete."""
-        if len(self.buffer) < 2:
-            return False
-        first, second = self.buffer[:2]
-        at = 2 + {126: 2, 127: 8}.get(second & 127, 0)
+        """Take the head of a frame off the buffer; returns whether it was complete."""
+        size = self.buffer[1] & 127 if len(self.buffer) > 1 else 0
+        at = 2 + {126: 2, 127: 8}.get(size, 0)
         if len(self.buffer) < at + 4:
             return False
-        self.final, self.opcode, self.in_frame = bool(first & 128), first & 15, True
-        self.left = int.from_bytes(self.buffer[2:at], "big") if at > 2 else second & 127
-        self.mask, self.buffer = self.buffer[at:at + 4], self.buffer[at + 4:]
-        if first & 0x70 or not second & 0x80 or (
-                self.opcode not in (8, 9, 10) if self.opcode > 2 else (self.opcode == 0) != self.in_message) or (
-                self.opcode > 7 and (self.left > 125 or not self.final)):
-            raise ValueError("not a frame of a WebSocket client's")
-        self.in_message = self.in_message or self.opcode < 3
+        final, opcode, left = self.buffer[0] >> 7, self.buffer[0] & 127, int.from_bytes(self.buffer[2:at], "big")
+        self.frame = final, opcode, left if at > 2 else size, self.buffer[at:at + 4]
+        if opcode not in ((0, 8, 9, 10) if self.in_message else (1, 2, 8, 9, 10)) or not self.buffer[1] >> 7 or (
+                opcode > 7 and (size > 125 or not final)):
+            raise ValueError("not a frame of a WebSocket's client")
+        if opcode in (1, 2):
+            self.stream, self.rest = None, b""
+        self.buffer = self.buffer[at + 4:]
         return True
 
     def read_message(self, text):
         """The events of a piece of a message."""
         if self.channels and self.stream is None and text:
             self.stream, text = text[0] - 48 * self.encoded, text[1:]
+        if self.encoded:
+            text, whole = self.rest + text, (len(self.rest) + len(text)) // 4 * 4
+            text, self.rest = base64.b64decode(text[:whole]), text[whole:]
         if self.closes and self.stream == 255:
             yield from (("end", stream, b"") for stream in text)
-            return
-        if self.encoded:
-            text = self.rest + text
-            text, self.rest = base64.b64decode(text[:len(text) // 4 * 4]), text[len(text) // 4 * 4:]
-        if text:
+        elif text:
             yield "data", self.stream, text
 
     def data(self, stream, text):
         """The bytes that say so much on a stream."""
         text = base64.b64encode(text) if self.encoded else text
-        return websocket_frame(1 if self.encoded else 2,
-                               bytes([stream + 48 * self.encoded]) + text if self.channels else text)
+        text = bytes([stream + 48 * self.encoded]) + text if self.channels else text
+        return websocket_frame(1 if self.encoded else 2, text)
 
     def end(self, stream):
-        return b""
-    def reset(self, stream):
         return b""                                              # nothing can be said of one stream alone
     def goodbye(self):
         return websocket_frame(8, struct.pack("!H", 1000))
 
-SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").encode() for word in (     # SPDY/3, 2.6.10.1
+SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").encode() for word in (    # SPDY/3, 2.6.10.1
     "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow "
     "authorization cache-control connection content-base content-encoding content-language content-length "
     "content-location content-md5 content-range content-type date etag expect expires from host if-match "
@@ -8479,9 +8470,8 @@ class Spdy:
 
     def __init__(self):
         import zlib
-        self.buffer, self.left, self.stream, self.final, self.last = b"", 0, 0, False, 0
+        self.buffer, self.left, self.stream, self.final, self.last, self.zlib = b"", 0, 0, False, 0, zlib
         self.inflate, self.deflate = zlib.decompressobj(zdict=SPDY_WORDS), zlib.compressobj(zdict=SPDY_WORDS)
-        self.sync = zlib.Z_SYNC_FLUSH
 
     def receive(self, data):
         """The events of some bytes from the client. Raises ValueError where they break the protocol."""
@@ -8491,12 +8481,11 @@ class Spdy:
             self.buffer, self.left = self.buffer[len(piece):], self.left - len(piece)
             if piece:
                 yield "data", self.stream, piece
-            if self.left or len(self.buffer) < 8 and not self.final:
-                return
-            if self.final:
+            if self.final and not self.left:
                 self.final = False
                 yield "end", self.stream, b""
-                continue
+            if self.left or len(self.buffer) < 8:
+                return
             word, size = struct.unpack_from(">II", self.buffer)
             flags, size = size >> 24, size & 0xffffff
             if word >> 31 == 0:
@@ -8511,113 +8500,88 @@ class Spdy:
 
     def read_control(self, what, flags, body):
         """The events of a control frame; those of no use to us have none."""
-        stream = struct.unpack_from(">I", body.ljust(4, b"\0"))[0]
+        stream = int.from_bytes(body[:4], "big")
         if what == SYN_STREAM:
-            self.last = stream
-            yield "reply", None, self.control(SYN_REPLY, struct.pack(">I", stream) + self.pack({}))
+            self.last, no_headers = stream, self.deflate.compress(bytes(4)) + self.deflate.flush(self.zlib.Z_SYNC_FLUSH)
+            yield "reply", None, self.control(SYN_REPLY, body[:4] + no_headers)
             yield "open", stream, self.unpack(body[10:])
         elif what == HEADERS:
             self.unpack(body[4:])                               # all headers share one state of compression
-        elif what == RST_STREAM:
-            yield "reset", stream, b""
         elif what == PING and stream % 2:                       # else an answer to one of ours
             yield "reply", None, self.control(PING, body)
-        elif what == GOAWAY:
-            yield "gone", None, b""
+        elif what in (RST_STREAM, GOAWAY):
+            yield "reset" if what == RST_STREAM else "gone", stream, b""
         if what in (SYN_STREAM, HEADERS) and flags & 1:
             yield "end", stream, b""
 
-    @staticmethod
-    def control(what, body):
-        return struct.pack(">HHI", 0x8003, what, len(body)) + body
-
-    def pack(self, headers):
-        parts = [part.encode() for item in headers.items() for part in item]
-        block = struct.pack(">I", len(headers)) + b"".join(struct.pack(">I", len(part)) + part for part in parts)
-        return self.deflate.compress(block) + self.deflate.flush(self.sync)
-
     def unpack(self, block):
         """The headers of a compressed block, at most HEAD_BYTES of them."""
-        import zlib
         try:
             text, parts = self.inflate.decompress(block, HEAD_BYTES)[4:], []
-        except zlib.error as error:
+        except self.zlib.error as error:
             raise ValueError(error)
         while len(text) >= 4:
-            size = struct.unpack_from(">I", text)[0]
-            parts.append(text[4:4 + size].decode("latin-1"))
-            text = text[4 + size:]
+            size = 4 + int.from_bytes(text[:4], "big")
+            parts.append(text[4:size].decode("latin-1"))
+            text = text[size:]
         return dict(zip(parts[::2], parts[1::2]))
 
-    def data(self, stream, text, final=False):
-        return struct.pack(">II", stream, final << 24 | len(text)) + text if text or final else b""
+    def wire(self, data):
+        return data
+    def control(self, what, body):
+        return self.wire(struct.pack(">HHI", 0x8003, what, len(body)) + body)
+    def data(self, stream, text):
+        return self.wire(struct.pack(">II", stream, len(text)) + text) if text else b""
     def end(self, stream):
-        return self.data(stream, b"", True)
-    def reset(self, stream):
-        return self.control(RST_STREAM, struct.pack(">II", stream, 5))      # CANCEL
+        return self.wire(struct.pack(">II", stream, 1 << 24))
     def goodbye(self):
         return self.control(GOAWAY, struct.pack(">II", self.last, 0))
 
-class Tunnel:
+class Tunnel(Spdy):
     """SPDY in the binary messages of a WebSocket."""
-    channels = False
-
     def __init__(self):
-        self.outer, self.inner = WebSocket(channels=False), Spdy()
-
-    def wrap(self, data):
-        return self.outer.data(None, data) if data else b""
+        super().__init__()
+        self.outer = WebSocket(channels=False)
 
     def receive(self, data):
         for event in self.outer.receive(data):
-            for what, stream, text in self.inner.receive(event[2]) if event[0] == "data" else ():
-                yield what, stream, self.wrap(text) if what == "reply" else text
-            if event[0] != "data":
-                yield event
+            yield from super().receive(event[2]) if event[0] == "data" else [event]
 
-    def data(self, stream, text):
-        return self.wrap(self.inner.data(stream, text))
-    def end(self, stream):
-        return self.wrap(self.inner.end(stream))
-    def reset(self, stream):
-        return self.wrap(self.inner.reset(stream))
+    def wire(self, data):
+        return self.outer.data(None, data)
     def goodbye(self):
-        return self.wrap(self.inner.goodbye()) + self.outer.goodbye()
+        return super().goodbye() + self.outer.goodbye()
 
-ENCODED = lambda: WebSocket(encoded=True)
 TERMINAL = {
-    "websocket": {"v5.channel.k8s.io": lambda: WebSocket(closes=True), "v4.channel.k8s.io": WebSocket,
-                  "v4.base64.channel.k8s.io": ENCODED, "channel.k8s.io": WebSocket, "base64.channel.k8s.io": ENCODED,
-                  "": WebSocket},
-    "spdy/3.1": {f"{version}channel.k8s.io": Spdy for version in ("v4.", "v3.", "v2.", "")}}
-UPGRADES = {  # subresource -> {what Upgrade says, in lower case: {subprotocol: what makes its object}}
+    "websocket": {"v5.channel.k8s.io": {"closes": True},
+                  **dict.fromkeys(("v4.channel.k8s.io", "channel.k8s.io", ""), {}),
+                  **dict.fromkeys(("v4.base64.channel.k8s.io", "base64.channel.k8s.io"), {"encoded": True})},
+    "spdy/3.1": [version + "channel.k8s.io" for version in ("v4.", "v3.", "v2.", "")]}
+UPGRADES = {  # subresource -> {what Upgrade says, in lower case: the subprotocols, those of a WebSocket with its form}
     "exec": TERMINAL, "attach": TERMINAL,
-    "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": Tunnel, "v4.channel.k8s.io": WebSocket,
-                                  "v4.base64.channel.k8s.io": ENCODED, "": WebSocket},
-                    "spdy/3.1": {"portforward.k8s.io": Spdy}},
-    "log": {"websocket": {"binary.k8s.io": lambda: WebSocket(channels=False), "": lambda: WebSocket(channels=False),
-                          "base64.binary.k8s.io": lambda: WebSocket(channels=False, encoded=True)}},
-}
+    "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None}, "spdy/3.1": ["portforward.k8s.io"]},
+    "log": {"websocket": {**dict.fromkeys(("binary.k8s.io", ""), {"channels": False}),
+                          "base64.binary.k8s.io": {"channels": False, "encoded": True}}}}
 
 def upgrade(headers, subresource):
-    """(a protocol, the name of the subprotocol, the head of the 101) for a request that asks to be upgraded, in one of
-    the ways that a subresource knows. Raises ApiError 400, 403."""
+    """(protocol, the subprotocol's name, the head of the 101) for a request that wants one of the UPGRADES of a
+    subresource. Raises ApiError 400, 403."""
     wanted = headers.get("Upgrade", "").lower()
     known = UPGRADES[subresource].get(wanted)
     if not known or "upgrade" not in headers.get("Connection", "").lower():
         raise bad_request("Upgrade request required")
-    is_socket, key = wanted == "websocket", headers.get("Sec-WebSocket-Key", "")
-    field = "Sec-WebSocket-Protocol" if is_socket else "X-Stream-Protocol-Version"
+    field = "Sec-WebSocket-Protocol" if wanted == "websocket" else "X-Stream-Protocol-Version"
     offered = [name.strip() for name in headers.get(field, "").split(",")]
     name = next((name for name in offered if name in known), None)
     if name is None:
         raise ApiError(403, "Forbidden", "unable to upgrade: unable to negotiate protocol: client supports "
                        f"[{' '.join(offered)}], server accepts [{' '.join(filter(None, known))}]")
-    head = {"Connection": "Upgrade", "Upgrade": "websocket" if is_socket else "SPDY/3.1", **filled(**{field: name})}
-    if is_socket:                                               # RFC 6455, 4.2.2
-        proof = hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-        head["Sec-WebSocket-Accept"] = base64.b64encode(proof).decode()
-    return known[name](), name, head
+    head = {"Connection": "Upgrade", "Upgrade": wanted.replace("spdy", "SPDY"), **filled(**{field: name})}
+    if wanted != "websocket":
+        return Spdy(), name, head
+    key = headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"        # RFC 6455, 4.2.2
+    head["Sec-WebSocket-Accept"] = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+    return Tunnel() if known[name] is None else WebSocket(**known[name]), name, head
 
 def unblocked(call, argument):
     """What a call of a socket's returns; None where it would have to wait."""
@@ -8625,6 +8589,14 @@ def unblocked(call, argument):
         return call(argument)
     except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
         return None
+
+def send(sock, data):
+    """Send of a bytearray what goes now. Raises OSError."""
+    while data:
+        sent = unblocked(sock.send, data)
+        if sent is None:
+            return
+        del data[:sent]
 
 class Far:
     """A socket at a container's end, and what waits to be written to it. ended: no more will come; deaf: it takes no
@@ -8642,12 +8614,8 @@ class Far:
     def write(self):
         """Send what goes; once all is out, pass on the end."""
         try:
-            while self.out:
-                sent = unblocked(self.sock.send, self.out)
-                if sent is None:
-                    return
-                del self.out[:sent]
-            if self.ended:
+            send(self.sock, self.out)
+            if self.ended and not self.out:
                 self.deaf = True
                 self.sock.shutdown(socket.SHUT_WR)
         except OSError:                                         # it hears no more, but may still have something to say
@@ -8664,7 +8632,7 @@ class Session:
     """One client, and what it is connected to: a loop over all the sockets in the thread of the request, none of which
     is ever waited for alone. What one side does not take is soon not read from the other."""
     def __init__(self, protocol, head):
-        self.protocol, self.head, self.sock, self.out, self.fars, self.gone = protocol, head, None, bytearray(), [], False
+        self.protocol, self.head, self.out, self.fars, self.gone = protocol, head, bytearray(), [], False
 
     def serve(self, handler):
         """Take over a request's connection until the session ends. Raises OSError where the client has gone."""
@@ -8694,33 +8662,16 @@ class Session:
                 fars[far.sock.fileno()] = far
                 poll.register(far.sock, wish)
         ready = dict(poll.poll(0 if pending else timeout and max(0, timeout) * 1000))
-        mask = ready.pop(self.sock.fileno(), 0)
-        if mask & ~select.POLLOUT or pending:
+        if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
             data = unblocked(self.sock.recv, 65536) if hungry else b""       # else it hung up with much still unread
-            if data is not None:
-                self.gone = not data
-                self.receive(data)
+            self.gone = data == b""
+            self.receive(data or b"")
         for fd, mask in ready.items():
-            far = fars[fd]
             if mask & select.POLLOUT:
-                far.write()
-            if mask & ~select.POLLOUT and far in self.fars:
-                try:
-                    data = unblocked(far.sock.recv, 65536)
-                except OSError:                                 # reset
-                    data = b""
-                if data:
-                    self.on_far(far, data)
-                elif data is not None:
-                    self.drop(far)
-        self.flush()
-
-    def flush(self):
-        while self.out:
-            sent = unblocked(self.sock.send, self.out)
-            if sent is None:
-                break
-            del self.out[:sent]
+                fars[fd].write()
+            if mask & ~select.POLLOUT and fars[fd] in self.fars:
+                self.read(fars[fd])
+        send(self.sock, self.out)
 
     def receive(self, data):
         for what, stream, text in self.protocol.receive(data):
@@ -8730,6 +8681,16 @@ class Session:
                 self.gone = True
             else:
                 self.on_client(what, stream, text)
+
+    def read(self, far):
+        try:
+            data = unblocked(far.sock.recv, 65536)
+        except OSError:                                         # reset
+            data = b""
+        if data:
+            self.on_far(far, data)
+        elif data is not None:
+            self.drop(far)
 
     def drop(self, far):
         self.fars.remove(far)
@@ -8745,27 +8706,26 @@ class Session:
         until = time.monotonic() + LINGER_S
         while not self.gone and time.monotonic() < until:
             self.turn(until - time.monotonic())
-        self.flush()
+        send(self.sock, self.out)
 
 class Terminal(Session):
-    """exec, attach or a log: one far end, that begins with the engine's answer to a call."""
+    """exec, attach or a log: one far end, which begins with the engine's answer to a call. wanted: the names of the
+    streams; none: a log, all of which goes out at once; target: the path of the exec or the container."""
     def __init__(self, engine, protocol, head, call, tty, wanted=frozenset(), target="", as_json=True, limit=None):
         super().__init__(protocol, head)
-        self.engine, self.call, self.tty, self.target, self.as_json, self.limit = (
-            engine, call, tty, target, as_json, limit)
-        self.wanted, self.streams, self.far = wanted, dict(CHANNELS) if protocol.channels else {}, Far()
-        self.fars, self.buffer, self.sizes, self.size = [self.far], b"", b"", None
-        self.far.deaf = "stdin" not in wanted
+        self.engine, self.call, self.tty, self.wanted, self.target = engine, call, tty, wanted, target
+        self.as_json, self.limit, self.buffer, self.sizes, self.size = as_json, limit, b"", b"", None
+        self.streams, self.far = dict(CHANNELS) if protocol.channels else {}, Far()
+        self.fars, self.far.deaf = [self.far], "stdin" not in wanted
 
     def run(self):
-        """Everything from the streams that the client opens (over SPDY) to the Status on its error stream."""
         until, status = time.monotonic() + 30, {"metadata": {}, "status": "Success"}
         while not self.gone and self.wanted - self.streams.keys():
             self.turn(until - time.monotonic())
             if time.monotonic() > until:
                 raise ValueError("timed out waiting for client to create streams")
         if self.protocol.channels:                              # an empty message says that we are there
-            self.out += self.protocol.data(min(CHANNELS[n] for n in self.wanted - {"stdin"}), b"")
+            self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}), b"")
         try:
             self.far.sock, _, rest = self.engine.stream(*self.call, upgrade=True)
             self.far.sock.setblocking(False)
@@ -8776,7 +8736,9 @@ class Terminal(Session):
             if self.target.startswith("/exec"):
                 status = self.exit_status() or status
         except EngineError as error:
-            status = internal_error(f"error executing command in container: {error}")
+            text = f"error executing command in container: {error}"
+            status = {"metadata": {}, "status": "Failure", "message": "Internal error occurred: " + text, "code": 500,
+                      "reason": "InternalError", "details": {"causes": [{"message": text}]}}
         if "error" in self.wanted:
             text = dumps(status) if self.as_json else status.get("message", "").encode()
             self.out += self.protocol.data(self.streams["error"], text) if text else b""
@@ -8789,8 +8751,8 @@ class Terminal(Session):
             self.streams.update({text["streamtype"]: stream} if text.get("streamtype") in CHANNELS else {})
         elif stream == self.streams.get("stdin", -1):
             self.far.take(what, text)
-        elif stream == self.streams.get("resize", -1) and what == "data":
-            *sizes, self.sizes = (self.sizes + text[:4096]).split(b"}")[-64:]
+        elif stream == self.streams.get("resize", -1):
+            *sizes, self.sizes = (self.sizes + text)[-4096:].split(b"}")
             self.size = json.loads(sizes[-1] + b"}") if sizes else self.size
             if self.far.sock and sizes:
                 self.resize()
@@ -8819,24 +8781,18 @@ class Terminal(Session):
         while info["Running"] and not self.gone:                # it may have closed its output and go on
             self.turn(pause)
             pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
-        code = info.get("ExitCode") or 0
-        return code and {
-            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-            "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
-            "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
-
-def internal_error(text):
-    return {"metadata": {}, "status": "Failure", "message": "Internal error occurred: " + text, "code": 500,
-            "reason": "InternalError", "details": {"causes": [{"message": text}]}}
+        code = info.get("ExitCode")
+        return {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+                "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
+                "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}} if code else None
 
 def enter_network(fd):
     """Have this thread, and the sockets that it makes, live in another network namespace. Raises OSError."""
     if hasattr(os, "setns"):                                    # Python 3.12
-        os.setns(fd, os.CLONE_NEWNET)
-    else:
-        import ctypes
-        if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return os.setns(fd, os.CLONE_NEWNET)
+    import ctypes
+    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 def connect_inside(pid, port):
     """A connection to a port of the loopback that a process sees; a server there may listen on nothing else. Made in a
@@ -8861,20 +8817,14 @@ def connect_inside(pid, port):
     return found[0]
 
 class Forward(Session):
-    """port-forward: a far end for each pair of a data and an error stream with the same requestid; over the channels of
-    a WebSocket, which opens no streams, one for each port that the query names."""
-    def __init__(self, protocol, head, pod, containers, ports):
+    """port-forward: a far end for each pair of a data and an error stream with the same requestid."""
+    def __init__(self, protocol, head, pod, containers):
         super().__init__(protocol, head)
-        self.pod, self.containers, self.ports = pod, containers, ports      # containers() -> their Founds
+        self.pod, self.containers = pod, containers             # containers() -> the Founds of the pod
         self.pairs, self.by_stream = {}, {}         # requestid -> {"data": stream, "error": stream}; data stream -> Far
 
     def run(self):
-        for number, port in enumerate(self.ports):
-            for stream in (2 * number, 2 * number + 1):
-                self.out += self.protocol.data(stream, struct.pack("<H", port))
-            self.add("data", 2 * number, port, number)
-            self.add("error", 2 * number + 1, port, number)
-        while not self.gone and (self.fars or not self.ports):
+        while not self.gone:
             self.turn()
         self.finish()
 
@@ -8882,11 +8832,12 @@ class Forward(Session):
         far = self.by_stream.get(stream)
         if what == "open":
             kind, port = text.get("streamtype"), text.get("port", "")
-            if kind not in ("data", "error") or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536 or (
-                    len(self.pairs) + len(self.fars) > CONNECTIONS):
-                self.out += self.protocol.reset(stream)
-            else:                                   # clients of old send no requestid: the error stream comes first
+            if kind in ("data", "error") and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536 and (
+                    len(self.pairs) + len(self.fars) < CONNECTIONS):
+                # clients of old send no requestid: the error stream comes first
                 self.add(kind, stream, int(port), text.get("requestid") or stream - 2 * (kind == "data"))
+            else:
+                self.out += self.protocol.end(stream)
         elif far and what == "reset":
             self.drop(far)
         elif far:
@@ -8904,14 +8855,12 @@ class Forward(Session):
         far = self.by_stream[pair["data"]]
         far.streams = self.pairs.pop(id_)
         try:
-            pid = next((found.pid for found in self.containers() if found.running), 0)
-            far.sock = connect_inside(pid, port)
+            far.sock = connect_inside(next((found.pid for found in self.containers() if found.running), 0), port)
             far.sock.setblocking(False)
         except OSError as error:
-            why = error.strerror.lower() if error.strerror else str(error)
             self.out += self.protocol.data(pair["error"], (
                 f"error forwarding port {port} to pod {self.pod}, uid : failed to connect to localhost:{port} inside "
-                f"its namespace: {why}").encode())
+                f"its network namespace: {(error.strerror or str(error)).lower()}").encode())
             self.drop(far)
 
     def on_far(self, far, data):
