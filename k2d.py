@@ -8727,7 +8727,7 @@ class Terminal(Session):
         if self.protocol.channels:                              # an empty message says that we are there
             self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}), b"")
         try:
-            self.far.sock, _, rest = self.engine.stream(*self.call, upgrade=True)
+            self.far.sock, _, rest = self.engine.stream(*self.call, headers=("Connection: Upgrade", "Upgrade: tcp"))
             self.far.sock.setblocking(False)
             self.on_far(self.far, rest)
             self.resize()
