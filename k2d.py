@@ -204,7 +204,8 @@ KIND_TABLE = """
   v1                       Node                     no       Cluster   spec    status                 -
   v1                       PersistentVolumeClaim    pvc      Namespace disk    status                 obj
   v1                       PersistentVolume         pv       Cluster   disk    status                 obj
-  v1                       Pod                      po       Namespace pod     binding,eviction,log,status all,gen,obj
+  v1                       Pod                      po       Namespace pod     attach,binding,eviction,exec,log,\
+ephemeralcontainers,portforward,status all,gen,obj
   v1                       PodTemplate              -        Namespace disk    -                      gen,obj
   v1                       ReplicationController    rc       Namespace spec    scale,status           all,gen
   v1                       ResourceQuota            quota    Namespace spec    status                 obj
@@ -5767,16 +5768,19 @@ def resource_rules(*wanted, verbs):
     groups = {}
     for kind in KINDS:
         if kind.plural in wanted:
-            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources)])
+            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources
+                                                                     if verbs != READ or s not in CONNECTS)])
     return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(set(found))}
             for group, found in sorted(groups.items())]
 
+CONNECTS = ("attach", "exec", "portforward")    # to get them is no mere reading
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
           kind.kept != "-" and kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
 READ, WRITE = "get list watch", "create delete deletecollection patch update"
 VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "events", verbs=READ)
 EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
-        resource_rules(*COMMON, "secrets", "leases", verbs=WRITE))
+        resource_rules(*COMMON, "secrets", "leases", verbs=WRITE) +
+        [{"verbs": READ.split(), "apiGroups": [""], "resources": [f"pods/{name}" for name in CONNECTS]}])
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
 DISCOVERY = sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
@@ -6755,6 +6759,34 @@ def validate_update(kind, old, new, faults):
         faults.add("metadata.finalizers", "Forbidden", why="no new finalizers can be added if the object is being "
                    f"deleted, found new finalizers []string{{{added}}}")
 
+DEBUG_FIELDS = set("name image command args workingDir envFrom env volumeMounts volumeDevices imagePullPolicy "
+                   "terminationMessagePath terminationMessagePolicy securityContext stdin stdinOnce tty "
+                   "targetContainerName".split())     # of an ephemeral container (allowedEphemeralContainerFields)
+
+def validate_ephemeral(kind, old, new, faults):
+    """Refuse what may not be done to spec.ephemeralContainers, to which one only adds
+    (ValidatePodEphemeralContainersUpdate)."""
+    spec, where, why = new["spec"], "spec.ephemeralContainers", "cannot be set for an Ephemeral Container"
+    present = {each["name"]: each for each in spec.get("ephemeralContainers") or ()}
+    others = {each["name"] for field in ("containers", "initContainers") for each in spec.get(field) or ()}
+    if is_foreign(old):
+        faults.add("", "Forbidden", why="static pods do not support ephemeral containers")
+    for each in old["spec"].get("ephemeralContainers") or ():
+        if present.get(each["name"]) != each:
+            what = "changed" if each["name"] in present else "removed"
+            faults.add(where, "Forbidden", why=f'existing ephemeral containers "{each["name"]}" may not be {what}\n')
+    for i, each in enumerate(present.values()):
+        at, target = f"{where}[{i}].", each.get("targetContainerName")
+        if each["name"] in others:
+            faults.add(at + "name", "Duplicate value", each["name"])
+        if target and target not in others:
+            faults.add(at + "targetContainerName", "Not found", target)
+        for field in sorted(set(filter(each.get, each)) - DEBUG_FIELDS):
+            faults.add(at + field, "Forbidden", why=why)
+        for j, mount in enumerate(each.get("volumeMounts") or ()):
+            for field in filter(mount.get, ("subPath", "subPathExpr")):
+                faults.add(f"{at}volumeMounts[{j}].{field}", "Forbidden", why=why)
+
 # -- custom resources: a CustomResourceDefinition's structural schema does for them what SCHEMA does for the others
 TYPES = {"object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
          "number": (int, float)}
@@ -7186,7 +7218,8 @@ class Request:
     def __init__(self, method, target, headers, user):
         path, _, query = target.partition("?")
         self.method, self.path, self.headers, self.user = method, urllib.parse.unquote(path), headers, user
-        self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        self.options = urllib.parse.parse_qsl(query, keep_blank_values=True)      # as given, some of them repeated
+        self.query = dict(self.options)
         self.content_type, self.dry_run = headers.get("Content-Type", ""), "dryRun" in self.query
         self.body, self.given, self.warnings = b"", None, []
         self.kind, self.namespace, self.name, self.subresource, self.method_name = None, "", None, "", ""
@@ -7270,10 +7303,12 @@ VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KI
     ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("POST", True): ("", "create"),
 }
 SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"]),
-             **dict.fromkeys(("scale", "status"), ["get", "patch", "update"])}
+             **dict.fromkeys(("scale", "status", "ephemeralcontainers"), ["get", "patch", "update"]),
+             **dict.fromkeys(CONNECTS, ["create", "get"])}
 SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (      # what subresources read and answer
     ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"), ("binding", "v1 Binding"),
-    ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"))}
+    ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"),
+    ("attach", "v1 PodAttachOptions"), ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 APPLY = "application/apply-patch+yaml"
 CONDITIONAL = ("Lease", "RuntimeClass", "PodDisruptionBudget", "CustomResourceDefinition")   # a PUT names the version
@@ -7319,6 +7354,8 @@ class Api:
             self.k2d.renew_lease()
         if request.subresource in ("log", "binding", "eviction", "token"):
             return getattr(self, request.subresource)(request)
+        if request.subresource in CONNECTS:
+            return self.connect(request)
         name = {"-": "review", "usage": "usage"}.get(request.kind.kept, request.method_name)
         return getattr(self, name)(request)
 
@@ -7539,7 +7576,8 @@ class Api:
         elif not is_foreign(obj):
             validate_fields(home.schema, obj, "", faults)
         if old and not faults:
-            validate_update(home, old, obj, faults)
+            is_debug = request and request.subresource == "ephemeralcontainers"
+            (validate_ephemeral if is_debug else validate_update)(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
         if home.group == "rbac.authorization.k8s.io" and request:
             self.access.check_escalation(request.user, home, obj)
@@ -7772,6 +7810,11 @@ class Api:
             faults.check(kind, before["name"])
             return to_stored(kind, new)
         new = {**given, "metadata": meta}
+        if subresource == "ephemeralcontainers":                # of all else, what was there stays
+            added = pick(given.get("spec", {}), ("ephemeralContainers",))
+            new = {**served, "metadata": json.loads(dumps(before)),
+                   "spec": {**without(served["spec"], "ephemeralContainers"), **added}}
+            meta = new["metadata"]
         if "status" in kind.subresources:
             new = {**without(new, "status"), **pick(served, ("status",))}
         if kind.id == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
@@ -8028,15 +8071,18 @@ class Api:
         asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
         for bound, at in (("since", max(exact_seconds(since), begin)), ("until", exact_seconds(until))):
             asked.update({bound: at.lstrip("0")} if at.strip("0.") else {})
-        begin_log = lambda more: self.k2d.engine.stream("GET", f"/containers/{id_}/logs?" + urllib.parse.urlencode(
-            {**asked, **more}))
+        path = lambda more: f"/containers/{id_}/logs?" + urllib.parse.urlencode({**asked, **more})
         try:
             if until and tail != "all":      # the engine counts from the end of the log, of a later run: so count first
-                sock, _, rest = begin_log({})
+                sock, _, rest = self.k2d.engine.stream("GET", path({}))
                 with sock:
                     lines = sum(text.count(b"\n") for text in log_text(sock, rest, found.tty))
                 tail, skip = "all", max(0, lines - tail)
-            sock, _, rest = begin_log({"tail": tail})
+            if request.headers.get("Upgrade", "").lower() == "websocket":
+                protocol, _, head = upgrade(request.headers, "log")
+                return Terminal(self.k2d.engine, protocol, head, ("GET", path({"tail": tail})), found.tty,
+                                limit=numbers.get("limitBytes")).serve
+            sock, _, rest = self.k2d.engine.stream("GET", path({"tail": tail}))
         except EngineError as error:
             raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
         return lambda handler: handler.serve_log(sock, rest, found.tty, timestamps, numbers.get("limitBytes"), follow,
@@ -8063,6 +8109,43 @@ class Api:
         if "sinceSeconds" in query:
             begin = f"{time.time() - numbers['sinceSeconds']:020.9f}"
         return numbers, max(begin, exact_seconds(query.get("sinceTime")))
+
+    def connect(self, request):
+        """exec, attach and portforward: what takes the connection over, or the kubelet's refusal. Raises ApiError."""
+        what, pod = request.subresource, json.loads(self.find(request))
+        refuse = lambda code, text: answer(code, text.encode(), "text/plain; charset=utf-8")
+        if request.method == "HEAD":
+            raise wrong_method()
+        self.access.require(request, "create")                  # for a GET too, since Kubernetes 1.35
+        name = chosen_container(pod, request.query.get("container")) if what != "portforward" else None
+        if not pod["spec"].get("nodeName"):
+            raise bad_request(f"pod {request.name} does not have a host assigned")
+        protocol, version, head = upgrade(request.headers, what)
+        containers = lambda: list(self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values())
+        if what == "portforward":
+            is_up = any(found.running for found in containers())
+            return Forward(protocol, head, request.name, containers).serve if is_up else refuse(
+                500, f'pod not found ("{request.name}_{request.namespace}")')
+        tty, wanted = request.flag("tty"), {each for each in ("stdin", "stdout", "stderr") if request.flag(each)}
+        wanted -= {"stderr"} if tty else set()
+        found = next((each for each in containers() if each.container == name and each.running), None)
+        if not wanted or not found:
+            return refuse(500, f'container not found ("{name}")') if wanted else refuse(
+                400, "you must specify at least 1 of stdin, stdout, stderr")
+        target, flags = "/containers/" + found.id, {each: each in wanted for each in ("stdin", "stdout", "stderr")}
+        call = "POST", target + "/attach?stream=1&" + "&".join(f"{each}={int(on)}" for each, on in flags.items())
+        if what == "exec":
+            command = [value for key, value in request.options if key == "command"]
+            try:
+                made = self.k2d.engine.call("POST", target + "/exec", {
+                    **{"Attach" + each.title(): on for each, on in flags.items()}, "Tty": tty, "Cmd": command})
+            except EngineError as error:
+                return refuse(500, str(error))
+            target = "/exec/" + made["Id"]
+            call = "POST", target + "/start", {"Detach": False, "Tty": tty}
+        wanted |= {"error", "resize"} if tty and version not in ("v2.channel.k8s.io", "channel.k8s.io") else {"error"}
+        return Terminal(self.k2d.engine, protocol, head, call, tty if what == "exec" else found.tty, wanted, target,
+                        version[:2] in ("v4", "v5")).serve
 
     # -- what is not about resources
     def discovery(self, request):
@@ -8109,6 +8192,17 @@ class Api:
                             "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
                             "compiler": "python" + sys.version.split()[0],
                             "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
+
+def chosen_container(pod, name):
+    """The name of the container that a request is for. Raises ApiError 400."""
+    spec, known = pod["spec"], pod["metadata"]["name"]
+    every = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
+             for container in spec.get(field) or ()]
+    if name and name not in every:
+        raise bad_request(f"container {name} is not valid for pod {known}")
+    if not name and len(spec["containers"]) > 1:
+        raise bad_request(f"a container name must be specified for pod {known}, choose one of: [{' '.join(every)}]")
+    return name or spec["containers"][0]["name"]
 
 def parse_version(text):
     """A resourceVersion of a query as int, 0 if absent. Raises ApiError 400."""
@@ -8787,6 +8881,519 @@ def to_gnostic(name, value):
             items = item if isinstance(item, list) else [item]
             out += [wire_bytes(number, to_gnostic(inner, each)) for each in items]
     return b"".join(out)
+
+# == 17a. Streams ============================================================================
+# exec, attach, port-forward, and logs over a WebSocket. A protocol turns bytes into events and back, and touches no
+# socket; a Session moves the bytes. The events:
+#   ("open", stream, headers)   ("data", stream, bytes) a piece as it came   ("end" or "reset", stream, b"")
+#   ("reply", None, bytes) to be sent back   ("gone", None, b"") the client ends it all
+STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
+LINGER_S = 5                # how long a client may take to hang up after all was said
+CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}          # over a WebSocket
+
+def websocket_frame(opcode, payload):
+    """One final, unmasked frame (RFC 6455, 5.2; a server never masks)."""
+    size = len(payload)
+    length = (struct.pack("!B", size) if size < 126 else struct.pack("!BH", 126, size) if size < 1 << 16 else
+              struct.pack("!BQ", 127, size))
+    return bytes([0x80 | opcode]) + length + payload
+
+def unmask(data, mask):
+    """XOR with the mask over and over, as one large number: Python has nothing faster."""
+    whole = (mask * (len(data) // 4 + 1))[:len(data)]
+    return (int.from_bytes(data, "big") ^ int.from_bytes(whole, "big")).to_bytes(len(data), "big")
+
+class WebSocket:
+    """The server's side of RFC 6455. channels: a message begins with the number of its stream; encoded: the rest is
+    base64; closes: the message [255, n] ends stream n (v5). Frames of any length, passed on in pieces."""
+    def __init__(self, channels=True, encoded=False, closes=False):
+        self.channels, self.encoded, self.closes = channels, encoded, closes
+        self.buffer, self.frame = b"", None                     # (final, opcode, bytes still to come, mask)
+        self.in_message, self.stream, self.rest = False, None, b""
+
+    def receive(self, data):
+        """The events of some bytes from the client. Raises ValueError where they break the protocol."""
+        self.buffer += data
+        while self.frame or self.read_head():
+            final, opcode, left, mask = self.frame
+            piece = self.buffer[:left]
+            if len(piece) < left and (opcode > 7 or not piece):         # control frames are taken whole
+                return
+            text, turn, left = unmask(piece, mask), len(piece) % 4, left - len(piece)
+            self.buffer = self.buffer[len(piece):]
+            self.frame = (final, opcode, left, mask[turn:] + mask[:turn]) if left else None
+            if opcode == 8:
+                yield "reply", None, websocket_frame(8, text[:2])
+                yield "gone", None, b""
+            elif opcode == 9:
+                yield "reply", None, websocket_frame(10, text)
+            elif opcode < 3:
+                yield from self.read_message(text)
+                self.in_message = not final or left > 0
+
+    def read_head(self):
+        """Take the head of a frame off the buffer; returns whether it was complete."""
+        size = self.buffer[1] & 127 if len(self.buffer) > 1 else 0
+        at = 2 + {126: 2, 127: 8}.get(size, 0)
+        if len(self.buffer) < at + 4:
+            return False
+        final, opcode, left = self.buffer[0] >> 7, self.buffer[0] & 127, int.from_bytes(self.buffer[2:at], "big")
+        self.frame = final, opcode, left if at > 2 else size, self.buffer[at:at + 4]
+        if opcode not in ((0, 8, 9, 10) if self.in_message else (1, 2, 8, 9, 10)) or not self.buffer[1] >> 7 or (
+                opcode > 7 and (size > 125 or not final)):
+            raise ValueError("not a frame of a WebSocket's client")
+        if opcode in (1, 2):
+            self.stream, self.rest = None, b""
+        self.buffer = self.buffer[at + 4:]
+        return True
+
+    def read_message(self, text):
+        """The events of a piece of a message."""
+        if self.channels and self.stream is None and text:
+            self.stream, text = text[0] - 48 * self.encoded, text[1:]
+        if self.encoded:
+            text, whole = self.rest + text, (len(self.rest) + len(text)) // 4 * 4
+            text, self.rest = base64.b64decode(text[:whole]), text[whole:]
+        if self.closes and self.stream == 255:
+            yield from (("end", stream, b"") for stream in text)
+        elif text:
+            yield "data", self.stream, text
+
+    def data(self, stream, text):
+        """The bytes that say so much on a stream."""
+        text = base64.b64encode(text) if self.encoded else text
+        text = bytes([stream + 48 * self.encoded]) + text if self.channels else text
+        return websocket_frame(1 if self.encoded else 2, text)
+
+    def end(self, stream):
+        return b""                                              # nothing can be said of one stream alone
+    def goodbye(self):
+        return websocket_frame(8, struct.pack("!H", 1000))
+
+SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").encode() for word in (    # SPDY/3, 2.6.10.1
+    "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow "
+    "authorization cache-control connection content-base content-encoding content-language content-length "
+    "content-location content-md5 content-range content-type date etag expect expires from host if-match "
+    "if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards pragma "
+    "proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade "
+    "user-agent vary via warning www-authenticate method get status 200_OK version HTTP/1.1 url public set-cookie "
+    "keep-alive origin").split()) + (
+    b"100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 Non-Authoritative "
+    b"Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found500 "
+    b"Internal Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec "
+    b"00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,"
+    b"application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8"
+    b"charset=iso-8859-1,utf-,*,enq=0.")
+SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY, HEADERS = 1, 2, 3, 6, 7, 8
+
+class Spdy:
+    """The server's side of SPDY/3.1 as Kubernetes uses it: its library (moby/spdystream) neither sends nor heeds
+    WINDOW_UPDATE, so that the flow is TCP's to control."""
+    channels = False
+
+    def __init__(self):
+        import zlib
+        self.buffer, self.left, self.stream, self.final, self.last, self.zlib = b"", 0, 0, False, 0, zlib
+        self.inflate, self.deflate = zlib.decompressobj(zdict=SPDY_WORDS), zlib.compressobj(zdict=SPDY_WORDS)
+
+    def receive(self, data):
+        """The events of some bytes from the client. Raises ValueError where they break the protocol."""
+        self.buffer += data
+        while True:
+            piece = self.buffer[:self.left]
+            self.buffer, self.left = self.buffer[len(piece):], self.left - len(piece)
+            if piece:
+                yield "data", self.stream, piece
+            if self.final and not self.left:
+                self.final = False
+                yield "end", self.stream, b""
+            if self.left or len(self.buffer) < 8:
+                return
+            word, size = struct.unpack_from(">II", self.buffer)
+            flags, size = size >> 24, size & 0xffffff
+            if word >> 31 == 0:
+                self.stream, self.left, self.final, self.buffer = word, size, bool(flags & 1), self.buffer[8:]
+                continue
+            if size > HEAD_BYTES or word >> 16 != 0x8003:
+                raise ValueError("not a control frame of SPDY/3's")
+            if len(self.buffer) < 8 + size:
+                return
+            body, self.buffer = self.buffer[8:8 + size], self.buffer[8 + size:]
+            yield from self.read_control(word & 0xffff, flags, body)
+
+    def read_control(self, what, flags, body):
+        """The events of a control frame; those of no use to us have none."""
+        stream = int.from_bytes(body[:4], "big")
+        if what == SYN_STREAM:
+            self.last, no_headers = stream, self.deflate.compress(bytes(4)) + self.deflate.flush(self.zlib.Z_SYNC_FLUSH)
+            yield "reply", None, self.control(SYN_REPLY, body[:4] + no_headers)
+            yield "open", stream, self.unpack(body[10:])
+        elif what == HEADERS:
+            self.unpack(body[4:])                               # all headers share one state of compression
+        elif what == PING and stream % 2:                       # else an answer to one of ours
+            yield "reply", None, self.control(PING, body)
+        elif what in (RST_STREAM, GOAWAY):
+            yield "reset" if what == RST_STREAM else "gone", stream, b""
+        if what in (SYN_STREAM, HEADERS) and flags & 1:
+            yield "end", stream, b""
+
+    def unpack(self, block):
+        """The headers of a compressed block, at most HEAD_BYTES of them."""
+        try:
+            text, parts = self.inflate.decompress(block, HEAD_BYTES)[4:], []
+        except self.zlib.error as error:
+            raise ValueError(error)
+        while len(text) >= 4:
+            size = 4 + int.from_bytes(text[:4], "big")
+            parts.append(text[4:size].decode("latin-1"))
+            text = text[size:]
+        return dict(zip(parts[::2], parts[1::2]))
+
+    def wire(self, data):
+        return data
+    def control(self, what, body):
+        return self.wire(struct.pack(">HHI", 0x8003, what, len(body)) + body)
+    def data(self, stream, text):
+        return self.wire(struct.pack(">II", stream, len(text)) + text) if text else b""
+    def end(self, stream):
+        return self.wire(struct.pack(">II", stream, 1 << 24))
+    def goodbye(self):
+        return self.control(GOAWAY, struct.pack(">II", self.last, 0))
+
+class Tunnel(Spdy):
+    """SPDY in the binary messages of a WebSocket."""
+    def __init__(self):
+        super().__init__()
+        self.outer = WebSocket(channels=False)
+
+    def receive(self, data):
+        for event in self.outer.receive(data):
+            yield from super().receive(event[2]) if event[0] == "data" else [event]
+
+    def wire(self, data):
+        return self.outer.data(None, data)
+    def goodbye(self):
+        return super().goodbye() + self.outer.goodbye()
+
+TERMINAL = {
+    "websocket": {"v5.channel.k8s.io": {"closes": True},
+                  **dict.fromkeys(("v4.channel.k8s.io", "channel.k8s.io", ""), {}),
+                  **dict.fromkeys(("v4.base64.channel.k8s.io", "base64.channel.k8s.io"), {"encoded": True})},
+    "spdy/3.1": [version + "channel.k8s.io" for version in ("v4.", "v3.", "v2.", "")]}
+UPGRADES = {  # subresource -> {what Upgrade says, in lower case: the subprotocols, those of a WebSocket with its form}
+    "exec": TERMINAL, "attach": TERMINAL,
+    "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None}, "spdy/3.1": ["portforward.k8s.io"]},
+    "log": {"websocket": {**dict.fromkeys(("binary.k8s.io", ""), {"channels": False}),
+                          "base64.binary.k8s.io": {"channels": False, "encoded": True}}}}
+
+def upgrade(headers, subresource):
+    """(protocol, the subprotocol's name, the head of the 101) for a request that wants one of the UPGRADES of a
+    subresource. Raises ApiError 400, 403."""
+    wanted = headers.get("Upgrade", "").lower()
+    known = UPGRADES[subresource].get(wanted)
+    if not known or "upgrade" not in headers.get("Connection", "").lower():
+        raise bad_request("Upgrade request required")
+    field = "Sec-WebSocket-Protocol" if wanted == "websocket" else "X-Stream-Protocol-Version"
+    offered = [name.strip() for name in headers.get(field, "").split(",")]
+    name = next((name for name in offered if name in known), None)
+    if name is None:
+        raise ApiError(403, "Forbidden", "unable to upgrade: unable to negotiate protocol: client supports "
+                       f"[{' '.join(offered)}], server accepts [{' '.join(filter(None, known))}]")
+    head = {"Connection": "Upgrade", "Upgrade": wanted.replace("spdy", "SPDY"), **filled(**{field: name})}
+    if wanted != "websocket":
+        return Spdy(), name, head
+    key = headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"        # RFC 6455, 4.2.2
+    head["Sec-WebSocket-Accept"] = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+    return Tunnel() if known[name] is None else WebSocket(**known[name]), name, head
+
+def unblocked(call, argument):
+    """What a call of a socket's returns; None where it would have to wait."""
+    try:
+        return call(argument)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return None
+
+def send(sock, data):
+    """Send of a bytearray what goes now. Raises OSError."""
+    while data:
+        sent = unblocked(sock.send, data)
+        if sent is None:
+            return
+        del data[:sent]
+
+class Far:
+    """A socket at a container's end, and what waits to be written to it. ended: no more will come; deaf: it takes no
+    more; streams: the client's streams that belong to it, by their kind."""
+    __slots__ = ("sock", "out", "ended", "deaf", "streams")
+
+    def __init__(self):
+        self.sock, self.out, self.ended, self.deaf, self.streams = None, bytearray(), False, False, {}
+
+    def take(self, what, text):
+        self.ended = self.ended or what != "data"
+        if not self.deaf:
+            self.out += text
+
+    def write(self):
+        """Send what goes; once all is out, pass on the end."""
+        try:
+            send(self.sock, self.out)
+            if self.ended and not self.out:
+                self.deaf = True
+                self.sock.shutdown(socket.SHUT_WR)
+        except OSError:                                         # it hears no more, but may still have something to say
+            self.deaf = True
+            self.out.clear()
+
+    def close(self):
+        self.deaf = True
+        self.out.clear()
+        if self.sock:
+            self.sock.close()
+
+class Session:
+    """One client, and what it is connected to: a loop over all the sockets in the thread of the request, none of which
+    is ever waited for alone. What one side does not take is soon not read from the other."""
+    def __init__(self, protocol, head):
+        self.protocol, self.head, self.out, self.fars, self.gone = protocol, head, bytearray(), [], False
+
+    def serve(self, handler):
+        """Take over a request's connection until the session ends. Raises OSError where the client has gone."""
+        handler.keep = True                                     # the head says itself what becomes of the connection
+        handler.write_head(101, self.head)
+        handler.keep, self.sock = False, handler.sock
+        handler.k2d.hub.call(handler.k2d.hub.release, handler.connection)        # it may go on for days
+        self.sock.setblocking(False)
+        try:
+            self.receive(handler.connection.buffer)
+            self.run()
+        except ValueError as error:
+            log(f"{handler.request.path}: {error}")
+        finally:
+            for far in self.fars:
+                far.close()
+
+    def turn(self, timeout=None):
+        """Wait until something can be moved, at most so many seconds, and move it. Raises OSError, ValueError."""
+        hungry = sum(len(far.out) for far in self.fars) < STREAM_BYTES and len(self.out) < 2 * STREAM_BYTES
+        poll, fars, pending = select.poll(), {}, hungry and self.sock.pending()
+        poll.register(self.sock, (select.POLLIN if hungry else select.POLLRDHUP) | select.POLLOUT * bool(self.out))
+        for far in self.fars:
+            wish = (select.POLLIN * (len(self.out) < STREAM_BYTES) |
+                    select.POLLOUT * bool(far.out or far.ended and not far.deaf))
+            if far.sock and wish:
+                fars[far.sock.fileno()] = far
+                poll.register(far.sock, wish)
+        ready = dict(poll.poll(0 if pending else timeout and max(0, timeout) * 1000))
+        if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
+            data = unblocked(self.sock.recv, 65536) if hungry else b""       # else it hung up with much still unread
+            self.gone = data == b""
+            self.receive(data or b"")
+        for fd, mask in ready.items():
+            if mask & select.POLLOUT:
+                fars[fd].write()
+            if mask & ~select.POLLOUT and fars[fd] in self.fars:
+                self.read(fars[fd])
+        send(self.sock, self.out)
+
+    def receive(self, data):
+        for what, stream, text in self.protocol.receive(data):
+            if what == "reply":
+                self.out += text
+            elif what == "gone":
+                self.gone = True
+            else:
+                self.on_client(what, stream, text)
+
+    def read(self, far):
+        try:
+            data = unblocked(far.sock.recv, 65536)
+        except OSError:                                         # reset
+            data = b""
+        if data:
+            self.on_far(far, data)
+        elif data is not None:
+            self.drop(far)
+
+    def drop(self, far):
+        self.fars.remove(far)
+        far.close()
+
+    def finish(self):
+        """Say goodbye, and let the client be the one who hangs up: what it still sends would reset the connection."""
+        for far in self.fars[:]:
+            self.drop(far)
+        self.out += self.protocol.goodbye()
+        while self.out and not self.gone:
+            self.turn()
+        until = time.monotonic() + LINGER_S
+        while not self.gone and time.monotonic() < until:
+            self.turn(until - time.monotonic())
+        send(self.sock, self.out)
+
+class Terminal(Session):
+    """exec, attach or a log: one far end, which begins with the engine's answer to a call. wanted: the names of the
+    streams; none: a log, all of which goes out at once; target: the path of the exec or the container."""
+    def __init__(self, engine, protocol, head, call, tty, wanted=frozenset(), target="", as_json=True, limit=None):
+        super().__init__(protocol, head)
+        self.engine, self.call, self.tty, self.wanted, self.target = engine, call, tty, wanted, target
+        self.as_json, self.limit, self.buffer, self.sizes, self.size = as_json, limit, b"", b"", None
+        self.streams, self.far = dict(CHANNELS) if protocol.channels else {}, Far()
+        self.fars, self.far.deaf = [self.far], "stdin" not in wanted
+
+    def run(self):
+        until, status = time.monotonic() + 30, {"metadata": {}, "status": "Success"}
+        while not self.gone and self.wanted - self.streams.keys():
+            self.turn(until - time.monotonic())
+            if time.monotonic() > until:
+                raise ValueError("timed out waiting for client to create streams")
+        if self.protocol.channels:                              # an empty message says that we are there
+            self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}), b"")
+        try:
+            self.far.sock, _, rest = self.engine.stream(*self.call, headers=("Connection: Upgrade", "Upgrade: tcp"))
+            self.far.sock.setblocking(False)
+            self.on_far(self.far, rest)
+            self.resize()
+            while not self.gone and self.fars:
+                self.turn()
+            if self.target.startswith("/exec"):
+                status = self.exit_status() or status
+        except EngineError as error:
+            text = f"error executing command in container: {error}"
+            status = {"metadata": {}, "status": "Failure", "message": "Internal error occurred: " + text, "code": 500,
+                      "reason": "InternalError", "details": {"causes": [{"message": text}]}}
+        if "error" in self.wanted:
+            text = dumps(status) if self.as_json else status.get("message", "").encode()
+            self.out += self.protocol.data(self.streams["error"], text) if text else b""
+        for name in self.wanted - {"stdin", "resize"}:
+            self.out += self.protocol.end(self.streams[name])
+        self.finish()
+
+    def on_client(self, what, stream, text):
+        if what == "open":
+            self.streams.update({text["streamtype"]: stream} if text.get("streamtype") in CHANNELS else {})
+        elif stream == self.streams.get("stdin", -1):
+            self.far.take(what, text)
+        elif stream == self.streams.get("resize", -1):
+            *sizes, self.sizes = (self.sizes + text)[-4096:].split(b"}")
+            self.size = json.loads(sizes[-1] + b"}") if sizes else self.size
+            if self.far.sock and sizes:
+                self.resize()
+
+    def resize(self):
+        """Tell the engine the terminal's size; what has ended by now needs none."""
+        if self.size and self.tty:
+            self.engine.call("POST", f"{self.target}/resize?h={int(self.size['Height'])}&w={int(self.size['Width'])}",
+                             expect=(400, 404, 409, 500))
+
+    def on_far(self, far, data):
+        frames, self.buffer = log_frames(self.buffer + data, self.tty)
+        for number, text in frames:
+            name = "stderr" if number == 2 else "stdout"
+            if self.limit is not None:
+                text = text[:self.limit]
+                self.limit -= len(text)
+            if text and (name in self.wanted or not self.wanted):
+                self.out += self.protocol.data(self.streams.get(name), text)
+        if self.limit == 0 and far in self.fars:
+            self.drop(far)
+
+    def exit_status(self):
+        """The Status of a command that failed, once it has ended; None for one that did well."""
+        pause, info = 0.01, self.engine.call("GET", self.target + "/json")
+        while info["Running"] and not self.gone:                # it may have closed its output and go on
+            self.turn(pause)
+            pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
+        code = info.get("ExitCode")
+        return {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+                "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
+                "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}} if code else None
+
+def enter_network(fd):
+    """Have this thread, and the sockets that it makes, live in another network namespace. Raises OSError."""
+    if hasattr(os, "setns"):                                    # Python 3.12
+        return os.setns(fd, os.CLONE_NEWNET)
+    import ctypes
+    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+def connect_inside(pid, port):
+    """A connection to a port of the loopback that a process sees; a server there may listen on nothing else. Made in a
+    thread that ends at once, so that none of ours is ever left in that namespace. Raises OSError."""
+    found = []
+    def connect():
+        try:
+            with open(f"/proc/{pid}/ns/net") as namespace:
+                enter_network(namespace.fileno())
+            try:
+                found.append(socket.create_connection(("127.0.0.1", port), 5))
+            except ConnectionRefusedError as error:
+                found.append(error)
+                found[0] = socket.create_connection(("::1", port), 5)
+        except OSError as error:
+            found.append(error)                                 # the first one counts
+    thread = threading.Thread(target=connect, name="connect", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return found[0]
+
+class Forward(Session):
+    """port-forward: a far end for each pair of a data and an error stream with the same requestid."""
+    def __init__(self, protocol, head, pod, containers):
+        super().__init__(protocol, head)
+        self.pod, self.containers = pod, containers             # containers() -> the Founds of the pod
+        self.pairs, self.by_stream = {}, {}         # requestid -> {"data": stream, "error": stream}; data stream -> Far
+
+    def run(self):
+        while not self.gone:
+            self.turn()
+        self.finish()
+
+    def on_client(self, what, stream, text):
+        far = self.by_stream.get(stream)
+        if what == "open":
+            kind, port = text.get("streamtype"), text.get("port", "")
+            if kind in ("data", "error") and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536 and (
+                    len(self.pairs) + len(self.fars) < CONNECTIONS):
+                # clients of old send no requestid: the error stream comes first
+                self.add(kind, stream, int(port), text.get("requestid") or stream - 2 * (kind == "data"))
+            else:
+                self.out += self.protocol.end(stream)
+        elif far and what == "reset":
+            self.drop(far)
+        elif far:
+            far.take(what, text)
+
+    def add(self, kind, stream, port, id_):
+        """A stream of a pair; with the second one, connect them."""
+        pair = self.pairs.setdefault(id_, {})
+        pair[kind] = stream
+        if kind == "data":
+            self.by_stream[stream] = Far()          # what it says may come before the error stream is there
+            self.fars.append(self.by_stream[stream])
+        if len(pair) < 2:
+            return
+        far = self.by_stream[pair["data"]]
+        far.streams = self.pairs.pop(id_)
+        try:
+            far.sock = connect_inside(next((found.pid for found in self.containers() if found.running), 0), port)
+            far.sock.setblocking(False)
+        except OSError as error:
+            self.out += self.protocol.data(pair["error"], (
+                f"error forwarding port {port} to pod {self.pod}, uid : failed to connect to localhost:{port} inside "
+                f"its network namespace: {(error.strerror or str(error)).lower()}").encode())
+            self.drop(far)
+
+    def on_far(self, far, data):
+        self.out += self.protocol.data(far.streams["data"], data)
+
+    def drop(self, far):
+        super().drop(far)
+        self.by_stream = {stream: each for stream, each in self.by_stream.items() if each is not far}
+        for stream in far.streams.values():
+            self.out += self.protocol.end(stream)
 
 # == 17. Server ==============================================================================
 # Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is

@@ -28,6 +28,7 @@ import os
 import platform
 import random
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -40,13 +41,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import threading
 import time
 import types
 import unittest
 import unittest.mock
 import urllib.parse
+import urllib.request
 import zipfile
+import zlib
 from collections import namedtuple
 
 sys.dont_write_bytecode = True
@@ -2087,6 +2091,181 @@ def stored(name="p", **fields):
 def inside(path, value):
     """What stands at a path of keys and indexes."""
     return functools.reduce(lambda at_, key: at_[int(key) if isinstance(at_, list) else key], path.split("/"), value)
+
+
+class Protocols(Pure):
+    """WebSocket, SPDY and the one inside the other: what goes in whole comes out the same one byte at a time."""
+    MASK = b"\x37\xfa\x21\x3d"
+
+    @classmethod
+    def frame(cls, payload, opcode=2, final=True):
+        """A client's frame."""
+        size = len(payload)
+        length = (bytes([0x80 | size]) if size < 126 else struct.pack("!BH", 0xfe, size) if size < 1 << 16 else
+                  struct.pack("!BQ", 0xff, size))
+        return bytes([final << 7 | opcode]) + length + cls.MASK + k2d.unmask(payload, cls.MASK)
+
+    @staticmethod
+    def spdy(*frames):
+        """A SPDY client's bytes: (stream, headers) opens, (stream, bytes, final) speaks, (what, body) is control."""
+        pack, out = zlib.compressobj(zdict=k2d.SPDY_WORDS), b""
+        for stream, said, *final in frames:
+            if isinstance(said, dict):
+                block = struct.pack(">I", len(said)) + b"".join(
+                    struct.pack(">I", len(part)) + part.encode() for item in said.items() for part in item)
+                body = struct.pack(">IIH", stream, 0, 0) + pack.compress(block) + pack.flush(zlib.Z_SYNC_FLUSH)
+                out += struct.pack(">HHI", 0x8003, 1, (bool(final) << 24) + len(body)) + body
+            elif final:
+                out += struct.pack(">II", stream, final[0] << 24 | len(said)) + said
+            else:
+                out += struct.pack(">HHI", 0x8003, stream, len(said)) + said
+        return out
+
+    @staticmethod
+    def events(protocol, data, size):
+        """What comes of the bytes, so many at a time; pieces of one stream joined, what is to be sent back joined."""
+        seen, back = [], b""
+        for start in range(0, len(data), size):
+            for what, stream, text in protocol.receive(data[start:start + size]):
+                if what == "reply":
+                    back += text
+                elif what == "data" and seen and seen[-1][:2] == ("data", stream):
+                    seen[-1] = "data", stream, seen[-1][2] + text
+                else:
+                    seen.append((what, stream, text))
+        return seen, back
+
+    def both_ways(self, cases):
+        for what, make, data, expected in cases:
+            for size in (len(data), 1, 7):
+                with self.subTest(what, size=size):
+                    self.assertEqual(self.events(make(), data, size), expected)
+
+    def test_websocket(self):
+        frame, plain, long = self.frame, lambda: k2d.WebSocket(channels=False), bytes(range(256)) * 300
+        self.both_ways([
+            ("RFC 6455, 5.7: Hello, masked", plain, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58",
+             ([("data", None, b"Hello")], b"")),
+            ("in two frames, a ping between", plain, frame(b"Hel", 1, False) + frame(b"?", 9) + frame(b"lo", 0),
+             ([("data", None, b"Hello")], b"\x8a\x01?")),
+            ("lengths of 16 and of 64 bits", plain, frame(long[:300]) + frame(long),
+             ([("data", None, long[:300] + long)], b"")),
+            ("channels", k2d.WebSocket, frame(b"\0in") + frame(b"\4{}") + frame(b"\0"),
+             ([("data", 0, b"in"), ("data", 4, b"{}")], b"")),
+            ("a channel over three frames", k2d.WebSocket,
+             frame(b"", 2, False) + frame(b"\0i", 0, False) + frame(b"n", 0), ([("data", 0, b"in")], b"")),
+            ("base64", lambda: k2d.WebSocket(encoded=True), frame(b"0aW4=", 1) + frame(b"0aW5u", 1),
+             ([("data", 0, b"ininn")], b"")),
+            ("the end of a stream", lambda: k2d.WebSocket(closes=True), frame(b"\0a") + frame(b"\xff\0"),
+             ([("data", 0, b"a"), ("end", 0, b"")], b"")),
+            ("no such thing before v5", k2d.WebSocket, frame(b"\xff\0"), ([("data", 255, b"\0")], b"")),
+            ("close", plain, frame(b"\3\xe8bye", 8), ([("gone", None, b"")], b"\x88\x02\x03\xe8")),
+            ("pong", plain, frame(b"x", 10), ([], b"")),
+        ])
+        for what, data in (("no mask", b"\x82\x01aaaaa"), ("an extension", b"\xc2" + frame(b"")[1:]),
+                           ("opcode 3", frame(b"", 3)), ("nothing to continue", frame(b"", 0)),
+                           ("a message in a message", frame(b"a", 2, False) + frame(b"b")),
+                           ("a long ping", frame(bytes(126), 9)), ("a ping in parts", frame(b"", 9, False))):
+            with self.subTest(what):
+                self.assertRaises(ValueError, self.events, plain(), data, 1)
+        self.assertEqual(k2d.WebSocket().data(1, b"Hello"), b"\x82\x06\x01Hello")
+        self.assertEqual(k2d.WebSocket(encoded=True).data(1, b"in"), b"\x81\x051aW4=")
+        self.assertEqual([k2d.websocket_frame(2, bytes(n))[:n_head] for n, n_head in ((256, 4), (65536, 10))],
+                         [b"\x82\x7e\x01\x00", b"\x82\x7f\0\0\0\0\0\1\0\0"])
+
+    def test_spdy_and_spdy_in_a_websocket(self):
+        self.assertEqual((len(k2d.SPDY_WORDS), zlib.adler32(k2d.SPDY_WORDS)), (1423, 0xe3c6a7c2))
+        data = self.spdy((1, {"streamtype": "error"}), (3, {"streamtype": "stdin", "x": "y"}), (3, b"abc", 0),
+                         (6, b"\0\0\0\1"), (6, b"\0\0\0\2"), (4, b"\0\0\0\0"), (9, bytes(8)), (3, b"de", 1),
+                         (5, {"port": "80"}, 1), (3, struct.pack(">II", 5, 5)), (7, bytes(8)))
+        seen = [("open", 1, {"streamtype": "error"}), ("open", 3, {"streamtype": "stdin", "x": "y"}),
+                ("data", 3, b"abcde"), ("end", 3, b""), ("open", 5, {"port": "80"}), ("end", 5, b""), ("reset", 5, b""),
+                ("gone", 0, b"")]
+        for size in (len(data), 1, 7):
+            found, back = self.events(k2d.Spdy(), data, size)
+            self.assertEqual(found, seen)
+            through, tunnelled = self.events(k2d.Tunnel(), b"".join(
+                self.frame(data[at:at + 10]) for at in range(0, len(data), 10)), size)
+            self.assertEqual(through, seen)
+            inflate, replies = zlib.decompressobj(zdict=k2d.SPDY_WORDS), []
+            while back:
+                version, what, length = struct.unpack(">HHI", back[:8])
+                body, back = back[8:8 + length], back[8 + length:]
+                replies.append((version, what, body[:4], what == 2 and inflate.decompress(body[4:])))
+            self.assertEqual(replies, [(0x8003, 2, b"\0\0\0\1", bytes(4)), (0x8003, 2, b"\0\0\0\3", bytes(4)),
+                                       (0x8003, 6, b"\0\0\0\1", False), (0x8003, 2, b"\0\0\0\5", bytes(4))])
+            self.assertEqual(tunnelled[0], 0x82)
+        spdy = k2d.Spdy()
+        self.assertEqual([spdy.data(3, b"ab"), spdy.data(3, b""), spdy.end(3), spdy.goodbye()], [
+            b"\0\0\0\3\0\0\0\2ab", b"", b"\0\0\0\3\1\0\0\0", b"\x80\3\0\7\0\0\0\x08" + bytes(8)])
+        for what, bad in (("version 2", b"\x80\2\0\1\0\0\0\0"), ("too long", b"\x80\3\0\1\0\xff\xff\xff"),
+                          ("no zlib", b"\x80\3\0\1\0\0\0\x0c" + bytes(12))):
+            with self.subTest(what):
+                self.assertRaises(ValueError, self.events, k2d.Spdy(), bad, 1)
+
+    UPGRADES = [  # what, the headers, of which subresource, (class, subprotocol, Upgrade of the answer)
+        ("newest exec", "Upgrade: websocket|Sec-WebSocket-Protocol: v9.x, v5.channel.k8s.io", "exec",
+         ("WebSocket", "v5.channel.k8s.io", "websocket")),
+        ("no subprotocol", "Upgrade: WebSocket", "attach", ("WebSocket", "", "websocket")),
+        ("SPDY", "Upgrade: SPDY/3.1|X-Stream-Protocol-Version: v4.channel.k8s.io,v3.channel.k8s.io", "exec",
+         ("Spdy", "v4.channel.k8s.io", "SPDY/3.1")),
+        ("a tunnel", "Upgrade: websocket|Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io", "portforward",
+         ("Tunnel", "SPDY/3.1+portforward.k8s.io", "websocket")),
+        ("a log", "Upgrade: websocket|Sec-WebSocket-Protocol: binary.k8s.io", "log",
+         ("WebSocket", "binary.k8s.io", "websocket")),
+        ("none", "Accept: a", "exec", Refused("Upgrade request required")),
+        ("another", "Upgrade: h2c", "exec", Refused("Upgrade request required")),
+        ("SPDY for a log", "Upgrade: SPDY/3.1|X-Stream-Protocol-Version: v4.channel.k8s.io", "log",
+         Refused("Upgrade request required")),
+        ("no common one", "Upgrade: SPDY/3.1|X-Stream-Protocol-Version: v9,v8", "portforward",
+         Refused("unable to upgrade: unable to negotiate protocol: client supports [v9 v8], server accepts "
+                 "[portforward.k8s.io]")),
+    ]
+
+    def test_upgrades(self):
+        def upgrade(lines, subresource):
+            given = k2d.Headers(line.lower().split(": ")[:1] + line.split(": ")[1:] for line in lines.split("|"))
+            given["connection"] = "Upgrade"
+            protocol, name, head = k2d.upgrade(given, subresource)
+            return type(protocol).__name__, name, head["Upgrade"]
+        self.each(self.UPGRADES, upgrade)
+        head = k2d.upgrade(k2d.Headers({"upgrade": "websocket", "connection": "keep-alive, Upgrade",
+                                        "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}), "exec")[2]
+        self.assertEqual(head["Sec-WebSocket-Accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")       # RFC 6455, 1.3
+
+    TWO = stored("p", containers=[{"name": "a"}, {"name": "b"}], initContainers=[{"name": "i"}])
+    CHOICES = [  # what, pod, container asked for, container found
+        ("the only one", stored(), None, "c"), ("by name", TWO, "b", "b"), ("an init container", TWO, "i", "i"),
+        ("none of several", TWO, "",
+         Refused("a container name must be specified for pod p, choose one of: [i a b]")),
+        ("not there", TWO, "x", Refused("container x is not valid for pod p")),
+    ]
+    DEBUGGER = {"name": "d", "image": "i"}
+    DEBUGGERS = [  # what, those before, those after, the faults
+        ("one more", [DEBUGGER], [DEBUGGER, {**DEBUGGER, "name": "e", "targetContainerName": "a", "stdin": True}], []),
+        ("one less", [DEBUGGER], [], ['spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not '
+                                      'be removed\n']),
+        ("another image", [DEBUGGER], [{**DEBUGGER, "image": "j"}],
+         ['spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not be changed\n']),
+        ("a name that is taken", [], [{**DEBUGGER, "name": "i"}],
+         ['spec.ephemeralContainers[0].name: Duplicate value: "i"']),
+        ("no such target", [], [{**DEBUGGER, "targetContainerName": "x"}],
+         ['spec.ephemeralContainers[0].targetContainerName: Not found: "x"']),
+        ("what it may not have", [], [{**DEBUGGER, "ports": [{"containerPort": 1}], "resources": {"limits": {"cpu": 1}},
+                                       "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "s"}]}],
+         [f"spec.ephemeralContainers[0].{field}: Forbidden: cannot be set for an Ephemeral Container"
+          for field in ("ports", "resources", "volumeMounts[0].subPath")]),
+    ]
+
+    def test_containers_of_requests_and_debuggers(self):
+        self.each(self.CHOICES, k2d.chosen_container)
+
+        def faults(before, after):
+            found, old, new = k2d.Faults(), *({**self.TWO, "spec": {**self.TWO["spec"], "ephemeralContainers": each}}
+                                              for each in (before, after))
+            k2d.validate_ephemeral(k2d.KIND["Pod"], old, new, found)
+            return [f"{fault['field']}: {fault['message']}" for fault in found]
+        self.each(self.DEBUGGERS, faults)
 
 
 class ToDocker(Pure):
@@ -4280,8 +4459,7 @@ endpointslices EndpointSlice ns * | | Name AddressType Ports Endpoints Age
 UNSERVED = set("""componentstatuses ipaddresses servicecidrs servicecidrs/status csidrivers csinodes
                   csistoragecapacities volumeattachments volumeattachments/status volumeattributesclasses""".split())
 # Subresources that k2d does not have yet.
-MISSING = set("""nodes/proxy pods/attach pods/ephemeralcontainers pods/exec pods/portforward pods/proxy pods/resize
-                 services/proxy""".split())
+MISSING = set("nodes/proxy pods/proxy pods/resize services/proxy".split())
 Resource = namedtuple("Resource", "name kind namespaced verbs short categories subresources columns")
 
 
@@ -6100,6 +6278,260 @@ class Scheduled(EngineTest):
         C.until_ready(self.NS, 1, "app=web")
         C.until_one("nodes", None, name, lambda node: not node["spec"].get("taints"))
         C.do("DELETE", self.at("deployments", "web"))
+
+
+class Sessions(EngineTest):
+    """exec, attach, cp and port-forward: by both kubectls, one of which speaks SPDY, the other WebSocket."""
+    NS = "kt-sessions"
+    BIG = 64 << 20
+    SERVER = ["sh", "-c", "mkdir -p /srv; echo inside >/srv/index.html; httpd -p 127.0.0.1:8081 -h /srv; "
+                          "exec sleep 999"]
+
+    def kubectl(self, which, *arguments, **options):
+        """A kubectl that runs, its streams in bytes."""
+        program = kubectl_program(which)
+        if not program:
+            self.skipTest(f"no {which} kubectl here and none to be had")
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        environment = {**os.environ, "KUBECONFIG": os.path.join(C.home, "kubeconfig"), "HOME": C.home}
+        process = subprocess.Popen([program, "-n", self.NS, *arguments], env=environment, **options)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def said(self, which, *arguments, input=b""):
+        """(exit code, standard output, standard error) of one that ends."""
+        process = self.kubectl(which, *arguments)
+        out, err = process.communicate(input, LIMIT_S)
+        return process.returncode, out, err
+
+    def each_kubectl(self):
+        for which in KUBECTLS:
+            with self.subTest(which):
+                yield which
+
+    @staticmethod
+    def held():
+        """(threads, descriptors) of k2d."""
+        return tuple(len(os.listdir(f"/proc/{C.process.pid}/{name}")) for name in ("task", "fd"))
+
+    def test_exec(self):
+        self.run_pod("shell")
+        for which in self.each_kubectl():
+            code, out, err = self.said(which, "exec", "shell", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+            self.assertEqual((code, out, err), (3, b"out\n", b"err\ncommand terminated with exit code 3\n"))
+            code, out, _ = self.said(which, "exec", "-i", "shell", "--", "sh", "-c", "cat; echo end", input=b"a\nb\n")
+            self.assertEqual((code, out), (0, b"a\nb\nend\n"))
+            code, _, err = self.said(which, "exec", "shell", "--", "nosuch")
+            self.assertIn(code, (126, 127))
+            code, _, err = self.said(which, "exec", "shell", "-c", "x", "--", "true")
+            self.assertEqual(code, 1)
+            self.assertIn(b"container x is not valid for pod shell", err)
+
+    def test_much_and_many_in_both_directions(self):
+        self.run_pod("much")
+        big, before = os.urandom(1 << 20) * (self.BIG >> 20), counters(C.process.pid)["resident"]
+        for which in self.each_kubectl():
+            code, out, err = self.said(which, "exec", "-i", "much", "--", "cat", input=big)
+            self.assertEqual((code, err, len(out)), (0, b"", len(big)))
+            self.assertTrue(out == big)
+            count = 20000                       # of small writes, each a frame of the engine's
+            code, out, _ = self.said(which, "exec", "much", "--", "sh", "-c",
+                                     f"i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done")
+            self.assertEqual((code, out), (0, b"".join(b"%d\n" % i for i in range(count))))
+        self.assertLess(counters(C.process.pid)["resident"] - before, 4 << 20)
+
+    def test_cp(self):
+        self.run_pod("copy")
+        here = os.path.join(C.home, "copied")
+        for which in self.each_kubectl():
+            with open(here, "wb") as file:
+                file.write(os.urandom(1 << 20) * 5)
+            self.assertEqual(self.said(which, "cp", here, f"{self.NS}/copy:/tmp/there")[0], 0)
+            self.assertEqual(self.said(which, "cp", f"{self.NS}/copy:/tmp/there", here + "2")[0], 0)
+            with open(here, "rb") as a, open(here + "2", "rb") as b:
+                self.assertTrue(a.read() == b.read())
+            self.assertEqual(in_pod(self.NS, "copy", "wc -c </tmp/there"), str(5 << 20))
+
+    def test_a_terminal_and_its_size(self):
+        self.run_pod("tty")
+        for which in self.each_kubectl():
+            ours, theirs = os.openpty()
+            self.addCleanup(os.close, ours)
+            size = lambda rows, columns: fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+            size(33, 77)
+            process = self.kubectl(which, "exec", "-it", "tty", "--", "sh", stdin=theirs, stdout=theirs, stderr=theirs)
+            os.close(theirs)
+            shown = b""
+
+            def until(text):
+                nonlocal shown
+                deadline = time.monotonic() + LIMIT_S
+                while text not in shown:
+                    self.assertTrue(select.select([ours], [], [], max(0, deadline - time.monotonic()))[0], shown)
+                    shown += os.read(ours, 4096)
+                shown = shown.partition(text)[2]
+            until(b"# ")
+            os.write(ours, b"until stty size | grep -x '33 77'; do sleep 0.1; done\n")
+            until(b"\n33 77")
+            size(44, 55)
+            process.send_signal(signal.SIGWINCH)
+            os.write(ours, b"until stty size | grep -x '44 55'; do sleep 0.1; done; tty; exit 7\n")
+            until(b"\n44 55")
+            until(b"/dev/pts/")
+            until(b"exit code 7")
+            self.assertEqual(process.wait(LIMIT_S), 7)
+
+    def test_attach(self):
+        self.run_pod("talk", ["sh", "-c", "while read line; do echo got $line; done; exec sleep 999"], stdin=True)
+        for which in self.each_kubectl():
+            process = self.kubectl(which, "attach", "-i", "talk")
+            for line in (b"one", b"two"):
+                process.stdin.write(line + b"\n")
+                process.stdin.flush()
+                self.assertEqual(process.stdout.readline(), b"got " + line + b"\n")
+            process.kill()
+
+    def test_port_forward_to_a_server_on_the_loopback_only(self):
+        made = self.run_pod("inner", self.SERVER)
+        self.run_pod("outer", self.SERVER[:2] + [self.SERVER[2].replace("8081", "18081")], hostNetwork=True)
+        self.assertRaises(OSError, fetch, f"http://{made['status']['podIP']}:8081/")
+        in_pod(self.NS, "inner", f"head -c {self.BIG} /dev/urandom >/srv/big")
+        there = in_pod(self.NS, "inner", "md5sum </srv/big").split()[0]
+        for which in self.each_kubectl():
+            for name, port in (("outer", 18081), ("inner", 8081)):
+                process = self.kubectl(which, "port-forward", name, f":{port}", stderr=subprocess.DEVNULL)
+                line = process.stdout.readline().decode()
+                local = re.search(r":(\d+) ->", line)[1]
+                threading.Thread(target=process.stdout.read, daemon=True).start()
+                self.assertEqual(eventually(lambda: fetch(f"http://127.0.0.1:{local}/")), "inside\n")
+                if name == "inner":
+                    results = []
+                    threads = [threading.Thread(target=lambda: results.append(
+                        fetch(f"http://127.0.0.1:{local}/"))) for _ in range(20)]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                    self.assertEqual(results, ["inside\n"] * 20)
+                    with urllib.request.urlopen(f"http://127.0.0.1:{local}/big") as answer:
+                        self.assertEqual(hashlib.md5(answer.read()).hexdigest(), there)
+                process.kill()
+            refused = self.kubectl(which, "port-forward", "inner", ":9999")
+            local = re.search(rb":(\d+) ->", refused.stdout.readline())[1].decode()
+            self.assertRaises((OSError, http.client.HTTPException), fetch, f"http://127.0.0.1:{local}/")
+            self.assertIn(b"connection refused", refused.stderr.readline())
+            refused.kill()
+
+    def test_a_client_that_is_killed_leaves_nothing_behind(self):
+        self.run_pod("left", self.SERVER)
+        before = self.held()
+        for which in self.each_kubectl():
+            running = [self.kubectl(which, "exec", "-i", "left", "--", *command) for command in (
+                ["cat"], ["sleep", "300"], ["sh", "-c", "cat /dev/zero"])]
+            running[0].stdin.write(b"a\n")
+            running[0].stdin.flush()
+            self.assertEqual(running[0].stdout.readline(), b"a\n")
+            running.append(self.kubectl(which, "port-forward", "left", ":8081"))
+            local = re.search(rb":(\d+) ->", running[-1].stdout.readline())[1].decode()
+            self.assertEqual(fetch(f"http://127.0.0.1:{local}/"), "inside\n")
+            eventually(lambda: self.held()[0] >= before[0] + 4)
+            for process in running:
+                process.kill()
+            eventually(lambda: all(now <= then + 1 for now, then in zip(self.held(), before)),
+                       f"threads and descriptors as before: {before}")
+            in_pod(self.NS, "left", "killall sleep cat; true")
+
+    def websocket(self, path, *protocols):
+        """(subprotocol, what all messages hold) of a WebSocket that only listens."""
+        connection = C.connect()
+        self.addCleanup(connection.close)
+        connection.request("GET", path, headers={
+            "Authorization": f"Bearer {C.token}", "Connection": "Upgrade", "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Protocol": ", ".join(protocols)})
+        answer = connection.sock.makefile("rb")
+        head = b"".join(iter(answer.readline, b"\r\n")).decode()
+        self.assertTrue(head.startswith("HTTP/1.1 101 "), head)
+        found = []
+        while True:
+            opcode, size = answer.read(2)
+            size = struct.unpack("!H", answer.read(2))[0] if size == 126 else size
+            payload = answer.read(size)
+            if opcode == 0x88:
+                return re.search("Sec-WebSocket-Protocol: (.*)\r", head)[1], [one for one in found if one]
+            found.append(payload)
+
+    def test_websockets_of_any_age(self):
+        self.run_pod("ws", ["sh", "-c", "echo container is alive; exec sleep 999"])
+        path = self.at("pods", "ws") + "/exec?stdout=1&stderr=1&command=sh&command=-c&command="
+        failing = urllib.parse.quote("echo a b; exit 2")
+        self.assertEqual(self.websocket(path + "echo+a%20b", "channel.k8s.io"), ("channel.k8s.io", [b"\1", b"\1a b\n"]))
+        name, (hello, out, status) = self.websocket(path + failing, "v4.channel.k8s.io")
+        self.assertEqual((name, hello, out, json.loads(status[1:])["details"]), (
+            "v4.channel.k8s.io", b"\1", b"\1a b\n", {"causes": [{"reason": "ExitCode", "message": "2"}]}))
+        self.assertEqual(self.websocket(path + failing, "base64.channel.k8s.io")[1],
+                         [b"1", b"1YSBiCg==", b"3" + base64.b64encode(
+                             b"command terminated with non-zero exit code: command terminated with exit code 2")])
+        log = eventually(lambda: C.do("GET", self.at("pods", "ws", "log"))) and self.at("pods", "ws", "log")
+        self.assertEqual(self.websocket(log, "binary.k8s.io")[1], [b"container is alive\n"])
+        self.assertEqual(self.websocket(log + "?limitBytes=3&follow=1", "binary.k8s.io")[1], [b"con"])
+
+    REFUSED = [  # what, path below the pod, status, what is said
+        ("no upgrade", "exec?command=id&stdout=1", 400, "Upgrade request required"),
+        ("no such container", "exec?container=x&command=id&stdout=1", 400, "container x is not valid for pod no"),
+        ("no such attach", "attach?container=x&stdout=1", 400, "container x is not valid for pod no"),
+    ]
+
+    def test_refusals_and_who_may(self):
+        self.run_pod("no")
+        upgrade = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v4.channel.k8s.io"}
+        for what, path, status, words in self.REFUSED:
+            for method in ("GET", "POST"):
+                with self.subTest(what, method=method):
+                    answer = C.api(method, self.at("pods", "no") + "/" + path)
+                    self.assertEqual((answer.status, answer.body["message"]), (status, words))
+        for path, status, words in (("exec?stdin=0&command=id", 400, "you must specify at least 1 of"),
+                                    ("exec?stdout=1", 500, "")):
+            answer = C.api("POST", self.at("pods", "no") + "/" + path, **upgrade)
+            self.assertEqual(answer.status, status)
+            self.assertIn(words, answer.body)
+        self.create({"kind": "Role", "metadata": {"name": "getter"}, "rules": [
+                        {"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get"]}]},
+                    {"kind": "RoleBinding", "metadata": {"name": "getter"}, "subjects": [
+                        {"kind": "ServiceAccount", "name": "default", "namespace": self.NS}],
+                     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "getter"}})
+        token = C.do("POST", self.at("serviceaccounts", "default", "token"), {})["status"]["token"]
+        answer = C.api("GET", self.at("pods", "no") + "/exec?command=id&stdout=1", token=token, **upgrade)
+        self.assertEqual(answer.status, 403)
+        self.assertIn('cannot create resource "pods/exec"', answer.body["message"])
+
+    def test_containers_that_others_started(self):
+        name = f"{TAG}-foreign-exec"
+        docker("run", "-d", "--name", name, WEB, *self.SERVER)
+        self.addCleanup(docker, "rm", "-f", name)
+        C.until_one("pods", "default", name, is_ready)
+        for which in self.each_kubectl():
+            self.assertEqual(self.said(which, "-n", "default", "exec", "-i", name, "--", "cat", input=b"x")[:2],
+                             (0, b"x"))
+            process = self.kubectl(which, "-n", "default", "port-forward", name, ":8081")
+            local = re.search(rb":(\d+) ->", process.stdout.readline())[1].decode()
+            self.assertEqual(fetch(f"http://127.0.0.1:{local}/"), "inside\n")
+            process.kill()
+
+    def test_debug(self):
+        made = self.run_pod("broken")
+        path = self.at("pods", "broken") + "/ephemeralcontainers"
+        patched = C.do("PATCH", path, {"metadata": {"labels": {"x": "y"}}, "spec": {"ephemeralContainers": [
+            {"name": "dbg", "image": WEB, "command": ["sleep", "999"], "targetContainerName": "c"}]}}, STRATEGIC)
+        self.assertEqual((patched["metadata"]["generation"], patched["metadata"]["labels"]),
+                         (made["metadata"]["generation"] + 1, made["metadata"]["labels"]))
+        C.until_one("pods", self.NS, "broken", lambda obj: any(
+            "running" in each["state"] for each in obj["status"].get("ephemeralContainerStatuses", ())))
+        self.assertIn(b"httpd", self.said("new", "exec", "broken", "-c", "dbg", "--", "ps")[1])
+        answer = C.api("PATCH", path, {"spec": {"ephemeralContainers": None}}, MERGE)
+        self.assertEqual(answer.status, 422)
+        self.assertIn('existing ephemeral containers "dbg" may not be removed', answer.body["message"])
 
 
 class Volumes(EngineTest):
