@@ -359,7 +359,7 @@ Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]Cont
   14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
 ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?;
 ConfigMapKeySelector SecretKeySelector: :LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req;
-HTTPHeader Sysctl: *name *value;
+HTTPHeader: *name *value; Sysctl: *name|req|@sysctl *value;
 ResourceRequirements: limits:{}Quantity requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_;
 TCPSocketAction: *port:IntOrString host;
 Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0.. periodSeconds:int=10|0..
@@ -805,6 +805,7 @@ CHECKS = {"Quantity": canonical_quantity, "bytes": check_bytes, "Time": check_ti
           "IntOrString": lambda value: check_type(value, (int, str), "int32")}
 LABEL, QUALIFIED = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 ENDS = "and must start and end with an alphanumeric character"
+SYSCTL = r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it goes on with)
     "subdomain": (rf"{LABEL}(\.{LABEL})*", 253, "a lowercase RFC 1123 subdomain must consist of lower case "
                   "alphanumeric characters, '-' or '.', " + ENDS, "'example.com'"),
@@ -821,6 +822,7 @@ NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it
                   "'MyName',  or 'my.name',  or '123-abc'"),
     "port": ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15, "must contain only alpha-numeric characters (a-z, 0-9), and "
              "hyphens (-), and at least one letter (a-z)", ""),
+    "sysctl": (SYSCTL, 253, f"must have at most 253 characters and match regex ^{SYSCTL}$", ""),
     "env": ("[ -<>-~]+", 1 << 20,
             "a valid environment variable name must consist only of printable ASCII characters other than '='", ""),
 }
@@ -2288,8 +2290,8 @@ def resource_options(pod, container, settings):
     memory_bytes = quantity_value(limits.get("memory", "0"))                  # 0 is no limit, like an absent one
     return {
         "Memory": memory_bytes, "MemorySwap": memory_bytes,                   # the same: no swap, as with the kubelet
-        # Not NanoCpus: the engine refuses more of them than the machine has.
-        "CpuPeriod": 100000, "CpuQuota": max(1000, milli(limits) * 100) if milli(limits) else 0,
+        # In 100 ms. Not NanoCpus: the engine refuses more of them than the machine has.
+        "CpuQuota": max(1000, milli(limits) * 100) if milli(limits) else 0,
         "CpuShares": min(max(2, (milli(requests) or milli(limits)) * 1024 // 1000), 262144),  # its MilliCPUToShares
         "OomScoreAdj": oom_score(pod, container, settings)}
 
@@ -2366,7 +2368,7 @@ def to_docker_sandbox(pod, sources, settings):
             # After a restart of the engine its containers come back if they may, and it must be there for them.
             "RestartPolicy": {"Name": "no" if pod["spec"]["restartPolicy"] == "Never" else "unless-stopped"},
             "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"], "CpuShares": 2,
-            "OomScoreAdj": max(-998, settings.least_oom_score), "Mounts": [], **host}}
+            "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
 def to_docker_container(pod, container, env, sources, settings, join="", target="", init=False):
     """The body of the engine's create call for one container of a pod.
