@@ -2057,8 +2057,9 @@ def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
         buffer += got
 
 # == 9. Pod -> container =====================================================================
-# Pure: Kubernetes dicts in, engine dicts out, nothing read, nothing sent. Section 10 goes the other way. The spelling
-# tells the side: camelCase keys are Kubernetes, PascalCase are the engine's.
+# Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and whether the host has
+# AppArmor. Section 10 goes the other way. The spelling tells the side: camelCase keys are Kubernetes, PascalCase are
+# the engine's.
 POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our containers, those of the kubelet
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
@@ -2233,9 +2234,6 @@ def forbidden_sysctls(spec):
             return f'forbidden sysctl: "{name}" {why}'
     return ""
 
-def apparmor_enabled():
-    return first_line("/sys/module/apparmor/parameters/enabled") == "Y"
-
 def security_profiles(security, settings):
     """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's default holds."""
     seccomp, apparmor = (security.get(name) or {"type": ""} for name in ("seccompProfile", "appArmorProfile"))
@@ -2246,7 +2244,8 @@ def security_profiles(security, settings):
             out.append("seccomp=" + read_text(path))
         except OSError as error:
             raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}', "CreateContainerError")
-    if apparmor["type"] in ("Localhost", "RuntimeDefault") and not apparmor_enabled():
+    if apparmor["type"] in ("Localhost", "RuntimeDefault") and first_line(
+            "/sys/module/apparmor/parameters/enabled") != "Y":
         raise ConfigError("Cannot enforce AppArmor: AppArmor is not enabled on the host")
     out += ["seccomp=unconfined"] * (seccomp["type"] == "Unconfined")
     out += {"Unconfined": ["apparmor=unconfined"], "Localhost": [f"apparmor={apparmor.get('localhostProfile')}"]}.get(
@@ -2275,8 +2274,10 @@ def oom_score(pod, container, settings):
     """The kubelet's GetContainerOOMScoreAdjust: who uses more than it asked for goes first."""
     spec, qos = pod["spec"], qos_class(pod["spec"])
     asked = lambda c: quantity_value(dig(c, "resources", "requests", "memory", default="0"))
-    if qos != "Burstable" or spec.get("priorityClassName") == "system-node-critical":
-        return 1000 if qos == "BestEffort" else max(-997, settings.least_oom_score)
+    if qos == "Guaranteed" or spec.get("priorityClassName") == "system-node-critical":
+        return max(-997, settings.least_oom_score)
+    if qos == "BestEffort":
+        return 1000
     least = min(map(asked, spec["containers"])) if container.get("restartPolicy") == "Always" else 0
     return min(max(1000 - 1000 * max(asked(container), least) // settings.memory_bytes, 3), 999)
 

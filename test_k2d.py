@@ -2334,6 +2334,9 @@ class ToDocker(Pure):
     ]
 
     def test_sysctls_and_resolvers(self):
+        self.each([("plain", "net.ipv4.x", []), ("slashes", "net/ipv4/a-b_c", []), ("an end", "foo-", 1),
+                   ("dots", "a..b", 1)],
+                  lambda name: len(k2d.name_faults("sysctl", name)) or [])
         self.each(self.SYSCTLS, lambda spec, name: k2d.forbidden_sysctls(
             {**spec, "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
         self.each(self.RESOLV, lambda policy, host_network, config: k2d.resolv_conf(k2d.merge_patch(
