@@ -360,7 +360,7 @@ Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]Cont
   14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
 ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?;
 ConfigMapKeySelector SecretKeySelector: :LocalObjectReference *key|req optional:bool?; ExecAction: command:[]|req;
-HTTPHeader Sysctl: *name *value;
+HTTPHeader: *name *value; Sysctl: *name|req|@sysctl *value;
 ResourceRequirements: limits:{}Quantity requests:{}Quantity !claims:[]ResourceClaim(*name request)/name_;
 TCPSocketAction: *port:IntOrString host;
 Probe: :ProbeHandler initialDelaySeconds:int|0.. timeoutSeconds:int=1|0.. periodSeconds:int=10|0..
@@ -806,6 +806,7 @@ CHECKS = {"Quantity": canonical_quantity, "bytes": check_bytes, "Time": check_ti
           "IntOrString": lambda value: check_type(value, (int, str), "int32")}
 LABEL, QUALIFIED = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 ENDS = "and must start and end with an alphanumeric character"
+SYSCTL = r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it goes on with)
     "subdomain": (rf"{LABEL}(\.{LABEL})*", 253, "a lowercase RFC 1123 subdomain must consist of lower case "
                   "alphanumeric characters, '-' or '.', " + ENDS, "'example.com'"),
@@ -822,6 +823,7 @@ NAME_RULES = {  # rule -> (regular expression, longest, refusal, the examples it
                   "'MyName',  or 'my.name',  or '123-abc'"),
     "port": ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15, "must contain only alpha-numeric characters (a-z, 0-9), and "
              "hyphens (-), and at least one letter (a-z)", ""),
+    "sysctl": (SYSCTL, 253, f"must have at most 253 characters and match regex ^{SYSCTL}$", ""),
     "env": ("[ -<>-~]+", 1 << 20,
             "a valid environment variable name must consist only of printable ASCII characters other than '='", ""),
 }
@@ -2057,8 +2059,9 @@ def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
         buffer += got
 
 # == 9. Pod -> container =====================================================================
-# Pure: Kubernetes dicts in, engine dicts out, nothing read, nothing sent. Section 10 goes the other way. The spelling
-# tells the side: camelCase keys are Kubernetes, PascalCase are the engine's.
+# Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and whether the host has
+# AppArmor. Section 10 goes the other way. The spelling tells the side: camelCase keys are Kubernetes, PascalCase are
+# the engine's.
 POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our containers, those of the kubelet
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
 RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
@@ -2233,9 +2236,6 @@ def forbidden_sysctls(spec):
             return f'forbidden sysctl: "{name}" {why}'
     return ""
 
-def apparmor_enabled():
-    return first_line("/sys/module/apparmor/parameters/enabled") == "Y"
-
 def security_profiles(security, settings):
     """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's default holds."""
     seccomp, apparmor = (security.get(name) or {"type": ""} for name in ("seccompProfile", "appArmorProfile"))
@@ -2246,7 +2246,8 @@ def security_profiles(security, settings):
             out.append("seccomp=" + read_text(path))
         except OSError as error:
             raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}', "CreateContainerError")
-    if apparmor["type"] in ("Localhost", "RuntimeDefault") and not apparmor_enabled():
+    if apparmor["type"] in ("Localhost", "RuntimeDefault") and first_line(
+            "/sys/module/apparmor/parameters/enabled") != "Y":
         raise ConfigError("Cannot enforce AppArmor: AppArmor is not enabled on the host")
     out += ["seccomp=unconfined"] * (seccomp["type"] == "Unconfined")
     out += {"Unconfined": ["apparmor=unconfined"], "Localhost": [f"apparmor={apparmor.get('localhostProfile')}"]}.get(
@@ -2275,8 +2276,10 @@ def oom_score(pod, container, settings):
     """The kubelet's GetContainerOOMScoreAdjust: who uses more than it asked for goes first."""
     spec, qos = pod["spec"], qos_class(pod["spec"])
     asked = lambda c: quantity_value(dig(c, "resources", "requests", "memory", default="0"))
-    if qos != "Burstable" or spec.get("priorityClassName") == "system-node-critical":
-        return 1000 if qos == "BestEffort" else max(-997, settings.least_oom_score)
+    if qos == "Guaranteed" or spec.get("priorityClassName") == "system-node-critical":
+        return max(-997, settings.least_oom_score)
+    if qos == "BestEffort":
+        return 1000
     least = min(map(asked, spec["containers"])) if container.get("restartPolicy") == "Always" else 0
     return min(max(1000 - 1000 * max(asked(container), least) // settings.memory_bytes, 3), 999)
 
@@ -2290,8 +2293,8 @@ def resource_options(pod, container, settings):
     memory_bytes = quantity_value(limits.get("memory", "0"))                  # 0 is no limit, like an absent one
     return {
         "Memory": memory_bytes, "MemorySwap": memory_bytes,                   # the same: no swap, as with the kubelet
-        # Not NanoCpus: the engine refuses more of them than the machine has.
-        "CpuPeriod": 100000, "CpuQuota": max(1000, milli(limits) * 100) if milli(limits) else 0,
+        # In 100 ms. Not NanoCpus: the engine refuses more of them than the machine has.
+        "CpuQuota": max(1000, milli(limits) * 100) if milli(limits) else 0,
         "CpuShares": min(max(2, (milli(requests) or milli(limits)) * 1024 // 1000), 262144),  # its MilliCPUToShares
         "OomScoreAdj": oom_score(pod, container, settings)}
 
@@ -2368,7 +2371,7 @@ def to_docker_sandbox(pod, sources, settings):
             # After a restart of the engine its containers come back if they may, and it must be there for them.
             "RestartPolicy": {"Name": "no" if pod["spec"]["restartPolicy"] == "Never" else "unless-stopped"},
             "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"], "CpuShares": 2,
-            "OomScoreAdj": max(-998, settings.least_oom_score), "Mounts": [], **host}}
+            "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
 def to_docker_container(pod, container, env, sources, settings, join="", target="", init=False):
     """The body of the engine's create call for one container of a pod.

@@ -2273,6 +2273,8 @@ class ToDocker(Pure):
     reference = lambda kind, name, key, **more: [{"name": "X",
                                                   "valueFrom": {f"{kind}KeyRef": {"name": name, "key": key, **more}}}]
     field = lambda path: [{"name": "X", "valueFrom": {"fieldRef": {"fieldPath": path}}}]
+    resource = lambda path, **more: [{"name": "X", "valueFrom": {"resourceFieldRef": {"resource": path, **more}}}]
+    limits = lambda kind="limits", **amounts: {"resources": {kind: amounts}}
     ENVIRONMENT = [  # what, fields of the container, its environment
         ("values see those before them", {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)$$(A)"},
                                                   {"name": "C"}]},
@@ -2292,6 +2294,16 @@ class ToDocker(Pure):
         ("all labels", {"env": field("metadata.labels")}, {"K": "k", "X": 'app="p"'}),
         ("addresses", {"env": field("status.podIP") + [{**field("status.hostIP")[0], "name": "Y"}]},
          {"K": "k", "X": "10.142.0.5", "Y": "192.0.2.9"}),
+        ("a limit", {"env": resource("limits.cpu"), **limits(cpu="1500m")}, {"K": "k", "X": "2"}),
+        ("in thousandths", {"env": resource("limits.cpu", divisor="1m"), **limits(cpu="1500m")},
+         {"K": "k", "X": "1500"}),
+        ("none is what the node has", {"env": resource("limits.memory", divisor="1Mi")}, {"K": "k", "X": "1024"}),
+        ("of a request, nothing", {"env": resource("requests.memory")}, {"K": "k", "X": "0"}),
+        ("rounded up", {"env": resource("requests.memory", divisor="1Mi"), **limits("requests", memory="1")},
+         {"K": "k", "X": "1"}),
+        ("of another container", {"env": resource("limits.cpu", containerName="z")},
+         Refused("container z not found")),
+        ("an odd one", {"env": resource("limits.pods")}, Refused("unsupported container resource : limits.pods")),
         ("no map", {"env": reference("configMap", "z", "a")}, Refused('configmap "z" not found')),
         ("no key", {"env": reference("secret", "s", "z")}, Refused("couldn't find key z in Secret ns/s")),
         ("no Secret", {"envFrom": [{"secretRef": {"name": "z"}}]}, Refused('secret "z" not found')),
@@ -2307,7 +2319,26 @@ class ToDocker(Pure):
                    ("open", "$(A", "$(A"), ("no brackets", "$A $", "$A $"), ("not again", "$(C)", "$(A)")],
                   lambda text: k2d.expand(text, {"A": 1, "C": "$(A)"}))
 
-    limits = lambda kind="limits", **amounts: {"resources": {kind: amounts}}
+    def test_variables_of_services(self):
+        made = lambda name, namespace, ip, *ports: {"metadata": {"name": name, "namespace": namespace},
+                                                    "spec": {"clusterIP": ip, "ports": list(ports)}}
+        services = [made("kubernetes", "default", "10.143.0.1", {"name": "https", "port": 443}),
+                    made("a-b", "ns", "1.2.3.4", {"name": "x-y", "port": 80, "protocol": "TCP"},
+                         {"name": "d", "port": 53, "protocol": "UDP"}),
+                    made("none", "ns", "None", {"port": 1}), made("other", "default", "1.2.3.5", {"port": 1})]
+        master = {"KUBERNETES_SERVICE_HOST": "10.143.0.1", "KUBERNETES_SERVICE_PORT": "443",
+                  "KUBERNETES_SERVICE_PORT_HTTPS": "443", "KUBERNETES_PORT": "tcp://10.143.0.1:443",
+                  "KUBERNETES_PORT_443_TCP": "tcp://10.143.0.1:443", "KUBERNETES_PORT_443_TCP_PROTO": "tcp",
+                  "KUBERNETES_PORT_443_TCP_PORT": "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.143.0.1"}
+        self.each([("no links", False, master), ("links", True, {
+            **master, "A_B_SERVICE_HOST": "1.2.3.4", "A_B_SERVICE_PORT": "80", "A_B_SERVICE_PORT_X_Y": "80",
+            "A_B_SERVICE_PORT_D": "53", "A_B_PORT": "tcp://1.2.3.4:80", "A_B_PORT_80_TCP": "tcp://1.2.3.4:80",
+            "A_B_PORT_80_TCP_PROTO": "tcp", "A_B_PORT_80_TCP_PORT": "80", "A_B_PORT_80_TCP_ADDR": "1.2.3.4",
+            "A_B_PORT_53_UDP": "udp://1.2.3.4:53", "A_B_PORT_53_UDP_PROTO": "udp", "A_B_PORT_53_UDP_PORT": "53",
+            "A_B_PORT_53_UDP_ADDR": "1.2.3.4"})],
+            lambda links: k2d.service_environment(
+                k2d.merge_patch(stored(), {"spec": {"enableServiceLinks": links}}), services))
+
     mount = lambda name, **more: {"volumeMounts": [{"name": name, "mountPath": "/m", **more}], "volumes": [
         {"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}},
         {"name": "mem", "emptyDir": {"medium": "Memory"}}, {"name": "nfs", "nfs": {"readOnly": True}}]}
@@ -2316,6 +2347,16 @@ class ToDocker(Pure):
         ("memory in bytes", limits(memory="64Mi"), "Memory", 2 ** 26), ("no limit is 0", {}, "Memory", 0),
         ("half a cpu", limits(cpu="500m"), "CpuQuota", 50000),
         ("a cpu asked for", limits("requests", cpu="1"), "CpuShares", 1024),
+        ("more than there are", limits(cpu="400"), "CpuQuota", 40000000), ("1 ms at least", limits(cpu="1m"),
+         "CpuQuota", 1000), ("a limit is a request", limits(cpu="1"), "CpuShares", 1024),
+        ("no swap", limits(memory="64Mi"), "MemorySwap", 2 ** 26),
+        ("BestEffort goes first", {}, "OomScoreAdj", 1000),
+        ("Guaranteed last", limits(cpu="1", memory="1Gi"), "OomScoreAdj", -997),
+        ("Burstable between", limits("requests", memory="1Gi"), "OomScoreAdj", 750),
+        ("all asked for", limits("requests", memory="4Gi"), "OomScoreAdj", 3),
+        ("hardly any", limits("requests", memory="1"), "OomScoreAdj", 999),
+        ("huge pages", limits(**{"hugepages-2Mi": "2Mi"}), "",
+         Refused("hugepages-2Mi: the engine cannot limit huge pages")),
         ("none asked for is the least share", {}, "CpuShares", 2),
         ("1m, too", limits("requests", cpu="1m"), "CpuShares", 2),
         *((policy, {"restartPolicy": policy}, "RestartPolicy", {"Name": name}) for policy, name in (
@@ -2337,6 +2378,16 @@ class ToDocker(Pure):
         ("no new privileges", secure(allowPrivilegeEscalation=False), "SecurityOpt", ["no-new-privileges"]),
         ("not said", secure(), "SecurityOpt", []),
         ("unconfined", secure(seccompProfile={"type": "Unconfined"}), "SecurityOpt", ["seccomp=unconfined"]),
+        ("the engine's", secure(seccompProfile={"type": "RuntimeDefault"}), "SecurityOpt", []),
+        ("a profile", secure(seccompProfile={"type": "Localhost", "localhostProfile": "../p.json"}),
+         "SecurityOpt", ["seccomp={}"]),
+        ("no such", secure(seccompProfile={"type": "Localhost", "localhostProfile": "z"}), "SecurityOpt",
+         Refused('cannot load seccomp profile "...')),
+        ("no AppArmor", secure(appArmorProfile={"type": "Unconfined"}), "SecurityOpt", ["apparmor=unconfined"]),
+        ("SELinux", secure(seLinuxOptions={"level": "s0:c1", "user": "u"}), "SecurityOpt",
+         ["label=level:s0:c1", "label=user:u"]),
+        ("all of /proc", secure(procMount="Unmasked"), "MaskedPaths", []),
+        ("and writable", secure(procMount="Unmasked"), "ReadonlyPaths", []),
         ("a volume", mount("v"), "Mounts/0", {"Type": "bind", "Source": "/host/v", "Target": "/m", "ReadOnly": False}),
         ("a ConfigMap is read-only", mount("m"), "Mounts/0/ReadOnly", True),
         ("asked for read-only", mount("v", readOnly=True), "Mounts/0/ReadOnly", True),
@@ -2363,7 +2414,15 @@ class ToDocker(Pure):
     POD_BODY = [  # what, fields of the pod's spec, path, expected
         ("the pod's user", secure(runAsUser=7), "User", "7"),
         ("groups", secure(supplementalGroups=[1, 2], fsGroup=3), "GroupAdd", ["1", "2", "3"]),
-        ("sysctls", secure(sysctls=[{"name": "a.b", "value": "1"}]), "Sysctls", {"a.b": "1"}),
+        ("sysctls", secure(sysctls=[{"name": "a.b", "value": "1"}, {"name": "c/d", "value": "2"}]), "Sysctls",
+         {"a.b": "1", "c.d": "2"}),
+        ("memory that can be joined", {}, "IpcMode", "shareable"), ("the host's", {"hostIPC": True}, "IpcMode", "host"),
+        ("a subdomain", {"subdomain": "s"}, "Hostname", "p"),
+        ("a whole name", {"subdomain": "s", "setHostnameAsFQDN": True}, "Hostname", "p.s.ns.svc.cluster.local"),
+        ("no domain", {"setHostnameAsFQDN": True}, "Hostname", "p"),
+        ("too long", {"subdomain": "s" * 50, "setHostnameAsFQDN": True}, "Hostname", Refused(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN p.{'s' * 50}.ns.svc.cluster.local is "
+            "too long (64 characters is the max, 73 characters requested)")),
         ("the host's network", {"hostNetwork": True}, "NetworkMode", "host"),
         ("its name", {"hostNetwork": True}, "Hostname", ""),
         ("its names", {"hostNetwork": True}, "Dns", []),
@@ -2375,17 +2434,123 @@ class ToDocker(Pure):
     ]
 
     def test_each_field_reaches_docker(self):
+        settings = self.settings(self.folder())
+        settings.memory_bytes, settings.least_oom_score = 4 << 30, -1000
+        os.mkdir(settings.path("seccomp"))
+        k2d.write_text(settings.path("seccomp", "p.json"), "{}")
         def body(obj, path):
             sources = {name: "/host/" + name.rstrip("/") for name in (
                 "v/", "m/", "v/a/1", "mem/", "mem/a", "etc-hosts")}
             sources["nfs/"] = k2d.to_docker_nfs({"server": "s.test", "path": "/e", "readOnly": True})
-            made = k2d.to_docker_container(obj, obj["spec"]["containers"][0], {"A": "1"}, sources, self.settings())
+            made = k2d.to_docker_container(obj, obj["spec"]["containers"][0], {"A": "1"}, sources, settings)
             return inside(path, {**made, **made["HostConfig"], **made["NetworkingConfig"]})
         self.each(self.BODY, lambda fields, path: body(stored(**fields), path))
         self.each(self.POD_BODY, lambda spec, path: body(k2d.merge_patch(stored(), {"spec": spec}), path))
         self.assertEqual(body(stored("n" * 62 + "-x"), "Hostname"), "n" * 62)
         self.assertEqual(body(stored(), "Labels"), {"io.kubernetes.pod.name": "p", "io.kubernetes.pod.namespace": "ns",
                                                     "io.kubernetes.pod.uid": "u1", "io.kubernetes.container.name": "c"})
+
+    two, net = {"containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]}, {"add": ["NET_ADMIN"]}
+    init = lambda **fields: {"initContainers": [{"name": "i", "image": "i", **fields}]}
+    SANDBOXES = [  # what, fields of the pod's spec, whether its namespaces need a container
+        ("one", {}, False), ("two", two, True), ("init", init(), False),
+        ("a sidecar", init(restartPolicy="Always"), True), ("shared processes", {"shareProcessNamespace": True}, True),
+        ("a mighty init", init(securityContext={"privileged": True}), True),
+        ("one that sets routes", init(securityContext={"capabilities": net}), True),
+    ]
+    RESTARTS = [  # what, policy of the pod, fields of the container, initial?, the engine's policy
+        ("init", "Always", {}, True, "on-failure"), ("init of a Job", "OnFailure", {}, True, "on-failure"),
+        ("once", "Never", {}, True, "no"), ("a sidecar", "Never", {"restartPolicy": "Always"}, True, "unless-stopped"),
+        ("its own", "Always", {"restartPolicy": "Never"}, False, "no"),
+    ]
+
+    def test_namespaces_are_shared(self):
+        self.each(self.SANDBOXES, lambda spec: k2d.needs_sandbox(k2d.merge_patch(stored(), {"spec": spec})["spec"]))
+        made = lambda obj, c, *join, **more: k2d.to_docker_container(obj, c, {}, {"etc-hosts": "/h"}, self.settings(),
+                                                                     *join, **more)
+        self.each(self.RESTARTS, lambda policy, fields, init: made(
+            k2d.merge_patch(stored(), {"spec": {"restartPolicy": policy}}), {"name": "x", "image": "i", **fields},
+            init=init)["HostConfig"]["RestartPolicy"]["Name"])
+        obj = stored(hostname="h")
+        obj["spec"].update(ephemeralContainers=[{"name": "e", "image": "i"}], dnsConfig={"searches": ["x"]},
+                           securityContext={"sysctls": [{"name": "net.x", "value": "1"}]})
+        one, debug = obj["spec"]["containers"][0], obj["spec"]["ephemeralContainers"][0]
+        joined, sandbox = made(obj, one, "S"), k2d.to_docker_sandbox(obj, {}, self.settings())
+        self.assertFalse({"Hostname", "NetworkingConfig"} & set(joined))
+        self.assertFalse({"Dns", "DnsSearch", "DnsOptions", "Sysctls"} & set(joined["HostConfig"]))
+        shared = lambda body: [body["HostConfig"][mode] for mode in ("NetworkMode", "IpcMode", "PidMode")]
+        self.assertEqual(shared(joined), ["container:S", "container:S", ""])
+        self.assertEqual(shared(made(obj, debug, "S", "T")), ["container:S", "container:S", "container:T"])
+        self.assertEqual(made(obj, debug, "S")["HostConfig"]["RestartPolicy"], {"Name": "no"})
+        self.assertEqual((sandbox["Hostname"], sandbox["HostConfig"]["Sysctls"], sandbox["StopSignal"]),
+                         ("h", {"net.x": "1"}, "SIGKILL"))
+        self.assertEqual((sandbox["Labels"]["io.kubernetes.container.name"], shared(sandbox)),
+                         ("POD", [NETWORK, "shareable", ""]))
+        obj["spec"].update(shareProcessNamespace=True, hostIPC=True)
+        self.assertEqual(shared(made(obj, one, "S")), ["container:S", "host", "container:S"])
+
+    SYSCTLS = [  # what, fields of the spec, sysctl, what the kubelet says
+        ("safe", {}, "net.ipv4.tcp_syncookies", ""), ("spelt with slashes", {}, "net/ipv4/tcp_syncookies", ""),
+        ("unsafe", {}, "net.ipv4.ip_forward", 'forbidden sysctl: "net.ipv4.ip_forward" not allowlisted'),
+        ("the host's network", {"hostNetwork": True}, "net.ipv4.tcp_rmem",
+         'forbidden sysctl: "net.ipv4.tcp_rmem" not allowed with host net enabled'),
+        ("its memory", {"hostIPC": True}, "kernel.shm_rmid_forced",
+         'forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled'),
+    ]
+    HOST = "# x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch a.test\nsearch b.test\noptions edns0 ndots:2\n"
+    RESOLV = [  # what, dnsPolicy, hostNetwork, dnsConfig, what the file says
+        ("the engine writes it", "ClusterFirst", False, {}, None),
+        ("as the host", "Default", False, {}, "nameserver 192.0.2.1\nsearch b.test\noptions edns0 ndots:2\n"),
+        ("on the host", "ClusterFirst", True, {},
+         "nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch b.test\noptions edns0 ndots:2\n"),
+        ("with more", "Default", False, {"nameservers": ["192.0.2.1", "2", "3", "4"], "searches": ["b.test", "c"],
+                                         "options": [{"name": "ndots", "value": "3"}, {"name": "debug"}]},
+         "nameserver 192.0.2.1\nnameserver 2\nnameserver 3\nsearch b.test c\noptions edns0 ndots:3 debug\n"),
+        ("its own", "None", False, {"nameservers": ["1"], "searches": ["x" * 254, "d"]}, "nameserver 1\nsearch d\n"),
+        ("much to search", "None", False, {"nameservers": ["1"], "searches": [f"{n:0200}" for n in range(40)]},
+         "nameserver 1\nsearch " + " ".join(f"{n:0200}" for n in range(10)) + "\n"),
+        ("of the cluster", "ClusterFirstWithHostNet", True, {}, f"nameserver {DNS_IP}\nnameserver 10.143.0.11\n"
+         "search ns.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:1\n"),
+    ]
+
+    def test_sysctls_and_resolvers(self):
+        self.each([("plain", "net.ipv4.x", []), ("slashes", "net/ipv4/a-b_c", []), ("an end", "foo-", 1),
+                   ("dots", "a..b", 1)],
+                  lambda name: len(k2d.name_faults("sysctl", name)) or [])
+        self.each(self.SYSCTLS, lambda spec, name: k2d.forbidden_sysctls(
+            {**spec, "securityContext": {"sysctls": [{"name": name, "value": "1"}]}}))
+        self.each(self.RESOLV, lambda policy, host_network, config: k2d.resolv_conf(k2d.merge_patch(
+            stored(dnsPolicy=policy), {"spec": {"hostNetwork": host_network, "dnsConfig": config}}), self.settings(),
+            self.HOST))
+        none = {"spec": {"dnsPolicy": "Default"}}
+        self.assertEqual(k2d.resolv_conf(k2d.merge_patch(stored(), none), self.settings(), ""),
+                         "nameserver 10.143.0.11\n")
+
+    auth = lambda user: {"auth": base64.b64encode(f"{user}:p:w".encode()).decode()}
+    config = lambda **places: {".dockerconfigjson": json.dumps({"auths": places}).encode()}
+    LOGINS = [  # what, image, data of the Secrets, users in order
+        ("none", "r.test/a", [], []), ("by host", "r.test/a:1", [config(**{"r.test": auth("u")})], ["u"]),
+        ("of the older type", "r.test/a", [{".dockercfg": json.dumps({"r.test": auth("u")}).encode()}], ["u"]),
+        ("another port", "r.test:1/a", [config(**{"r.test": auth("u")})], []),
+        ("its port", "r.test:1/a@sha256:0", [config(**{"https://r.test:1": auth("u")})], ["u"]),
+        ("a path comes first", "r.test/a/b", [config(**{"r.test": auth("u"), "r.test/a": auth("v"),
+                                                        "r.test/c": auth("w")})], ["v", "u"]),
+        ("a version is no path", "r.test/a", [config(**{"https://r.test/v2/": auth("u")})], ["u"]),
+        ("a pattern", "x.r.test/a", [config(**{"*.r.test": auth("u"), "*.test": auth("v")})], ["u"]),
+        ("several", "r.test/a", [config(**{"r.test": auth("u")}), config(**{"r.test": auth("v")})], ["u", "v"]),
+        ("the default one", "busybox", [config(**{"https://index.docker.io/v1/": auth("u")})], ["u"]),
+        ("of a user there", "a/b:1", [config(**{"docker.io/a": auth("u"), "docker.io/library": auth("v")})], ["u"]),
+        ("unreadable", "r.test/a", [{".dockerconfigjson": b"{"}, {".dockercfg": b"[]"}, {}, config(
+            **{"r.test": {"username": "u", "password": "x"}})], ["u"]),
+    ]
+
+    def test_logins_of_registries(self):
+        self.each(self.LOGINS, lambda image, secrets: [login["username"] for login in k2d.logins(image, secrets)])
+        self.assertEqual(k2d.logins("r.test/a", [ToDocker.config(**{"r.test": ToDocker.auth("u")})]),
+                         [{"username": "u", "password": "p:w", "serveraddress": "r.test"}])
+        self.each([("plain", "a", ("a", "latest")), ("a port", "h:5/a", ("h:5/a", "latest")),
+                   ("a tag", "h:5/a:1", ("h:5/a", "1")), ("a digest", "a@sha256:0", ("a", "sha256:0")),
+                   ("both", "h:5/a:1@sha256:0", ("h:5/a", "sha256:0"))], k2d.split_image)
 
 
 def inspected(status="running", code=0, name="/ns_p_c", **more):
@@ -3062,6 +3227,13 @@ class Rules(Pure):
                                      "10.143.0.20\tweb.ns.svc.cluster.local web.ns.svc web.ns web",
                                      "10.143.0.21\tdb.other.svc.cluster.local db.other.svc db.other", ""])
         self.assertNotIn("web", k2d.hosts_text(stored(dnsPolicy="Default"), services))
+        named = k2d.hosts_text(k2d.merge_patch(stored(hostname="h"), {"spec": {"subdomain": "s"}}), []).split("\n")
+        self.assertEqual(named[-2], "10.142.0.5\th.s.ns.svc.cluster.local\th")
+        of_host = k2d.hosts_text(k2d.merge_patch(stored(hostAliases=[{"ip": "192.0.2.7", "hostnames": ["x"]}]),
+                                                 {"spec": {"hostNetwork": True}}), [])
+        self.assertTrue(of_host.startswith("# Kubernetes-managed hosts file (host network).\n" +
+                                           k2d.read_text("/etc/hosts").rstrip("\n")))
+        self.assertIn("192.0.2.7\tx\n", of_host)
 
 
 class DNS(Pure):
@@ -6532,6 +6704,172 @@ class Sessions(EngineTest):
         answer = C.api("PATCH", path, {"spec": {"ephemeralContainers": None}}, MERGE)
         self.assertEqual(answer.status, 422)
         self.assertIn('existing ephemeral containers "dbg" may not be removed', answer.body["message"])
+
+
+def registry_program():
+    """Debian's docker-registry, unpacked beside the kubectls: installed, it would be started as a service."""
+    path = os.path.join(CACHE, "registry")
+    if not os.path.exists(os.path.join(path, "usr/bin/docker-registry")):
+        os.makedirs(path, exist_ok=True)
+        fetch_it = ("apt-get", "-o", "APT::Sandbox::User=root", "download", "-qq", "docker-registry")
+        if run(*fetch_it, cwd=path, check=False, timeout=300).returncode:
+            run("apt-get", "update", "-qq", timeout=300)
+            run(*fetch_it, cwd=path, timeout=300)
+        run("dpkg", "-x", next(name for name in os.listdir(path) if name.endswith(".deb")), path, cwd=path)
+    return os.path.join(path, "usr/bin/docker-registry")
+
+
+class PrivateRegistry(EngineTest):
+    """Images of a registry that wants a password; everything there is to say of it in a pod."""
+    NS = "kt-registry"
+    HTPASSWD = "u:$2y$04$ZL22Nrha.7xmSPdQOYO5M.YWoc.dYL0p/EpcYC5HnNAqLOmDA6Esq\n"      # bcrypt of "k2d test"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder, probe = tempfile.mkdtemp(prefix=f"{TAG}-registry-"), socket.create_server(("127.0.0.1", 0))
+        cls.addClassCleanup(shutil.rmtree, folder)
+        cls.host = "127.0.0.1:%d" % probe.getsockname()[1]
+        probe.close()
+        for name, text in (("htpasswd", cls.HTPASSWD), ("config.yml", json.dumps({
+                "version": 0.1, "log": {"level": "error"}, "storage": {"filesystem": {"rootdirectory": folder}},
+                "http": {"addr": cls.host},
+                "auth": {"htpasswd": {"realm": "test", "path": os.path.join(folder, "htpasswd")}}})),
+                ("config.json", json.dumps(cls.config("k2d test")))):
+            k2d.write_text(os.path.join(folder, name), text)
+        process = subprocess.Popen([registry_program(), "serve", os.path.join(folder, "config.yml")],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cls.addClassCleanup(process.wait)
+        cls.addClassCleanup(process.kill)
+        cls.image = f"{cls.host}/a/web:1"
+        docker("tag", WEB, cls.image)
+        cls.addClassCleanup(docker, "rmi", cls.image, check=False)
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                socket.create_connection(process and tuple(cls.host.split(":"))).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline and process.poll() is None, "the registry does not start"
+                time.sleep(0.05)
+        docker("--config", folder, "push", "-q", cls.image)
+        cls.digest = docker("image", "inspect", "-f", "{{range .RepoDigests}}{{println .}}{{end}}", cls.image)
+        cls.digest = re.search("sha256:.*", next(line for line in cls.digest.split() if cls.host in line))[0]
+
+    @classmethod
+    def config(cls, password, place=""):
+        return {"auths": {cls.host + place: {"auth": base64.b64encode(f"u:{password}".encode()).decode()}}}
+
+    def secret(self, name, config, old=False):
+        key, value = ("dockercfg", config["auths"]) if old else ("dockerconfigjson", config)
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": f"kubernetes.io/{key}",
+                "stringData": {"." + key: json.dumps(value)}}
+
+    def test_passwords_and_digests(self):
+        self.create(self.secret("json", self.config("k2d test")), self.secret("old", self.config("k2d test"), True),
+                    self.secret("wrong", self.config("no", "/a/web")))
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "puller"},
+                   "imagePullSecrets": [{"name": "old"}]}
+        self.create(account)
+        name = f"{self.host}/a/web"
+        good = {"json": (["json"], self.image), "old": (["old"], self.image), "second": (["wrong", "json"], self.image),
+                "lost": (["nowhere", "json"], self.image), "digest": (["json"], f"{name}@{self.digest}"),
+                "both": (["json"], f"{name}:1@{self.digest}")}
+        bad = {"none": ([], self.image), "wrong": (["wrong"], self.image), "missing": (["json"], f"{name}:2")}
+        for what, (secrets, image) in {**good, **bad}.items():
+            obj = pod(what, image=image, imagePullPolicy="Always")
+            obj["spec"]["imagePullSecrets"] = [{"name": secret} for secret in secrets]
+            self.create(obj)
+        self.create(pod("account", image=self.image, imagePullPolicy="Always", serviceAccountName="puller"))
+        for what in (*good, "account"):
+            C.until_one("pods", self.NS, what, is_ready)
+            self.until_event("Pulled", what, "Successfully pulled image")
+        self.until_event("FailedToRetrieveImagePullSecret", "lost", "(nowhere)")
+        for what, text in (("none", "no basic auth credentials"), ("wrong", "no basic auth credentials"),
+                           ("missing", "manifest unknown")):
+            self.until_event("Failed", what, text if what != "wrong" else "Failed to pull image")
+            C.until_one("pods", self.NS, what, lambda obj: state(obj, "waiting") in ("ErrImagePull", "ImagePullBackOff"))
+
+
+class SeenFromInside(EngineTest):
+    """What a pod asks for of its security, its resources and its names, as its own processes see it."""
+    NS = "kt-inside"
+
+    def run_spec(self, name, fields, **spec):
+        obj = pod(name, **fields)
+        obj["spec"].update(spec)
+        self.create(obj)
+        return C.until_one("pods", self.NS, name, is_ready)
+
+    def test_users_groups_and_privileges(self):
+        self.run_spec("user", {"securityContext": {
+            "runAsUser": 1234, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}}},
+            securityContext={"runAsUser": 1, "runAsGroup": 5, "fsGroup": 7, "supplementalGroups": [8],
+                             "runAsNonRoot": True, "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start",
+                                                                "value": "80"}]})
+        ask = lambda command: in_pod(self.NS, "user", command)
+        self.assertEqual((ask("id -u"), ask("id -g"), set(ask("id -G").split())), ("1234", "5", {"5", "7", "8"}))
+        status = ask("cat /proc/self/status")
+        self.assertRegex(status, r"NoNewPrivs:\s+1\n")
+        self.assertRegex(status, r"CapBnd:\s+0000000000000400\n")
+        self.assertIn("Read-only file system", ask("touch /x"))
+        self.assertEqual(ask("cat /proc/sys/net/ipv4/ip_unprivileged_port_start"), "80")
+        self.assertEqual(ask("cat /proc/1/oom_score_adj"), "1000")
+
+    def test_privileged_and_unconfined(self):
+        self.run_spec("free", {"securityContext": {"seccompProfile": {"type": "Unconfined"}, "runAsGroup": 6}})
+        self.assertRegex(in_pod(self.NS, "free", "cat /proc/self/status"), r"Seccomp:\s+0\n")
+        self.assertEqual(in_pod(self.NS, "free", "id -u; id -g"), "0\n6")
+        self.create(pod("root", securityContext={"runAsNonRoot": True}),
+                    pod("zero", securityContext={"runAsNonRoot": True, "runAsUser": 0}))
+        self.until_event("Failed", "root", "container has runAsNonRoot and image will run as root (pod: ")
+        self.until_event("Failed", "zero", "container's runAsUser breaks non-root policy (pod: ")
+        C.until_one("pods", self.NS, "root", lambda obj: state(obj, "waiting") == "CreateContainerConfigError")
+
+    def test_a_seccomp_profile_of_the_node(self):
+        folder = os.path.join(C.data, "seccomp")
+        os.makedirs(folder, exist_ok=True)
+        k2d.write_text(os.path.join(folder, "mkdir.json"), json.dumps({
+            "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"],
+                                                             "action": "SCMP_ACT_ERRNO"}]}))
+        profile = {"type": "Localhost", "localhostProfile": "mkdir.json"}
+        self.run_spec("local", {"securityContext": {"seccompProfile": profile}})
+        self.assertIn("not permitted", in_pod(self.NS, "local", "mkdir /tmp/x"))
+        self.create(pod("lost", securityContext={"seccompProfile": {**profile, "localhostProfile": "z.json"}}))
+        self.until_event("Failed", "lost", "cannot load seccomp profile")
+
+    def test_resources(self):
+        field = lambda path, **more: {"resourceFieldRef": {"resource": path, **more}}
+        self.run_spec("small", {
+            "resources": {"limits": {"cpu": "500", "memory": "64Mi"}, "requests": {"cpu": "20m", "memory": "32Mi"}},
+            "env": [{"name": "A", "valueFrom": field("limits.memory", divisor="1Mi")},
+                    {"name": "B", "valueFrom": field("requests.cpu", divisor="1m")},
+                    {"name": "C", "valueFrom": field("limits.cpu")}]})
+        self.assertEqual(in_pod(self.NS, "small", "echo $A $B $C $KUBERNETES_SERVICE_HOST"),
+                         f"64 20 500 {KUBERNETES_IP}")
+        host = engine("GET", f"/containers/{self.NS}_small_c/json")[1]["HostConfig"]
+        self.assertEqual((host["CpuQuota"], host["CpuShares"], host["MemorySwap"]), (50_000_000, 20, 64 << 20))
+
+    def test_names(self):
+        self.run_spec("none", {}, dnsPolicy="None", dnsConfig={
+            "nameservers": ["192.0.2.53"], "searches": ["x.test"], "options": [{"name": "ndots", "value": "2"}]})
+        self.assertEqual(in_pod(self.NS, "none", "cat /etc/resolv.conf"),
+                         "nameserver 192.0.2.53\nsearch x.test\noptions ndots:2")
+        self.run_spec("fqdn", {}, hostname="h", subdomain="sub", setHostnameAsFQDN=True)
+        fqdn = f"h.sub.{self.NS}.svc.cluster.local"
+        self.assertEqual(in_pod(self.NS, "fqdn", "hostname"), fqdn)
+        self.assertIn(f"{fqdn}\th", in_pod(self.NS, "fqdn", "cat /etc/hosts"))
+        obj = pod("long", hostname="h")
+        obj["spec"].update(subdomain="s" * 60, setHostnameAsFQDN=True)
+        self.create(obj)
+        self.until_event("FailedCreatePodSandBox", "long", "Failed to create pod sandbox: failed to construct FQDN")
+
+    def test_orphans_of_shared_processes_are_reaped(self):
+        self.run_spec("shared", {}, shareProcessNamespace=True)
+        self.assertIn("1 /sandbox", in_pod(self.NS, "shared", "ps -o pid,args"))
+        in_pod(self.NS, "shared", "(sleep 0.1 &)")
+        eventually(lambda: "sleep" not in in_pod(self.NS, "shared", "ps -o pid,args"))
 
 
 class Volumes(EngineTest):
