@@ -2657,7 +2657,8 @@ def volume_files(kind, source, lookup):
 def user_of_files(pod):
     """The user whom all containers of a pod run as, None if it does not say so or they differ (FsUserFrom)."""
     own = dig(pod, "spec", "securityContext", "runAsUser")
-    users = {dig(c, "securityContext", "runAsUser", default=own) for _, c in containers_of(pod["spec"])}
+    users = {dig(c, "securityContext", "runAsUser", default=own)
+             for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))}
     return users.pop() if len(users) == 1 else None
 
 def projected_files(pod, name, source, lookup, settings):
