@@ -2717,22 +2717,22 @@ def volume_files(kind, source, lookup):
 def user_of_files(pod):
     """The user whom all containers of a pod run as, None if it does not say so or they differ (FsUserFrom)."""
     own = dig(pod, "spec", "securityContext", "runAsUser")
-    users = {dig(c, "securityContext", "runAsUser", default=own) for _, c in containers_of(pod["spec"])}
+    users = {dig(c, "securityContext", "runAsUser", default=own)
+             for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))}
     return users.pop() if len(users) == 1 else None
 
 def projected_files(pod, name, source, lookup, settings):
     """The files of a volume that shows what the API holds, by its sources. Raises ConfigError."""
     files, mode, user = {}, source.get("defaultMode", 0o644), user_of_files(pod)
     private = user is not None or dig(pod, "spec", "securityContext", "fsGroup") is not None
-    containers = {container["name"]: container for _, container in containers_of(pod["spec"])}
     for each in source.get("sources") or ():
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
             selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef", "fieldPath", default="")
-            text = (resource_field(pod, containers.get(selector.get("containerName"), {}), selector,
-                                   dig(lookup("Node", settings.node), "status", "allocatable", default={}))
+            text = (resource_field(pod, None, selector, dig(
+                lookup("Node", settings.node), "status", "allocatable", default={}))
                     if selector else pod_field(pod, field, settings.host_ip))
             files[item["path"]] = (text or "").encode(), item.get("mode", mode)
         token = each.get("serviceAccountToken")
@@ -4069,6 +4069,8 @@ class Pods:
             id_ = here.id if here else self.create(pod, container, join)
             if not id_:
                 return                              # its image is being pulled
+            if here and name != SANDBOX:
+                self.mounts(pod, container)         # what is in /run is gone after a reboot
             if not self.pod_of(uid):                # deleted by force meanwhile
                 return self.queue.add(("!gone", uid))
             with self.lock:                         # the next pass knows it, even if its events come later
@@ -4236,22 +4238,27 @@ class Pods:
                 os.fchmod(file.fileno(), 0o666)                 # whoever the container runs as
         return files
 
+    def mounts(self, pod, container):
+        """(environment, sources) of a container, with all that it mounts in its place. Raises ConfigError."""
+        lookup, cluster = self.lookup(pod), service_environment(pod, self.store.list("Service"))
+        sources = prepare_volumes(pod, self.settings, lookup)
+        env = environment(pod, container, lookup, self.settings.host_ip, cluster, self.allocatable())
+        return env, hold_subpaths(pod, container, env, sources)
+
     def create(self, pod, container, join=""):
         """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError, EngineGone."""
         image, policy, s = container["image"], container.get("imagePullPolicy", "IfNotPresent"), self.settings
         spec, name, found = pod["spec"], container["name"], self.found.get(pod["metadata"]["uid"], {})
-        lookup, tell = self.lookup(pod), lambda *words: self.event(pod, *words, name)
+        tell = lambda *words: self.event(pod, *words, name)
         if name == SANDBOX:
             self.engine.ensure_sandbox()
             body, tell = to_docker_sandbox(pod, self.files(pod, container), s), lambda *words: None
         else:
-            sources = {**prepare_volumes(pod, s, lookup), **self.files(pod, container)}
-            cluster = service_environment(pod, self.store.list("Service"))
-            env = environment(pod, container, lookup, s.host_ip, cluster, self.allocatable())
+            env, sources = self.mounts(pod, container)
+            sources.update(self.files(pod, container))
             first, target = found.get(spec["containers"][0]["name"]), found.get(container.get("targetContainerName"))
             if "targetContainerName" in container and not join:
                 join = first.id if first else ""
-            sources = hold_subpaths(pod, container, env, sources)
             body = to_docker_container(pod, container, env, sources, s, join, target.id if target else "",
                                        container in (spec.get("initContainers") or ()))
         runtime = self.store.get("RuntimeClass", "", spec.get("runtimeClassName", ""))

@@ -3135,6 +3135,62 @@ class Files(Pure):
                 k2d.prepare_host_path({"path": path(name), "type": type_})
         self.assertFalse(os.path.exists(path("none")))
 
+    def test_nothing_leads_out_of_a_volume(self):
+        root = self.folder()
+        os.chmod(root, 0o2775)
+        os.mkdir(f"{root}/d")
+        k2d.write_file(f"{root}/f", b"")
+        for link, target in (("out", "/"), ("in", "d"), ("d/up", "../f")):
+            os.symlink(target, f"{root}/{link}")
+        for path in ("d", "f", "./d//", "new/deep"):
+            with self.subTest(path):
+                fd = k2d.open_beneath(root, path)
+                self.assertTrue(os.path.samestat(os.fstat(fd), os.stat(f"{root}/{path}")))
+                os.close(fd)
+        self.assertEqual(stat.S_IMODE(os.stat(f"{root}/new/deep").st_mode), 0o2775)
+        before = len(os.listdir("/proc/self/fd"))
+        for path in ("out", "out/etc", "in", "in/x", "d/up", "..", "d/../..", "f/x"):
+            with self.subTest(path), self.assertRaises(OSError):
+                k2d.open_beneath(root, path)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        with self.assertRaises(k2d.ConfigError):
+            k2d.project_files(f"{root}/v", {"../x": (b"", 0o644)})
+
+    def test_a_group_is_given_all_but_what_symlinks_lead_to(self):
+        folder = self.folder()
+        os.makedirs(f"{folder}/v/d")
+        for name in ("v/d/f", "other"):
+            k2d.write_file(f"{folder}/{name}", b"", 0o600)
+        os.symlink("../../other", f"{folder}/v/d/link")
+        k2d.set_group(f"{folder}/v", 77)
+        shown = lambda name: (os.stat(f"{folder}/{name}").st_gid, oct(os.stat(f"{folder}/{name}").st_mode & 0o7777))
+        self.assertEqual([*map(shown, ("v", "v/d", "v/d/f"))], [(77, "0o2775"), (77, "0o2775"), (77, "0o660")])
+        self.assertEqual(shown("other"), (os.getgid(), "0o600"))
+        os.chmod(f"{folder}/v/d/f", 0o600)
+        k2d.set_group(f"{folder}/v", 77, True)
+        self.assertEqual(shown("v/d/f"), (77, "0o600"))                                     # its root is as it should be
+
+    def test_tokens_are_renewed_in_time(self):
+        folder, waits = self.folder(), []
+        settings, store = self.settings(folder), self.store(os.path.join(folder, "state"))
+        pods = types.SimpleNamespace(
+            settings=settings, store=store, k2d=types.SimpleNamespace(access=OfflineAccess(settings, store)),
+            queue=types.SimpleNamespace(due={}, add_after=lambda seconds, key: waits.append(round(seconds))))
+        with store.transaction():
+            store.put(k2d.KIND["ServiceAccount"], {"kind": "ServiceAccount", "metadata": {
+                "namespace": "ns", "name": "default", "uid": "1"}})
+        os.makedirs(k2d.pod_folder(settings, "u1", "volumes", "v"))
+
+        def token(expirationSeconds, at_s=0):
+            with unittest.mock.patch.object(k2d.time, "time", lambda: 1e9 + at_s):
+                found = k2d.Pods.token(pods, stored(), "v", {"path": "t", "expirationSeconds": expirationSeconds})
+                k2d.write_file(k2d.pod_folder(settings, "u1", "volumes", "v", "t"), found)
+                claims = pods.k2d.access.read_token(found.decode())
+            return claims["exp"] - claims["iat"], claims["iat"] - 10 ** 9, waits[-1]
+        self.each([("asked for", 1000, 0, (1000, 0, 801)), ("kept", 1000, 700, (1000, 0, 101)),
+                   ("renewed", 1000, 801, (1000, 801, 801)), ("expired", 1000, 9000, (1000, 9000, 801)),
+                   ("nobody's", 3607, 20000, (365 * 86400, 20000, 365 * 86400 * 4 // 5 + 1))], token)
+
     def test_removal_follows_no_symlink(self):
         folder = self.folder()
         os.makedirs(os.path.join(folder, "gone/deep"))
