@@ -35,7 +35,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections import deque, namedtuple
+from collections import Counter, deque, namedtuple
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -1575,6 +1575,7 @@ def apply_conflict(conflicts):
 # The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
 FOREIGN = "k2d.io/container"    # annotation: this pod, or the Service of its published ports, is a container that
 #                                 somebody else started; holds its name. As a label: the first digits of its id
+MIRROR = "kubernetes.io/config.mirror"      # annotation of pods that the API did not make: `kubectl drain` skips them
 COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
 
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
@@ -2621,7 +2622,7 @@ def foreign_name(name, id_, taken):
 def renamed(obj, old):
     """The metadata of what stands for a container: as clients left it, but for what names the container."""
     mine, theirs = ({field: o["metadata"].get(field) or {} for field in ("labels", "annotations")} for o in (obj, old))
-    return {**old["metadata"], **{field: {**theirs[field], **pick(mine[field], (FOREIGN,))} for field in mine}}
+    return {**old["metadata"], **{field: {**theirs[field], **pick(mine[field], (FOREIGN, MIRROR))} for field in mine}}
 
 def from_docker_ports(info, pod, host_ip):
     """The Service of the ports that a container of plain `docker run` publishes to other machines, or None. Of type
@@ -2672,7 +2673,7 @@ def from_docker_container(info, name, node):
         "metadata": {"name": name, "namespace": "default", "generation": 1, "labels": {**labels, FOREIGN: id_[:12]},
                      "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
                      "creationTimestamp": engine_time(info["Created"]),
-                     "annotations": {FOREIGN: info["Name"].lstrip("/"), **without(named, *labels)}},
+                     "annotations": {FOREIGN: info["Name"].lstrip("/"), MIRROR: "docker", **without(named, *labels)}},
         "spec": {**filled(volumes=[{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
                                    for i, mount in enumerate(mounts)]),
                  "containers": [container], "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
@@ -4520,6 +4521,194 @@ class Pods:
             if uid not in self.keys:
                 self.remove_files(uid)
 
+# == 13a. Scheduler ==========================================================================
+# Pure: whether a pod may go to a node, by kube-scheduler's plugins, in their order and words. The containers of others
+# count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
+View = namedtuple("View", "nodes pods namespaces")      # {name: Node}, the bound pods that have not ended,
+CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}      # {name: labels}
+
+def labels_of(obj):
+    return dig(obj, "metadata", "labels", default={})
+def priority_of(pod):
+    return pod["spec"].get("priority") or 0
+def pods_on(node, view):
+    return [pod for pod in view.pods if pod["spec"]["nodeName"] == node["metadata"]["name"]]
+def required_terms(pod, which):
+    found = dig(pod, "spec", "affinity", which, "requiredDuringSchedulingIgnoredDuringExecution", default=())
+    return dig(found, "nodeSelectorTerms", default=()) if which == "nodeAffinity" else found
+
+def tolerance(pod, taint):
+    """The toleration by which a pod bears a taint, or None."""
+    return next((t for t in pod["spec"].get("tolerations") or () if t.get("effect") in (None, "", taint["effect"]) and
+                 t.get("key") in (None, "", taint["key"]) and
+                 (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))), None)
+
+def is_repelled(pod, node, effects=("NoSchedule", "NoExecute")):
+    return any(t["effect"] in effects and not tolerance(pod, t) for t in node["spec"].get("taints") or ())
+
+def meets(expression, labels):
+    """Whether labels, or fields, meet a NodeSelectorRequirement."""
+    if expression["operator"] not in ("Gt", "Lt"):
+        return selects(selector_of({"matchExpressions": [expression]}), labels)
+    pair = labels.get(expression["key"], ""), *expression["values"][:1]
+    first, second = pair if expression["operator"] == "Gt" else pair[::-1]
+    return all(re.fullmatch(r"-?\d+", each) for each in pair) and int(first) > int(second)
+
+def is_wanted(pod, node):
+    """Whether nodeSelector and one of the required terms mean a node; an empty term means none."""
+    labels, fields = labels_of(node), {"metadata.name": node["metadata"]["name"]}
+    tests = [[(e, labels) for e in term.get("matchExpressions") or ()] +
+             [(e, fields) for e in term.get("matchFields") or ()] for term in required_terms(pod, "nodeAffinity")]
+    return selects(selector_of(pod["spec"].get("nodeSelector")), labels) and (
+        not tests or any(test and all(meets(*each) for each in test) for test in tests))
+
+def host_ports(pod):
+    """[(address, protocol, number)] of the ports that a pod takes of its node."""
+    lasting = [c for c in pod["spec"].get("initContainers") or () if c.get("restartPolicy") == "Always"]
+    return [(p.get("hostIP") or "0.0.0.0", p.get("protocol", "TCP"), p["hostPort"])
+            for c in (*lasting, *pod["spec"]["containers"]) for p in c.get("ports") or () if p.get("hostPort")]
+
+def lacks_ports(pod, node, view):
+    wanted = host_ports(pod)
+    taken = [port for other in pods_on(node, view) for port in host_ports(other)] if wanted else ()
+    return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0])) for a in wanted for b in taken)
+
+def pod_requests(pod):
+    """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
+    spec, sidecars, peak = pod["spec"], Counter(), Counter()
+    amounts = lambda resources: Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
+    asked = lambda container: amounts(dig(container, "resources", "requests"))
+    for container in spec.get("initContainers") or ():
+        peak |= sidecars + asked(container)                 # what is needed while this one starts
+        if container.get("restartPolicy") == "Always":
+            sidecars += asked(container)
+    return (sum(map(asked, spec["containers"]), sidecars) | peak) + amounts(spec.get("overhead"))
+
+def lacks_resources(pod, node, view):
+    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
+    others, wanted, status = [p for p in pods_on(node, view) if not is_foreign(p)], pod_requests(pod), node["status"]
+    wanted["pods"], used = 10 ** 9, sum(map(pod_requests, others), Counter(pods=len(others) * 10 ** 9))
+    has = {name: quantity_nanos(amount) for name, amount in (status.get("allocatable") or {}).items()}
+    names = dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted)))
+    rows = [(name, *(-(-amounts.get(name, 0) // 10 ** (6 if name == "cpu" else 9)) for amounts in (wanted, used, has)))
+            for name in names]
+    return [row for row in rows if 0 < row[1] > row[3] - row[2]]
+
+def is_selected(selector, pod):
+    """Whether a LabelSelector, which selects nothing if it is absent, selects a pod."""
+    return selector is not None and selects(selector_of(selector), labels_of(pod))
+
+def spread_constraints(pod):
+    return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
+
+def is_crowded(pod, node, view):
+    """Whether a pod would make its topology domain of this node larger than the smallest by more than maxSkew."""
+    constraints, namespace = spread_constraints(pod), pod["metadata"]["namespace"]
+    for c in constraints:
+        counts, key, selector = Counter(), c["topologyKey"], c.get("labelSelector")
+        for each in view.nodes.values():
+            if (all(other["topologyKey"] in labels_of(each) for other in constraints) and
+                    (c.get("nodeAffinityPolicy") == "Ignore" or is_wanted(pod, each)) and
+                    (c.get("nodeTaintsPolicy") != "Honor" or not is_repelled(pod, each))):
+                counts[labels_of(each)[key]] += sum(is_selected(selector or None, other) and not is_deleting(other) and
+                                                    key_of(other)[0] == namespace for other in pods_on(each, view))
+        least = 0 if len(counts) < (c.get("minDomains") or 1) else min(counts.values())
+        if counts[labels_of(node)[key]] + is_selected(selector, pod) - least > c["maxSkew"]:
+            return True
+    return False
+
+def means(term, owner, pod, view):
+    """Whether a PodAffinityTerm of the pod owner means another pod."""
+    namespace, names, selector = pod["metadata"]["namespace"], term.get("namespaces"), term.get("namespaceSelector")
+    if not names and selector is None:
+        names = [owner["metadata"]["namespace"]]
+    return is_selected(term.get("labelSelector"), pod) and (namespace in (names or ()) or (
+        selector is not None and selects(selector_of(selector), view.namespaces.get(namespace))))
+
+def is_near(term, pod, node, view):
+    """Whether a bound pod is in the topology domain of a node."""
+    value = labels_of(node).get(term["topologyKey"])
+    return value is not None and labels_of(view.nodes.get(pod["spec"]["nodeName"])).get(term["topologyKey"]) == value
+
+def misses_company(pod, node, view):
+    terms = required_terms(pod, "podAffinity")
+    company = [p for p in view.pods if all(means(term, pod, p, view) for term in terms)] if terms else ()
+    if not company and all(means(term, pod, pod, view) for term in terms):     # the first of some that want each other
+        return any(term["topologyKey"] not in labels_of(node) for term in terms)
+    return not all(any(is_near(term, p, node, view) for p in company) for term in terms)
+
+PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
+                           "node affinity/selector", "node(s) didn't match pod topology spread constraints")
+FILTERS = [  # what a plugin objects to, its words, whether it helps if other pods go
+    (lambda pod, node, view: node["spec"].get("unschedulable") and not tolerance(pod, CORDONED),
+     "node(s) were unschedulable", False),
+    (lambda pod, node, view: is_repelled(pod, node), "node(s) had untolerated taint(s)", False),
+    (lambda pod, node, view: not is_wanted(pod, node), AFFINITY, False),
+    (lacks_ports, PORTS, True),
+    (lacks_resources, "Insufficient ", True),
+    (lambda pod, node, view: any(c["topologyKey"] not in labels_of(node) for c in spread_constraints(pod)),
+     SPREAD + " (missing required label)", False),
+    (is_crowded, SPREAD, True),
+    (misses_company, "node(s) didn't match pod affinity rules", False),
+    (lambda pod, node, view: any(means(term, pod, p, view) and is_near(term, p, node, view) for p in view.pods
+                                 for term in required_terms(pod, "podAntiAffinity")),
+     "node(s) didn't match pod anti-affinity rules", True),
+    (lambda pod, node, view: any(means(term, p, pod, view) and is_near(term, p, node, view) for p in view.pods
+                                 for term in required_terms(p, "podAntiAffinity")),
+     "node(s) didn't satisfy existing pods anti-affinity rules", True),
+]
+
+def misfit(pod, node, view):
+    """(why a pod may not go to a node, as the first plugin says that objects; whether it helps if pods go)."""
+    for test, text, helps in FILTERS:
+        found = test(pod, node, view)
+        if found and test is lacks_resources:
+            return ["Too many pods" if name == "pods" else text + name for name, *_ in found], all(
+                wanted <= has or name == "pods" for name, wanted, _, has in found)
+        if found:
+            return [text], helps
+    return [], False
+
+def count_reasons(reasons):
+    """The reasons of each node, [[text]], as kube-scheduler counts them."""
+    counts = Counter(reason for each in reasons for reason in each)
+    told = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
+    return f"0/{len(reasons)} nodes are available: {told}."
+
+def rejection(pod, node, view):
+    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or None."""
+    for name, wanted, used, has in lacks_resources(pod, node, view):
+        if "/" not in name or name in (node["status"].get("allocatable") or {}):
+            return "OutOf" + name, (f"Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, "
+                                    f"capacity: {has}")
+    faults = [
+        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, node, view), PORTS),
+        ("TaintToleration", is_repelled(pod, node, ["NoExecute"]), "node(s) had taints that the pod didn't tolerate")]
+    return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults if found), None)
+
+def choose_victims(pod, node, view, budgets):
+    """(the less important pods to delete so that a pod fits, why that does not help); budgets are kept if they can."""
+    allowed = {budget["metadata"]["uid"]: dig(budget, "status", "disruptionsAllowed", default=0) for budget in budgets}
+    lower = sorted((p for p in pods_on(node, view) if not is_foreign(p) and priority_of(p) < priority_of(pod)),
+                   key=lambda p: (-priority_of(p), dig(p, "status", "startTime", default="")))
+    rest, victims, guarded = [p for p in view.pods if p not in lower], [], []
+    reasons, _ = misfit(pod, node, view._replace(pods=rest))
+    if reasons or not lower:
+        return [], reasons if lower else ["No preemption victims found for incoming pod"]
+    for p in lower:
+        for budget in budgets:
+            if key_of(budget)[0] == key_of(p)[0] and is_selected(budget["spec"].get("selector") or None, p):
+                allowed[budget["metadata"]["uid"]] -= 1
+                guarded += [p] * (allowed[budget["metadata"]["uid"]] < 0 and p not in guarded)
+    for p in guarded + [p for p in lower if p not in guarded]:      # as many stay as can, the more important first
+        (victims if misfit(pod, node, view._replace(pods=[*rest, p]))[0] else rest).append(p)
+    return victims, []
+
+def set_condition(pod, *words):
+    """Set one condition of a pod, as condition() makes it; the others stay."""
+    old = dig(pod, "status", "conditions", default=[])
+    new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
+    pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
 # == 13b. Usage ==============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.
@@ -4674,6 +4863,8 @@ class Controllers:
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
         self.started = False                        # whether start() has looked at all: NAT wants the whole picture
+        self.waiting = 0                            # how many pods fit on no node: what changes may make room for them
+        self.leaving = {}                           # node -> {uid: since when} of pods that bear a taint for a while
 
     def reconcile(self, key):
         what, *args = key
@@ -4721,8 +4912,12 @@ class Controllers:
     def observe_pod(self, change, deleted):
         namespace = change.key[0]
         self.k2d.pods.on_pod(change)
-        if not deleted and b'"podIP":' not in change.raw:
-            self.add("Pod", *change.key)
+        if not deleted and b'"podIP":' not in change.raw or self.waiting and (
+                change.type != "MODIFIED" or change.labels != change.old.labels or
+                re.search(rb'"phase":"(Succeeded|Failed)"', change.raw) or b'"podIP":' not in change.old.raw):
+            self.add("schedule")
+        for node in self.leaving:
+            self.add("Node", "", node)
         if b'"hostPort"' in change.raw:
             self.add("nat")
         if b'"claimName":' in change.raw or b'"ephemeral":' in change.raw:
@@ -4749,12 +4944,10 @@ class Controllers:
                 self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
             self.add("hosts")
+        if kind == "Node" or self.waiting and kind in ("PersistentVolumeClaim", "Namespace"):
+            self.add("schedule")
         if kind in ("Service", "Endpoints"):
             self.add("nat")
-        elif kind == "Node":
-            for key in self.store.keys("Pod"):
-                if b'"podIP":' not in self.store.row("Pod", key).raw:
-                    self.add("Pod", *key)
         elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.retry(pod["metadata"]["uid"])
@@ -4767,7 +4960,6 @@ class Controllers:
                 if name in claims_of(pod):
                     self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
                     self.k2d.pods.queue.add(key_of(pod))
-                    self.add("Pod", *key_of(pod))
         elif kind in ("PersistentVolume", "StorageClass"):
             self.add_all("PersistentVolumeClaim", None)
             self.add("finalize", kind, *change.key)
@@ -4789,28 +4981,119 @@ class Controllers:
         self.add("nat")
 
     # -- scheduling on the one node
-    def Pod(self, pod, namespace, name):
-        """Bind a pod to the node and give it its address, or say why it does not fit."""
-        spec, ours, node = pod["spec"], self.settings.node, self.store.get("Node", "", self.settings.node)
-        if not node or is_deleting(pod) or is_foreign(pod) or dig(pod, "status", "podIP"):
-            return
-        if spec.get("nodeName", ours) != ours or (
-                not spec.get("nodeName") and spec.get("schedulerName", "default-scheduler") != "default-scheduler"):
-            return                                              # somebody else's
-        why, tell = misfit(spec, node), lambda *words: self.k2d.event(pod, *words, component="default-scheduler")
-        if why and not spec.get("nodeName"):
-            text = (f"0/1 nodes are available: {why}. no new claims to deallocate, preemption: 0/1 nodes are "
-                    "available: 1 Preemption is not helpful for scheduling.")
-            pod["status"]["conditions"] = [condition(dig(pod, "status", "conditions"), "PodScheduled", "False",
-                                                     "Unschedulable", text, lastProbeTime=None)]
-            self.store.put(KIND["Pod"], pod)
-            return tell("Warning", "FailedScheduling", text)
+    def schedule(self):
+        """Bind the pods that wait for a node, the most important first, or say why they do not fit. Those that their
+        maker has bound the kubelet takes or rejects."""
+        nodes, ours = {node["metadata"]["name"]: node for node in self.store.list("Node")}, self.settings.node
+        pods = [pod for pod in self.store.list("Pod") if not has_ended(pod)] if ours in nodes else []
+        settled = lambda pod: (dig(pod, "status", "podIP") or is_foreign(pod) or
+                               pod["spec"].get("nodeName", ours) != ours)
+        view = View(nodes, [pod for pod in pods if pod["spec"].get("nodeName") and settled(pod)],
+                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
+        waiting = [pod for pod in pods if not settled(pod) and not is_deleting(pod) and (
+            pod["spec"].get("nodeName") or not pod["spec"].get("schedulingGates") and
+            pod["spec"].get("schedulerName", "default-scheduler") == "default-scheduler")]
+        waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
+                                      pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
+        self.waiting = sum(not self.place(pod, nodes[ours], view) for pod in waiting)
+
+    def place(self, pod, node, view):
+        """Bind one pod to the node and give it its address; returns whether that is settled, one way or the other."""
+        spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
+        refused = rejection(pod, node, view) if is_bound else None
+        if not is_bound and self.is_unschedulable(pod, node, view):
+            return False
         spec["nodeName"] = ours
-        if not spec.get("hostNetwork"):
-            pod["status"]["podIP"] = self.k2d.network.allocate()
-        pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+        if refused:
+            pod["status"] = {"phase": "Failed", "reason": refused[0], "message": "Pod was rejected: " + refused[1],
+                             "startTime": now(), "qosClass": qos_class(spec)}
+            self.k2d.event(pod, "Warning", *refused)
+        else:
+            if not spec.get("hostNetwork"):
+                pod["status"]["podIP"] = self.k2d.network.allocate()
+            pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+            view.pods.append(pod)
         self.store.put(KIND["Pod"], pod)                        # which the pod worker hears of, like everybody
-        tell("Normal", "Scheduled", f"Successfully assigned {namespace}/{name} to {ours}")
+        if not is_bound:
+            self.k2d.event(pod, "Normal", "Scheduled", f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
+                           component="default-scheduler")
+        if any(taint["effect"] == "NoExecute" for taint in node["spec"].get("taints") or ()):
+            self.add("Node", "", ours)                          # which it may tolerate for a while only
+        return True
+
+    def is_unschedulable(self, pod, node, view):
+        """Whether a pod has to wait: then it says why, and less important ones may have to make room."""
+        ours, status, useless = self.settings.node, pod["status"], "Preemption is not helpful for scheduling"
+        get = lambda kind, name: self.store.get(kind, key_of(pod)[0], name)
+        fault, found = claim_trouble(pod, get), {name: misfit(pod, each, view) for name, each in view.nodes.items()}
+        reasons, helps = found[ours]
+        nominated = status.pop("nominatedNodeName", None)
+        if not fault and not reasons:
+            return False
+        tell = lambda of, *words: self.k2d.event(of, *words, component="default-scheduler")
+        victims, hopeless = [], [useless]
+        after = "not eligible due to preemptionPolicy=Never." * (pod["spec"].get("preemptionPolicy") == "Never")
+        if helps and nominated and any(is_deleting(p) and is_condition(p, "DisruptionTarget") for p in view.pods):
+            after = after or "not eligible due to a terminating pod on the nominated node."
+        elif helps and not fault and not after:
+            victims, hopeless = choose_victims(pod, node, view, list(self.store.list("PodDisruptionBudget")))
+        for victim in [p for p in victims if not is_deleting(p)]:
+            self.disrupt(victim, "PreemptionByScheduler", f"{pod['spec']['schedulerName']}: preempting to accommodate "
+                         "a higher priority pod")
+            tell(victim, "Normal", "Preempted", f"Preempted by pod {pod['metadata']['uid']} on node {ours}")
+        if victims or nominated and after:                      # the room it waits for is not for those after it
+            status["nominatedNodeName"] = ours
+            view.pods.append({**pod, "spec": {**pod["spec"], "nodeName": ours}})
+        # A node that somebody else has made has no kubelet: it may fit, but nothing is bound to it by us.
+        text = f"0/{len(found)} nodes are available: {fault}." if fault else count_reasons(
+            [each or ["node(s) had unknown conditions"] for each, _ in found.values()])
+        if not victims:
+            text += " no new claims to deallocate, preemption: " + (after or count_reasons(
+                [hopeless if name == ours else [useless] for name in found]))
+        if dig(get_condition(pod, "PodScheduled"), "message") != text:
+            tell(pod, "Warning", "FailedScheduling", text)
+        set_condition(pod, "PodScheduled", "False", "Unschedulable", text)
+        self.store.put(KIND["Pod"], pod)
+        return True
+
+    def disrupt(self, pod, reason, text):
+        """Delete a pod that cannot help it; a condition says why."""
+        set_condition(pod, "DisruptionTarget", "True", reason, text)
+        self.api.delete_object(KIND["Pod"], pod, {})
+
+    def Node(self, node, _, name):
+        """Taint a cordoned node, offer its extended resources, evict what does not tolerate its NoExecute taints."""
+        spec, status = node["spec"], node.get("status", {})
+        taints = [taint for taint in spec.get("taints") or () if taint["key"] != CORDONED["key"]]
+        if spec.get("unschedulable"):
+            taints += [taint for taint in spec.get("taints") or () if taint not in taints] or [
+                {**CORDONED, "timeAdded": now()}]
+        node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
+        extended = {key: amount for key, amount in (status.get("capacity") or {}).items() if "/" in key}
+        if extended:
+            status["allocatable"] = {**(status.get("allocatable") or {}), **extended}
+        self.store.put(KIND["Node"], node)
+        evicting = [taint for taint in taints if taint["effect"] == "NoExecute"]
+        before, after = self.leaving.pop(name, {}), {}
+        for pod in self.store.list("Pod", holding=b'"%s"' % name.encode()) if evicting or before else ():
+            uid, used = pod["metadata"]["uid"], [tolerance(pod, taint) for taint in evicting]
+            if pod["spec"].get("nodeName") != name or is_deleting(pod) or is_foreign(pod):
+                continue
+            tell = lambda text: self.k2d.event(pod, "Normal", "TaintManagerEviction", f"{text} {'/'.join(key_of(pod))}",
+                                               component="taint-eviction-controller")
+            limits = [t["tolerationSeconds"] for t in used if t and t.get("tolerationSeconds") is not None]
+            since = before.get(uid, time.monotonic())
+            left = since + min(limits) - time.monotonic() if limits else 0
+            if all(used) and left > 0:
+                after[uid] = since
+                self.queue.add_after(left + 0.05, ("Node", "", name))
+            elif not all(used) or limits:
+                tell("Marking for deletion Pod")
+                self.disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+            elif uid in before:
+                tell("Cancelling deletion of Pod")
+        if after:
+            self.leaving[name] = after
 
     # -- ReplicaSet, ReplicationController and Deployment
     def ReplicaSet(self, rs, namespace, name):
@@ -5411,21 +5694,6 @@ def endpoint_of(pod, service, node):
 
 def is_computed(obj):
     return any(label in (obj["metadata"].get("labels") or ()) for label in COMPUTED)
-
-def misfit(spec, node):
-    """Why a pod may not go to the node, in the scheduler's words; "" if it may."""
-    for taint in node["spec"].get("taints") or ():
-        if taint["effect"] != "PreferNoSchedule" and not tolerates(spec, taint):
-            return ("1 node(s) were unschedulable" if taint["key"] == "node.kubernetes.io/unschedulable" else
-                    f"1 node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}")
-    labels = node["metadata"].get("labels") or {}
-    fits = all(labels.get(key) == value for key, value in (spec.get("nodeSelector") or {}).items())
-    return "" if fits else "1 node(s) didn't match Pod's node affinity/selector"
-
-def tolerates(spec, taint):
-    return any((t.get("operator") == "Exists" and t.get("key") in (None, "", taint["key"]) or
-                t.get("key") == taint["key"] and t.get("value", "") == taint.get("value", "")) and
-               t.get("effect") in (None, "", taint["effect"]) for t in spec.get("tolerations") or ())
 
 def target_port(port, pod):
     """The number that a Service port's targetPort means in a pod; None if the pod has no port of that name."""
@@ -6370,7 +6638,8 @@ class Checks:
 
 def fixed(pod_spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
-    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds"),
+    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds",
+                      "schedulingGates"),
             "containers": [without(container, "image") for container in pod_spec["containers"]]}
 
 IMMUTABLE = {  # kind -> fields that an update may not change
@@ -6446,6 +6715,10 @@ def validate_update(kind, old, new, faults):
             "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
         if rest(before["template"]) != rest(after["template"]):
             faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
+    for i, gate in enumerate(after.get("schedulingGates") or () if kind.id == "Pod" else ()):
+        if gate not in (before.get("schedulingGates") or ()):
+            faults.add(f"spec.schedulingGates[{i}].name", "Forbidden",
+                       why=f"only deletion is allowed, but found new scheduling gate '{gate['name']}'")
     if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
@@ -6667,6 +6940,16 @@ def add_tolerations(spec):
         if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
             tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
 
+def merge_label_keys(part, labels):
+    """Put what matchLabelKeys and mismatchLabelKeys, anywhere in a part of a new pod, mean into the selector beside."""
+    if isinstance(part, dict) and part.get("labelSelector") is not None:
+        more = [{"key": key, "operator": operator, "values": [labels[key]]}
+                for field, operator in (("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn"))
+                for key in part.get(field) or () if key in labels]
+        part["labelSelector"].update(filled(matchExpressions=part["labelSelector"].get("matchExpressions", []) + more))
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        merge_label_keys(each, labels)
+
 def admit_pod(store, pod):
     """Priority, runtime class, limit ranges, the service account and its token. Raises ApiError 403."""
     spec, kind, name = pod["spec"], KIND["Pod"], pod["metadata"].get("name", "")
@@ -6694,6 +6977,10 @@ def admit_pod(store, pod):
         spec.update(filled(overhead=dig(found, "overhead", "podFixed"),
                            nodeSelector={**where.get("nodeSelector", {}), **spec.get("nodeSelector", {})}))
         spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
+    merge_label_keys([spec.get(key) for key in ("affinity", "topologySpreadConstraints")], labels_of(pod))
+    if spec.get("schedulingGates"):
+        set_condition(pod, "PodScheduled", "False", "SchedulingGated",
+                      "Scheduling is blocked due to non-empty scheduling gates")
     limit_ranges(store, kind, pod)
     pod["status"]["qosClass"] = qos_class(spec) if spec.get("containers") else "BestEffort"
     namespace, user = pod["metadata"]["namespace"], spec["serviceAccountName"]
@@ -7623,6 +7910,7 @@ class Api:
                 if not dry_run and status.get("disruptionsAllowed"):
                     status["disruptionsAllowed"] -= 1
                     self.store.put(KIND["PodDisruptionBudget"], budget)
+            set_condition(pod, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
             self.delete_object(request.kind, pod, options, dry_run or bool(options.get("dryRun")))
         return answer(201, SUCCESS)
 
@@ -9089,6 +9377,8 @@ class K2d:
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
+            capacity.update((name, amount) for name, amount in dig(node, "status", "capacity", default={}).items()
+                            if "/" in name)                     # what somebody has said that it has besides
             node["metadata"].setdefault("labels", {}).update({
                 "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
                 "node-role.kubernetes.io/control-plane": ""})

@@ -702,7 +702,8 @@ def make_images():
 GROUPS = {kind.plural: f"/apis/{kind.group}/{kind.version}" if kind.group else "/api/v1"
           for kind in reversed(k2d.KINDS)}      # plural -> path of the group version: the first that has it
 POD_FIELDS = {"volumes", "restartPolicy", "terminationGracePeriodSeconds", "hostname", "hostAliases", "initContainers",
-              "containers", "nodeName", "serviceAccountName", "dnsPolicy"}
+              "containers", "nodeName", "serviceAccountName", "dnsPolicy", "schedulingGates", "priorityClassName",
+              "tolerations"}
 
 
 def at(plural, namespace=None, name=None, *more):
@@ -2319,8 +2320,10 @@ class FromDocker(Pure):
     CONTAINERS = [  # what, what inspect tells, path in the pod, expected
         ("a label that Kubernetes knows", {"Labels": {"a.b/c": "d"}}, "metadata/labels",
          {"a.b/c": "d", "k2d.io/container": "0123456789ab"}),
-        ("an odd value", {"Labels": {"a": "d e"}}, "metadata/annotations", {"k2d.io/container": "x_1", "a": "d e"}),
-        ("an odd key is left out", {"Labels": {"a b": "d"}}, "metadata/annotations", {"k2d.io/container": "x_1"}),
+        ("an odd value", {"Labels": {"a": "d e"}}, "metadata/annotations", {
+            "k2d.io/container": "x_1", k2d.MIRROR: "docker", "a": "d e"}),
+        ("an odd key is left out", {"Labels": {"a b": "d"}}, "metadata/annotations", {
+            "k2d.io/container": "x_1", k2d.MIRROR: "docker"}),
         ("ports", {"ExposedPorts": {"80/tcp": {}}, "PortBindings": {"53/udp": [{"HostPort": "5353"}]}},
          "spec/containers/0/ports",
          [{"containerPort": 53, "protocol": "UDP", "hostPort": 5353}, {"containerPort": 80, "protocol": "TCP"}]),
@@ -2396,6 +2399,166 @@ class FromDocker(Pure):
 
 
 # -- volumes
+class Scheduling(Pure):
+    """Section 13a: what kube-scheduler and the kubelet say to a pod."""
+    NODE = {"metadata": {"name": "n", "labels": {"zone": "a", "cores": "4"}}, "spec": {}, "status": {"allocatable": {
+        "cpu": "2", "memory": "1Gi", "pods": "3", "ephemeral-storage": "1Gi", "x.io/y": "2"}}}
+    NEAR = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "a"}}}
+    GONE = "node(s) didn't match Pod's node affinity/selector"
+
+    @staticmethod
+    def pod(labels=None, namespace="x", requests=None, ports=(), bound=True, status=None, **spec):
+        resources = {"requests": requests} if requests else {}
+        return {"kind": "Pod", "spec": {**({"nodeName": "n"} if bound else {}), "containers": [
+            {"name": "c", "resources": resources, "ports": list(ports)}], **spec}, "status": status or {}, "metadata": {
+                "name": "p", "namespace": namespace, "uid": repr((labels, requests, ports, spec)),
+                "labels": labels or {}}}
+
+    def view(self, *pods, node=None, **more):
+        nodes = {name: {**each, "metadata": {**each["metadata"], "name": name}}
+                 for name, each in {"n": node or self.NODE, **more}.items()}
+        return k2d.View(nodes, list(pods), {"x": {"team": "x"}, "y": {"team": "y"}})
+
+    def misfit(self, spec, *pods, **node):
+        node = {**self.NODE, "spec": node}
+        return k2d.misfit(self.pod(bound=False, **spec), node, self.view(*pods, node=node))
+
+    @staticmethod
+    def node_affinity(*terms):
+        return {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": list(terms)}}}}
+
+    @staticmethod
+    def near(which, *terms):
+        return {"affinity": {which: {"requiredDuringSchedulingIgnoredDuringExecution": list(terms)}}}
+
+    def test_each_plugin_objects_in_its_words(self):
+        term = lambda key, op, *values, where="matchExpressions": {where: [
+            {"key": key, "operator": op, "values": list(values)}]}
+        affinity = lambda *terms: self.node_affinity(*terms)
+        name = lambda op, *names: affinity(term("metadata.name", op, *names, where="matchFields"))
+        port = lambda number, ip=None, protocol="TCP": {"hostPort": number, "protocol": protocol,
+                                                        **({"hostIP": ip} if ip else {})}
+        ports, no_ports = lambda *one: {"ports": [port(*one)]}, k2d.PORTS
+        fine, taint = ([], False), {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}
+        tolerates = lambda **one: {"tolerations": [one]}
+        spread = lambda skew=1, key="zone", **more: {"labels": {"app": "a"}, "topologySpreadConstraints": [{
+            "maxSkew": skew, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "a"}}, **more}]}
+        a, y, uneven = self.pod({"app": "a"}), self.pod({"app": "a"}, "y"), k2d.SPREAD
+        CASES = [  # what, of the pod, pods on the node, of the node's spec, reasons, whether it helps if pods go
+            ("nothing asked", {}, [], {}, fine),
+            ("cordoned", {}, [], {"unschedulable": True}, (["node(s) were unschedulable"], False)),
+            ("cordoned and tolerated", tolerates(operator="Exists"), [], {"unschedulable": True}, fine),
+            ("tainted", {}, [], taint, (["node(s) had untolerated taint(s)"], False)),
+            ("tolerated", tolerates(key="k", value="v"), [], taint, fine),
+            ("tolerated for another effect", tolerates(key="k", value="v", effect="NoExecute"), [], taint,
+             (["node(s) had untolerated taint(s)"], False)),
+            ("tainted a little", {}, [], {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}, fine),
+            ("selector", {"nodeSelector": {"zone": "a"}}, [], {}, fine),
+            ("selector of others", {"nodeSelector": {"zone": "b"}}, [], {}, ([self.GONE], False)),
+            ("In", affinity(term("zone", "In", "a", "b")), [], {}, fine),
+            ("NotIn", affinity(term("zone", "NotIn", "a")), [], {}, ([self.GONE], False)),
+            ("Exists", affinity(term("zone", "Exists")), [], {}, fine),
+            ("DoesNotExist", affinity(term("zone", "DoesNotExist")), [], {}, ([self.GONE], False)),
+            ("Gt", affinity(term("cores", "Gt", "3")), [], {}, fine),
+            ("Lt", affinity(term("cores", "Lt", "4")), [], {}, ([self.GONE], False)),
+            ("Gt of no number", affinity(term("zone", "Gt", "3")), [], {}, ([self.GONE], False)),
+            ("one of two terms", affinity(term("zone", "In", "b"), term("zone", "In", "a")), [], {}, fine),
+            ("an empty term", affinity({}), [], {}, ([self.GONE], False)),
+            ("named", name("In", "n"), [], {}, fine),
+            ("not named", name("NotIn", "n"), [], {}, ([self.GONE], False)),
+            ("another named", name("In", "m"), [], {}, ([self.GONE], False)),
+            ("port", ports(80), [self.pod(ports=[port(80)])], {}, ([no_ports], True)),
+            ("port of another protocol", ports(80), [self.pod(ports=[port(80, None, "UDP")])], {}, fine),
+            ("port of another address", ports(80, "1.1.1.1"), [self.pod(ports=[port(80, "1.1.1.2")])], {}, fine),
+            ("port of all addresses", ports(80, "1.1.1.1"), [self.pod(ports=[port(80)])], {}, ([no_ports], True)),
+            ("too many pods", {}, [a, a, a], {}, (["Too many pods"], True)),
+            ("enough", {"requests": {"cpu": "1", "x.io/y": "1"}}, [self.pod(requests={"cpu": "1"})], {}, fine),
+            ("cpu", {"requests": {"cpu": "1001m"}}, [self.pod(requests={"cpu": "1"})], {},
+             (["Insufficient cpu"], True)),
+            ("more than there is", {"requests": {"cpu": "1", "memory": "2Gi"}}, [self.pod(requests={"cpu": "2"})], {},
+             (["Insufficient cpu", "Insufficient memory"], False)),
+            ("what no node has", {"requests": {"x.io/z": "1"}}, [], {}, (["Insufficient x.io/z"], False)),
+            ("overhead", {"requests": {"cpu": "1"}, "overhead": {"cpu": "1500m"}}, [], {},
+             (["Insufficient cpu"], False)),
+            ("spread over one domain", spread(), [a, a], {}, fine),
+            ("too few domains", spread(minDomains=2), [a], {}, ([uneven], True)),
+            ("too few domains, larger skew", spread(2, minDomains=2), [a, y], {}, fine),
+            ("no such label", spread(key="rack"), [], {}, ([uneven + " (missing required label)"], False)),
+            ("affinity", self.near("podAffinity", self.NEAR), [a], {}, fine),
+            ("affinity to none", self.near("podAffinity", self.NEAR), [], {},
+             (["node(s) didn't match pod affinity rules"], False)),
+            ("affinity to itself", {"labels": {"app": "a"}, **self.near("podAffinity", self.NEAR)}, [], {}, fine),
+            ("affinity by a label no node has", {"labels": {"app": "a"}, **self.near("podAffinity", {
+                **self.NEAR, "topologyKey": "rack"})}, [], {}, (["node(s) didn't match pod affinity rules"], False)),
+            ("anti-affinity", self.near("podAntiAffinity", self.NEAR), [a], {},
+             (["node(s) didn't match pod anti-affinity rules"], True)),
+            ("anti-affinity in another namespace", self.near("podAntiAffinity", self.NEAR), [y], {}, fine),
+            ("anti-affinity to namespaces", self.near("podAntiAffinity", {**self.NEAR, "namespaces": ["y"]}), [y], {},
+             (["node(s) didn't match pod anti-affinity rules"], True)),
+            ("anti-affinity to selected namespaces", self.near("podAntiAffinity", {
+                **self.NEAR, "namespaceSelector": {"matchLabels": {"team": "y"}}}), [a, y], {},
+             (["node(s) didn't match pod anti-affinity rules"], True)),
+            ("anti-affinity of those there", {"labels": {"app": "a"}},
+             [self.pod(**self.near("podAntiAffinity", self.NEAR))], {},
+             (["node(s) didn't satisfy existing pods anti-affinity rules"], True)),
+        ]
+        self.each([(what, spec, pods, node, expected) for what, spec, pods, node, expected in CASES],
+                  lambda spec, pods, node: self.misfit(spec, *pods, **node))
+
+    def test_requests_of_init_containers_and_sidecars(self):
+        cpu = lambda amount, **more: {"name": "i", "resources": {"requests": {"cpu": amount}}, **more}
+        always = {"restartPolicy": "Always"}
+        self.each([("none", {}, {}), ("sum", {"containers": [cpu("1"), cpu("2")]}, {"cpu": 3}),
+                   ("a large init container", {"initContainers": [cpu("5"), cpu("2")], "containers": [cpu("1")]},
+                    {"cpu": 5}),
+                   ("a sidecar runs beside", {"initContainers": [cpu("1", **always), cpu("3"), cpu("2", **always)],
+                                              "containers": [cpu("1")]}, {"cpu": 4}),
+                   ("overhead", {"overhead": {"cpu": "1", "x": "1"}, "containers": [cpu("1")]}, {"cpu": 2, "x": 1})],
+                  lambda spec: {name: amount // 10 ** 9 for name, amount in k2d.pod_requests(
+                      {"spec": {"containers": [], **spec}}).items()})
+
+    def test_the_kubelet_rejects(self):
+        lacks = "Node didn't have enough resource: {}, requested: {}, used: {}, capacity: {}".format
+        full, failed = [self.pod()] * 3, "Predicate {0} failed: node(s) {1}".format
+        self.each([
+            ("nothing", {}, [], {}, None),
+            ("cpu", {"requests": {"cpu": "1500m"}}, [self.pod(requests={"cpu": "1"})], {},
+             ("OutOfcpu", lacks("cpu", 1500, 1000, 2000))),
+            ("memory", {"requests": {"memory": "2Gi"}}, [], {}, ("OutOfmemory", lacks("memory", 2 << 30, 0, 1 << 30))),
+            ("pods", {}, full, {}, ("OutOfpods", lacks("pods", 1, 3, 3))),
+            ("what the node has", {"requests": {"x.io/y": "3"}}, [], {}, ("OutOfx.io/y", lacks("x.io/y", 3, 0, 2))),
+            ("what some cluster has", {"requests": {"x.io/z": "3"}}, [], {}, None),
+            ("labels", {"nodeSelector": {"zone": "b"}}, [], {},
+             ("NodeAffinity", failed("NodeAffinity", "didn't match Pod's node affinity/selector"))),
+            ("ports", {"ports": [{"hostPort": 80}]}, [self.pod(ports=[{"hostPort": 80}])], {},
+             ("NodePorts", failed("NodePorts", "didn't have free ports for the requested pod ports"))),
+            ("NoSchedule does not matter", {}, [], {"taints": [{"key": "k", "effect": "NoSchedule"}]}, None),
+            ("NoExecute does", {}, [], {"taints": [{"key": "k", "effect": "NoExecute"}]},
+             ("TaintToleration", failed("TaintToleration", "had taints that the pod didn't tolerate"))),
+        ], lambda spec, pods, spec_of_node: k2d.rejection(self.pod(**spec), {**self.NODE, "spec": spec_of_node},
+                                                          self.view(*pods)))
+
+    def test_victims_are_few_and_unimportant(self):
+        cpu = lambda amount, priority, start=1, **more: self.pod(
+            requests={"cpu": amount}, priority=priority, status={"startTime": str(start)}, **more)
+        low, mid, young = cpu("1", 1, labels={"app": "a"}), cpu("1", 2), cpu("1", 1, 2)
+        budget = {"metadata": {"namespace": "x", "name": "b", "uid": "b"}, "status": {"disruptionsAllowed": 0},
+                  "spec": {"selector": {"matchLabels": {"app": "a"}}}}
+        self.each([
+            ("the lowest", cpu("1", 3), [mid, low], [], ([low], [])),
+            ("the youngest of equals", cpu("1", 3), [young, low], [], ([young], [])),
+            ("not the one with a budget", cpu("1", 3), [low, mid], [budget], ([mid], [])),
+            ("all", cpu("2", 3), [low, mid], [], ([mid, low], [])),
+            ("none is lower", cpu("1", 1), [low, mid], [], ([], ["No preemption victims found for incoming pod"])),
+            ("it does not help", cpu("2", 2), [low, mid], [], ([], ["Insufficient cpu"])),
+        ], lambda pod, pods, budgets: k2d.choose_victims(pod, self.NODE, self.view(*pods), budgets))
+
+    def test_nodes_are_counted(self):
+        self.assertEqual(k2d.count_reasons([["b", "a"], ["a"]]), "0/2 nodes are available: 1 b, 2 a.")
+
+
 class Files(Pure):
     def shown(self, folder):
         """{path: text} of what a container sees."""
@@ -5648,6 +5811,125 @@ class SeveralContainers(EngineTest):
         C.do("PATCH", self.at("pods", "gate", "status"), {"status": {"conditions": [
             {"type": "k2d.test/gate", "status": "True"}]}}, content=STRATEGIC)
         C.until_one("pods", self.NS, "gate", is_ready)
+
+
+class Scheduled(EngineTest):
+    NS = "kt-sched"
+    NO_VICTIMS = ("no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for "
+                  "incoming pod.")
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.node = at("nodes", None, C.do("GET", at("nodes"))["items"][0]["metadata"]["name"])
+        C.merge(cls.node + "/status", {"status": {"capacity": {"x.io/y": "2"}}})
+        cls.addClassCleanup(C.merge, cls.node + "/status", {"status": {
+            "capacity": {"x.io/y": None}, "allocatable": {"x.io/y": None}}})
+
+    def tearDown(self):
+        C.merge(self.node, {"spec": {"taints": None, "unschedulable": None}})
+        for name in C.do("GET", self.at("pods"))["items"]:
+            C.api("DELETE", self.at("pods", name["metadata"]["name"]) + "?gracePeriodSeconds=0")
+
+    def asks(self, name, amount="2", **fields):
+        return pod(name, resources={side: {"x.io/y": amount} for side in ("limits", "requests")}, **fields)
+
+    def until_waits(self, name, text):
+        """The pod, once its condition tells the text."""
+        def waits(obj):
+            told = k2d.get_condition(obj, "PodScheduled")
+            return told and (told["status"], told["reason"], told["message"]) == ("False", "Unschedulable", text)
+        return C.until_one("pods", self.NS, name, waits)
+
+    def test_a_pod_that_does_not_fit_waits_and_starts_when_it_does(self):
+        C.until_one("nodes", None, self.node.rpartition("/")[2], lambda node: "x.io/y" in node["status"]["allocatable"])
+        self.create(self.asks("first"))
+        C.until_one("pods", self.NS, "first", is_ready)
+        self.create(self.asks("second"))
+        text = "0/1 nodes are available: 1 Insufficient x.io/y. " + self.NO_VICTIMS
+        self.assertEqual(self.until_waits("second", text)["status"]["phase"], "Pending")
+        self.until_event("FailedScheduling", "second", text)
+        C.do("DELETE", self.at("pods", "first"))
+        C.until_one("pods", self.NS, "second", is_ready)
+        self.until_event("Scheduled", "second")
+
+    def test_a_pod_that_its_maker_bound_is_rejected(self):
+        name = self.node.rpartition("/")[2]
+        self.create(pod("bound", nodeName=name, resources={"requests": {"cpu": "1000"}}))
+        found = C.until_one("pods", self.NS, "bound", lambda obj: obj["status"]["phase"] == "Failed")["status"]
+        self.assertEqual(found["reason"], "OutOfcpu")
+        self.assertIn("Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000, used: ",
+                      found["message"])
+        self.until_event("OutOfcpu", "bound", "Node didn't have enough resource: cpu")
+
+    def test_host_ports(self):
+        ports = lambda ip="": [{"containerPort": 80, "hostPort": 31987, **({"hostIP": ip} if ip else {})}]
+        self.run_pod("one", ports=ports())
+        self.create(pod("two", ports=ports("127.0.0.1")))
+        self.until_waits("two", f"0/1 nodes are available: 1 {k2d.PORTS}. {self.NO_VICTIMS}")
+        C.do("DELETE", self.at("pods", "one"))
+        C.until_one("pods", self.NS, "two", is_ready)
+
+    def test_gates(self):
+        made = self.create(pod("gated", schedulingGates=[{"name": "a.io/b"}]))
+        self.assertEqual(k2d.get_condition(made, "PodScheduled")["reason"], "SchedulingGated")
+        self.assertIn("SchedulingGated", C.kubectl("get", "pod", "gated", "-n", self.NS))
+        refused = C.api("PATCH", self.at("pods", "gated"), {"spec": {"schedulingGates": [{"name": "c"}]}}, MERGE)
+        self.assertIn("only deletion is allowed, but found new scheduling gate 'c'", refused.body["message"])
+        C.merge(self.at("pods", "gated"), {"spec": {"schedulingGates": None}})
+        C.until_one("pods", self.NS, "gated", is_ready)
+
+    def test_preemption(self):
+        for name, value in (("kt-low", 1), ("kt-high", 2)):
+            C.do("POST", at("priorityclasses"), named(name, value=value))
+            self.addCleanup(C.do, "DELETE", at("priorityclasses", None, name))
+        low = self.create(self.asks("low", "1", priorityClassName="kt-low"), self.asks("mid", "1"))[0]
+        for name in ("low", "mid"):
+            C.until_one("pods", self.NS, name, is_ready)
+        watch = C.watch(self.at("pods"))
+        high = self.create(self.asks("high", priorityClassName="kt-high"))
+        victim = next(event["object"] for event in watch if event["object"]["metadata"]["name"] == "low" and
+                      event["object"]["metadata"].get("deletionTimestamp"))
+        told = k2d.get_condition(victim, "DisruptionTarget")
+        self.assertEqual((told["reason"], told["message"]), (
+            "PreemptionByScheduler", "default-scheduler: preempting to accommodate a higher priority pod"))
+        self.until_event("Preempted", "low", f"Preempted by pod {high['metadata']['uid']} on node ")
+        C.until_one("pods", self.NS, "high", is_ready)
+
+    def test_no_execute(self):
+        key = {"key": "kt", "effect": "NoExecute"}
+        self.run_pod("leaves")
+        for name, more in (("stays", {}), ("lingers", {"tolerationSeconds": 3}), ("long", {"tolerationSeconds": 60})):
+            self.run_pod(name, tolerations=[{**key, "operator": "Exists", **more}])
+        C.merge(self.node, {"spec": {"taints": [{**key, "value": "v"}]}})
+        C.until(self.at("pods"), lambda pods: "leaves" not in pods)
+        self.until_event("TaintManagerEviction", "leaves", f"Marking for deletion Pod {self.NS}/leaves")
+        self.assertLessEqual({"lingers", "stays", "long"}, set(C.until(self.at("pods"), bool)))
+        C.until(self.at("pods"), lambda pods: set(pods) == {"stays", "long"})
+        C.merge(self.node, {"spec": {"taints": None}})
+        self.until_event("TaintManagerEviction", "long", f"Cancelling deletion of Pod {self.NS}/long")
+
+    def test_cordon_drain_and_uncordon(self):
+        name = self.node.rpartition("/")[2]
+        body = {"Image": WEB, "Labels": {"k2d.test": "1"}}
+        foreign = engine("POST", "/containers/create?name=kt-drain", body)[1]["Id"]
+        self.addCleanup(engine, "DELETE", f"/containers/{foreign}?force=1")
+        engine("POST", f"/containers/{foreign}/start")
+        C.until_one("pods", "default", "kt-drain", lambda obj: obj["status"]["phase"] == "Running")
+        self.create(deployment("web"))
+        (before,) = C.until_ready(self.NS, 1, "app=web")
+        said = C.kubectl("drain", name, "--timeout=60s", "--force")
+        self.assertIn(f"pod/{before} evicted", said)
+        self.assertEqual(engine("GET", f"/containers/{foreign}/json")[1]["State"]["Status"], "running")
+        self.assertIn("SchedulingDisabled", C.kubectl("get", "node", name))
+        (after,) = C.until(self.at("pods"), lambda pods: before not in pods and len(pods) == 1)
+        self.until_waits(after, "0/1 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, "
+                         "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+        self.assertIn("node.kubernetes.io/unschedulable:NoSchedule", C.kubectl("describe", "node", name))
+        C.kubectl("uncordon", name)
+        C.until_ready(self.NS, 1, "app=web")
+        C.until_one("nodes", None, name, lambda node: not node["spec"].get("taints"))
+        C.do("DELETE", self.at("deployments", "web"))
 
 
 class Volumes(EngineTest):
