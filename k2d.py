@@ -4528,6 +4528,194 @@ class Pods:
             if uid not in self.keys:
                 self.remove_files(uid)
 
+# == 13a. Scheduler ==========================================================================
+# Pure: whether a pod may go to a node, by kube-scheduler's plugins, in their order and words. The containers of others
+# count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
+View = namedtuple("View", "nodes pods namespaces")      # {name: Node}, the bound pods that have not ended,
+CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}      # {name: labels}
+
+def labels_of(obj):
+    return dig(obj, "metadata", "labels", default={})
+def priority_of(pod):
+    return pod["spec"].get("priority") or 0
+def pods_on(node, view):
+    return [pod for pod in view.pods if pod["spec"]["nodeName"] == node["metadata"]["name"]]
+def required_terms(pod, which):
+    found = dig(pod, "spec", "affinity", which, "requiredDuringSchedulingIgnoredDuringExecution", default=())
+    return dig(found, "nodeSelectorTerms", default=()) if which == "nodeAffinity" else found
+
+def tolerance(pod, taint):
+    """The toleration by which a pod bears a taint, or None."""
+    return next((t for t in pod["spec"].get("tolerations") or () if t.get("effect") in (None, "", taint["effect"]) and
+                 t.get("key") in (None, "", taint["key"]) and
+                 (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))), None)
+
+def is_repelled(pod, node, effects=("NoSchedule", "NoExecute")):
+    return any(t["effect"] in effects and not tolerance(pod, t) for t in node["spec"].get("taints") or ())
+
+def meets(expression, labels):
+    """Whether labels, or fields, meet a NodeSelectorRequirement."""
+    if expression["operator"] not in ("Gt", "Lt"):
+        return selects(selector_of({"matchExpressions": [expression]}), labels)
+    pair = labels.get(expression["key"], ""), *expression["values"][:1]
+    first, second = pair if expression["operator"] == "Gt" else pair[::-1]
+    return all(re.fullmatch(r"-?\d+", each) for each in pair) and int(first) > int(second)
+
+def is_wanted(pod, node):
+    """Whether nodeSelector and one of the required terms mean a node; an empty term means none."""
+    labels, fields = labels_of(node), {"metadata.name": node["metadata"]["name"]}
+    tests = [[(e, labels) for e in term.get("matchExpressions") or ()] +
+             [(e, fields) for e in term.get("matchFields") or ()] for term in required_terms(pod, "nodeAffinity")]
+    return selects(selector_of(pod["spec"].get("nodeSelector")), labels) and (
+        not tests or any(test and all(meets(*each) for each in test) for test in tests))
+
+def host_ports(pod):
+    """[(address, protocol, number)] of the ports that a pod takes of its node."""
+    lasting = [c for c in pod["spec"].get("initContainers") or () if c.get("restartPolicy") == "Always"]
+    return [(p.get("hostIP") or "0.0.0.0", p.get("protocol", "TCP"), p["hostPort"])
+            for c in (*lasting, *pod["spec"]["containers"]) for p in c.get("ports") or () if p.get("hostPort")]
+
+def lacks_ports(pod, node, view):
+    wanted = host_ports(pod)
+    taken = [port for other in pods_on(node, view) for port in host_ports(other)] if wanted else ()
+    return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0])) for a in wanted for b in taken)
+
+def pod_requests(pod):
+    """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
+    spec, sidecars, peak = pod["spec"], Counter(), Counter()
+    amounts = lambda resources: Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
+    asked = lambda container: amounts(dig(container, "resources", "requests"))
+    for container in spec.get("initContainers") or ():
+        peak |= sidecars + asked(container)                 # what is needed while this one starts
+        if container.get("restartPolicy") == "Always":
+            sidecars += asked(container)
+    return (sum(map(asked, spec["containers"]), sidecars) | peak) + amounts(spec.get("overhead"))
+
+def lacks_resources(pod, node, view):
+    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
+    others, wanted, status = [p for p in pods_on(node, view) if not is_foreign(p)], pod_requests(pod), node["status"]
+    wanted["pods"], used = 10 ** 9, sum(map(pod_requests, others), Counter(pods=len(others) * 10 ** 9))
+    has = {name: quantity_nanos(amount) for name, amount in (status.get("allocatable") or {}).items()}
+    names = dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted)))
+    rows = [(name, *(-(-amounts.get(name, 0) // 10 ** (6 if name == "cpu" else 9)) for amounts in (wanted, used, has)))
+            for name in names]
+    return [row for row in rows if 0 < row[1] > row[3] - row[2]]
+
+def is_selected(selector, pod):
+    """Whether a LabelSelector, which selects nothing if it is absent, selects a pod."""
+    return selector is not None and selects(selector_of(selector), labels_of(pod))
+
+def spread_constraints(pod):
+    return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
+
+def is_crowded(pod, node, view):
+    """Whether a pod would make its topology domain of this node larger than the smallest by more than maxSkew."""
+    constraints, namespace = spread_constraints(pod), pod["metadata"]["namespace"]
+    for c in constraints:
+        counts, key, selector = Counter(), c["topologyKey"], c.get("labelSelector")
+        for each in view.nodes.values():
+            if (all(other["topologyKey"] in labels_of(each) for other in constraints) and
+                    (c.get("nodeAffinityPolicy") == "Ignore" or is_wanted(pod, each)) and
+                    (c.get("nodeTaintsPolicy") != "Honor" or not is_repelled(pod, each))):
+                counts[labels_of(each)[key]] += sum(is_selected(selector or None, other) and not is_deleting(other) and
+                                                    key_of(other)[0] == namespace for other in pods_on(each, view))
+        least = 0 if len(counts) < (c.get("minDomains") or 1) else min(counts.values())
+        if counts[labels_of(node)[key]] + is_selected(selector, pod) - least > c["maxSkew"]:
+            return True
+    return False
+
+def means(term, owner, pod, view):
+    """Whether a PodAffinityTerm of the pod owner means another pod."""
+    namespace, names, selector = pod["metadata"]["namespace"], term.get("namespaces"), term.get("namespaceSelector")
+    if not names and selector is None:
+        names = [owner["metadata"]["namespace"]]
+    return is_selected(term.get("labelSelector"), pod) and (namespace in (names or ()) or (
+        selector is not None and selects(selector_of(selector), view.namespaces.get(namespace))))
+
+def is_near(term, pod, node, view):
+    """Whether a bound pod is in the topology domain of a node."""
+    value = labels_of(node).get(term["topologyKey"])
+    return value is not None and labels_of(view.nodes.get(pod["spec"]["nodeName"])).get(term["topologyKey"]) == value
+
+def misses_company(pod, node, view):
+    terms = required_terms(pod, "podAffinity")
+    company = [p for p in view.pods if all(means(term, pod, p, view) for term in terms)] if terms else ()
+    if not company and all(means(term, pod, pod, view) for term in terms):     # the first of some that want each other
+        return any(term["topologyKey"] not in labels_of(node) for term in terms)
+    return not all(any(is_near(term, p, node, view) for p in company) for term in terms)
+
+PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
+                           "node affinity/selector", "node(s) didn't match pod topology spread constraints")
+FILTERS = [  # what a plugin objects to, its words, whether it helps if other pods go
+    (lambda pod, node, view: node["spec"].get("unschedulable") and not tolerance(pod, CORDONED),
+     "node(s) were unschedulable", False),
+    (lambda pod, node, view: is_repelled(pod, node), "node(s) had untolerated taint(s)", False),
+    (lambda pod, node, view: not is_wanted(pod, node), AFFINITY, False),
+    (lacks_ports, PORTS, True),
+    (lacks_resources, "Insufficient ", True),
+    (lambda pod, node, view: any(c["topologyKey"] not in labels_of(node) for c in spread_constraints(pod)),
+     SPREAD + " (missing required label)", False),
+    (is_crowded, SPREAD, True),
+    (misses_company, "node(s) didn't match pod affinity rules", False),
+    (lambda pod, node, view: any(means(term, pod, p, view) and is_near(term, p, node, view) for p in view.pods
+                                 for term in required_terms(pod, "podAntiAffinity")),
+     "node(s) didn't match pod anti-affinity rules", True),
+    (lambda pod, node, view: any(means(term, p, pod, view) and is_near(term, p, node, view) for p in view.pods
+                                 for term in required_terms(p, "podAntiAffinity")),
+     "node(s) didn't satisfy existing pods anti-affinity rules", True),
+]
+
+def misfit(pod, node, view):
+    """(why a pod may not go to a node, as the first plugin says that objects; whether it helps if pods go)."""
+    for test, text, helps in FILTERS:
+        found = test(pod, node, view)
+        if found and test is lacks_resources:
+            return ["Too many pods" if name == "pods" else text + name for name, *_ in found], all(
+                wanted <= has or name == "pods" for name, wanted, _, has in found)
+        if found:
+            return [text], helps
+    return [], False
+
+def count_reasons(reasons):
+    """The reasons of each node, [[text]], as kube-scheduler counts them."""
+    counts = Counter(reason for each in reasons for reason in each)
+    told = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
+    return f"0/{len(reasons)} nodes are available: {told}."
+
+def rejection(pod, node, view):
+    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or None."""
+    for name, wanted, used, has in lacks_resources(pod, node, view):
+        if "/" not in name or name in (node["status"].get("allocatable") or {}):
+            return "OutOf" + name, (f"Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, "
+                                    f"capacity: {has}")
+    faults = [
+        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, node, view), PORTS),
+        ("TaintToleration", is_repelled(pod, node, ["NoExecute"]), "node(s) had taints that the pod didn't tolerate")]
+    return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults if found), None)
+
+def choose_victims(pod, node, view, budgets):
+    """(the less important pods to delete so that a pod fits, why that does not help); budgets are kept if they can."""
+    allowed = {budget["metadata"]["uid"]: dig(budget, "status", "disruptionsAllowed", default=0) for budget in budgets}
+    lower = sorted((p for p in pods_on(node, view) if not is_foreign(p) and priority_of(p) < priority_of(pod)),
+                   key=lambda p: (-priority_of(p), dig(p, "status", "startTime", default="")))
+    rest, victims, guarded = [p for p in view.pods if p not in lower], [], []
+    reasons, _ = misfit(pod, node, view._replace(pods=rest))
+    if reasons or not lower:
+        return [], reasons if lower else ["No preemption victims found for incoming pod"]
+    for p in lower:
+        for budget in budgets:
+            if key_of(budget)[0] == key_of(p)[0] and is_selected(budget["spec"].get("selector") or None, p):
+                allowed[budget["metadata"]["uid"]] -= 1
+                guarded += [p] * (allowed[budget["metadata"]["uid"]] < 0 and p not in guarded)
+    for p in guarded + [p for p in lower if p not in guarded]:      # as many stay as can, the more important first
+        (victims if misfit(pod, node, view._replace(pods=[*rest, p]))[0] else rest).append(p)
+    return victims, []
+
+def set_condition(pod, *words):
+    """Set one condition of a pod, as condition() makes it; the others stay."""
+    old = dig(pod, "status", "conditions", default=[])
+    new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
+    pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
 # == 13b. Usage ==============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.
@@ -4970,10 +5158,10 @@ class Controllers:
                 self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
             self.add("hosts")
+        if kind == "Node" or self.waiting and kind in ("PersistentVolumeClaim", "Namespace"):
+            self.add("schedule")
         if kind in ("Service", "Endpoints"):
             self.add("nat")
-        elif kind == "Node" or self.waiting and kind in ("PersistentVolumeClaim", "PersistentVolume", "Namespace"):
-            self.add("schedule")
         elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.retry(pod["metadata"]["uid"])
@@ -4986,7 +5174,6 @@ class Controllers:
                 if name in claims_of(pod):
                     self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
                     self.k2d.pods.queue.add(key_of(pod))
-                    self.add("Pod", *key_of(pod))
         elif kind in ("PersistentVolume", "StorageClass"):
             self.add_all("PersistentVolumeClaim", None)
             self.add("finalize", kind, *change.key)
@@ -5016,7 +5203,7 @@ class Controllers:
         settled = lambda pod: (dig(pod, "status", "podIP") or is_foreign(pod) or
                                pod["spec"].get("nodeName", ours) != ours)
         view = View(nodes, [pod for pod in pods if pod["spec"].get("nodeName") and settled(pod)],
-                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()}, self.store.get)
+                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
         waiting = [pod for pod in pods if not settled(pod) and not is_deleting(pod) and (
             pod["spec"].get("nodeName") or not pod["spec"].get("schedulingGates") and
             pod["spec"].get("schedulerName", "default-scheduler") == "default-scheduler")]
@@ -5051,12 +5238,14 @@ class Controllers:
     def is_unschedulable(self, pod, node, view):
         """Whether a pod has to wait: then it says why, and less important ones may have to make room."""
         ours, status, useless = self.settings.node, pod["status"], "Preemption is not helpful for scheduling"
-        fault, found = claim_fault(pod, view.get), {name: misfit(pod, each, view) for name, each in view.nodes.items()}
+        get = lambda kind, name: self.store.get(kind, key_of(pod)[0], name)
+        fault, found = claim_trouble(pod, get), {name: misfit(pod, each, view) for name, each in view.nodes.items()}
         reasons, helps = found[ours]
+        nominated = status.pop("nominatedNodeName", None)
         if not fault and not reasons:
             return False
         tell = lambda of, *words: self.k2d.event(of, *words, component="default-scheduler")
-        victims, hopeless, nominated = [], [useless], status.pop("nominatedNodeName", None)
+        victims, hopeless = [], [useless]
         after = "not eligible due to preemptionPolicy=Never." * (pod["spec"].get("preemptionPolicy") == "Never")
         if helps and nominated and any(is_deleting(p) and is_condition(p, "DisruptionTarget") for p in view.pods):
             after = after or "not eligible due to a terminating pod on the nominated node."

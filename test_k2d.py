@@ -2761,7 +2761,7 @@ class Scheduling(Pure):
     def view(self, *pods, node=None, **more):
         nodes = {name: {**each, "metadata": {**each["metadata"], "name": name}}
                  for name, each in {"n": node or self.NODE, **more}.items()}
-        return k2d.View(nodes, list(pods), {"x": {"team": "x"}, "y": {"team": "y"}}, lambda *key: None)
+        return k2d.View(nodes, list(pods), {"x": {"team": "x"}, "y": {"team": "y"}})
 
     def misfit(self, spec, *pods, **node):
         node = {**self.NODE, "spec": node}
@@ -2862,22 +2862,6 @@ class Scheduling(Pure):
                    ("overhead", {"overhead": {"cpu": "1", "x": "1"}, "containers": [cpu("1")]}, {"cpu": 2, "x": 1})],
                   lambda spec: {name: amount // 10 ** 9 for name, amount in k2d.pod_requests(
                       {"spec": {"containers": [], **spec}}).items()})
-
-    def test_claims(self):
-        claim = lambda phase, class_="", **meta: {"metadata": meta, "spec": {"storageClassName": class_},
-                                                  "status": {"phase": phase}}
-        stored = {"bound": claim("Bound"), "pending": claim("Pending"), "later": claim("Pending", "waits"),
-                  "going": claim("Bound", deletionTimestamp="now"),
-                  "waits": {"volumeBindingMode": "WaitForFirstConsumer"}}
-        volume = lambda name: {"name": "v", "persistentVolumeClaim": {"claimName": name}}
-        unbound = "pod has unbound immediate PersistentVolumeClaims"
-        self.each([("none", [{"name": "v", "emptyDir": {}}], ""), ("bound", [volume("bound")], ""),
-                   ("unbound", [volume("pending"), volume("bound")], unbound), ("bound later", [volume("later")], ""),
-                   ("absent", [volume("a")], 'persistentvolumeclaim "a" not found'),
-                   ("on its way out", [volume("going")], 'persistentvolumeclaim "going" is being deleted'),
-                   ("its own", [{"name": "v", "ephemeral": {}}],
-                    'waiting for ephemeral volume controller to create the persistentvolumeclaim "p-v"')],
-                  lambda volumes: k2d.claim_fault(self.pod(volumes=volumes), lambda *key: stored.get(key[2])))
 
     def test_the_kubelet_rejects(self):
         lacks = "Node didn't have enough resource: {}, requested: {}, used: {}, capacity: {}".format
