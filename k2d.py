@@ -286,7 +286,7 @@ def group_version(kind):
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int creationTimestamp:Time
   deletionTimestamp:Time? deletionGracePeriodSeconds:int? labels:{} annotations:{}
-  ownerReferences:[]OwnerReference(*5apiVersion|req *1kind|req *3name|req *uid|req 6controller:bool?
+  ownerReferences:[]OwnerReference(*5apiVersion *1kind *3name *uid 6controller:bool?
   blockOwnerDeletion:bool?)#/uid finalizers:[]/ 17managedFields:[]ManagedFieldsEntry(manager operation apiVersion
   time:Time? 6fieldsType fieldsV1:Raw? subresource);
 LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement;
@@ -694,7 +694,7 @@ def clean(type_, value, findings, path="", owner="", kind=""):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
         return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner)
-                for key, item in value.items() if item is not None or type_ in ZERO}
+                for key, item in sorted(value.items()) if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
     or_schema = not kind and type_.startswith("SchemaOr")
@@ -973,7 +973,8 @@ REFUSALS = ("Required value", "Unsupported value", "Duplicate value", "Forbidden
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
     def add(self, field, what, found=None, why=""):
-        text = what + ("" if found is None else f": {dumps(found).decode()}") + (f": {why}" if why else "")
+        bare = what in ("Required value", "Forbidden", "Too long")
+        text = what + ("" if bare else f": {dumps(found).decode()}") + (f": {why}" if why else "")
         word = what.replace(" value", "").title().replace(" ", "").replace("Unsupported", "NotSupported")
         self.append({"reason": "FieldValue" + word, "message": text, "field": field})
 
@@ -5854,6 +5855,8 @@ class Defaults:
              backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
              podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
         default_pod_spec(spec["template"]["spec"])
+        if not job["metadata"].get("labels") and spec["template"]["metadata"].get("labels"):
+            job["metadata"]["labels"] = spec["template"]["metadata"]["labels"]      # the same: see select_own_pods()
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
         if not spec.get("metrics"):
@@ -5922,7 +5925,7 @@ def validate_fields(type_, value, path, faults):
     def refuse(at, refusal, found):
         what, _, why = refusal.partition(": ")
         what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
-        faults.add(at.lstrip("."), what, None if what in ("Required value", "Forbidden", "Too long") else found, why)
+        faults.add(at.lstrip("."), what, found, why)
     for is_wrong, below, refusal, *found in getattr(Checks, type_, lambda **_: ())(**value):
         if is_wrong:
             refuse(path + below, refusal, found[0] if found else found_at(value, below))
@@ -6004,11 +6007,11 @@ def check_workload(word, kind):
     """The check of a workload's spec; word and kind: what its refusals call it."""
     def check(selector=None, template=None, progressDeadlineSeconds=1 << 31, minReadySeconds=0,
               podManagementPolicy="Parallel", **_):
-        labels, pods = dig(template, "metadata", "labels", default={}), dig(template, "spec", default={})
+        labels, pods = dig(template, "metadata", "labels"), dig(template, "spec", default={})
         yield selector is None and kind != "DaemonSet", ".selector", "Required value"
         yield selector == {}, ".selector", f"empty selector is invalid for {word}"
-        yield (selector is None or selector and not selects(selector_of(selector), labels), ".template.metadata.labels",
-               MISMATCH, labels)
+        yield (selector is None or selector and not selects(selector_of(selector), labels or {}),
+               ".template.metadata.labels", MISMATCH, labels)
         yield pods.get("restartPolicy", "Always") != "Always", ".template.spec.restartPolicy", supported(["Always"])
         yield ("activeDeadlineSeconds" in pods, ".template.spec.activeDeadlineSeconds",
                f"Forbidden: activeDeadlineSeconds in {kind} is not Supported")
@@ -6045,8 +6048,15 @@ def check_operator(op, values, known):
 
 class Checks:
     """A function per message, called like it with its fields, that yields rows as above."""
-    def ObjectMeta(labels=None, annotations=None, **_):
+    def ObjectMeta(labels=None, annotations=None, ownerReferences=(), **_):
         annotations = annotations or {}
+        for owner in ownerReferences or ():
+            for field, word in (("apiVersion", "version "), ("kind", ""), ("name", ""), ("uid", "")):
+                yield not owner[field], ".ownerReferences." + field, word + "must not be empty", ""
+        names = [f"{owner['kind']}/{owner['name']}" for owner in ownerReferences or () if owner.get("controller")]
+        for name in names[1:]:
+            yield (True, ".ownerReferences", 'Only one reference can have Controller set to true. Found "true" in '
+                   f"references for {names[0]} and {name}")
         yield from check_labels(".labels", labels)
         for key, fault in [(key, fault) for key in annotations for fault in label_key_faults(key.lower())]:
             yield True, ".annotations", fault, key
@@ -6212,7 +6222,7 @@ class Checks:
         yield ("local" in more and not dig(nodeAffinity, "required"), ".nodeAffinity",
                "Required value: Local volume requires node affinity")
     def IngressSpec(rules=(), tls=(), defaultBackend=None, **_):
-        yield (not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", [])
+        yield not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", None
         for i, rule in enumerate(rules):
             yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
         for at, host in [(f".tls[{i}].hosts[{j}]", host) for i, each in enumerate(tls)
@@ -6647,15 +6657,14 @@ def containers_of(spec):
 
 def select_own_pods(job):
     """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names remain."""
-    spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
-    if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
+    spec, meta = job["spec"], job["metadata"]
+    if not spec["manualSelector"]:
         own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
-        own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
-        template["labels"] = {**(template.get("labels") or {}), **own}
-        chosen = spec.setdefault("selector", {}).setdefault("matchLabels", {})
-        chosen["batch.kubernetes.io/controller-uid"] = meta["uid"]
-    if template.get("labels") and not meta.get("labels"):
-        meta["labels"] = template["labels"]
+        labels = spec["template"]["metadata"].setdefault("labels", {})
+        fill(labels, **own, **{"batch.kubernetes.io/" + key: value for key, value in own.items()})
+        meta["labels"] = meta.get("labels") or labels
+        fill(spec.setdefault("selector", {}).setdefault("matchLabels", {}),
+             **{"batch.kubernetes.io/controller-uid": meta["uid"]})
 
 def add_tolerations(spec):
     """A pod outlives trouble of its node for five minutes, unless it says something else."""

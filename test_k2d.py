@@ -1390,7 +1390,8 @@ class Requests(Pure):
     NO = "k2d cannot honour this field, and the pod would run wrongly without it"
     IMMUTABLE = "field is immutable when `immutable` is set"
     REFUSED = [  # what, plural, the object, the faults: what follows 'is invalid: '
-        ("a field that would be lost", "pods", x_pod(lifecycle={}), f"spec.containers[0].lifecycle: Forbidden: {NO}"),
+        ("a field that would be lost", "pods", x_pod(volumeDevices=[{}]),
+         f"spec.containers[0].volumeDevices: Forbidden: {NO}"),
         ("two containers", "pods", x(spec={"containers": [SLEEP, {**SLEEP, "name": "d"}]}), "spec.containers: "
          "Forbidden: a pod of several containers is not supported yet; use one a pod"),
         ("huge pages", "pods", x_pod(resources={"requests": {"hugepages-2Mi": "2Mi"}}),
