@@ -279,7 +279,7 @@ def group_version(kind):
 #   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours. Double: a float64.
 #           Schema*: what a JSON schema may hold instead of a schema. ExtraValue: a list of texts
 #   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set; ^ strategic merge only,
-#           _ server-side apply only
+#           _ server-side apply only; /^ of a message: strategic merge replaces it
 #   =       the default where the field is absent
 #   |rules  req must be there; A,B one of these; 1..9 in this range; unique by the key of the list; @rule see NAME_RULES
 # Field numbers and list types are those of k8s.io/api 0.35.
@@ -434,8 +434,8 @@ ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name imagePullSe
 NamespaceSpec: finalizers:[];
 NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
   message)/type;
-NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|@labelvalue
-  *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID;
+NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key value *effect timeAdded:Time?)
+  configSource:Raw 2externalID;
 NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status
   *lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
   daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
@@ -565,7 +565,7 @@ EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints
   targetRef:ObjectReference# deprecatedTopology:{} nodeName:?|@subdomain zone:?
   hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue) forNodes:[]ForNode(*name|@subdomain)))
   *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey);
-PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector# maxUnavailable:IntOrString?
+PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#/^ maxUnavailable:IntOrString?
   unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget;
 PodDisruptionBudgetStatus: observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int
   *desiredHealthy:int *expectedPods:int conditions:[]Condition/type;
@@ -724,7 +724,7 @@ def clean_message(fields, value, findings, path):
             item = clean(field.type, item, findings, where, fields.name, field.kind)
             # Go's omitempty: a zero that is no pointer is not there
             if item or field.always or field.pointer or not field.kind and item != ZERO.get(field.type):
-                out[name] = item
+                out[name] = item if item or not field.kind or not field.always else None
                 if field.flag:
                     (findings.hints if field.flag == "~" else findings.refused).append(where)
     for field in fields.by_name.values():
@@ -1288,9 +1288,13 @@ def strategic_merge(type_, current, patch):
         if key.startswith(DELETES):
             name = key[len(DELETES):]
             if isinstance(value, list) and isinstance(out.get(name), list):
+                if isinstance((out[name] + value or [0])[0], dict):
+                    raise bad_request("cannot merge lists without merge key")
                 out[name] = [item for item in out[name] if item not in value]
         elif value is None or is_directive(value) and not isinstance(old, dict):
             out.pop(key, None)                            # null, or a directive about nothing
+        elif isinstance(value, dict) and isinstance(old, dict) and field and field.merges:
+            out[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
             out[key] = strategic_merge(field.type if known else "", old, value)
@@ -1316,7 +1320,7 @@ def merge_list(field, current, value, order=None):
         if key and key not in check_type(item, (dict,), "map[string]interface {}"):
             raise bad_request(f"map: {dumps(item).decode()} does not contain declared merge key: {key}")
         return dumps(item[key] if key else item)
-    if len({type(item) for item in [*server, *(value or ())]}) > 1 or order and not server and not value:
+    if len({type(item) for item in [*server, *(value or ())]}) > 1 or order is not None and not server and not value:
         raise bad_request("list element types are not identical" if value else "no elements in any of the given slices")
     fresh = [item for item in value or () if not is_directive(item)]
     if order is not None:
@@ -5826,6 +5830,8 @@ class Defaults:
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+    def ServiceAccount(account):
+        account.update(filled(secrets=[pick(secret, ("name",)) for secret in account.get("secrets") or ()]))
     def ReplicationController(obj):
         spec, meta, template = obj["spec"], obj["metadata"], obj["spec"].get("template")
         labels = dig(template, "metadata", "labels")
@@ -5935,7 +5941,8 @@ def validate_fields(type_, value, path, faults):
             if rule == "req" and not found:
                 refuse(at, "Required value", None)
                 break                                           # nothing more is said of what is missing
-            elif found in (None, "", 0) and not (found == 0 and rule[0].isdigit()) or rule == "req":
+            elif rule == "req" or found in (None, "", 0) and not (
+                    found == 0 and rule[0].isdigit() or found == "" and field.always and "," in rule):
                 continue
             elif rule == "unique":
                 names = [item.get(field.keys[0]) for item in found]
@@ -5962,8 +5969,8 @@ def validate_fields(type_, value, path, faults):
 BAD_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 NEGATIVE = "must be greater than or equal to 0"
 MISMATCH = "`selector` does not match template `labels`"
-QUOTA_NAMES = set("cpu memory storage ephemeral-storage pods services replicationcontrollers resourcequotas secrets "
-                  "configmaps persistentvolumeclaims".split())
+COUNTED = "pods services replicationcontrollers resourcequotas secrets configmaps persistentvolumeclaims".split()
+QUOTA_NAMES = [*COUNTED, "cpu", "memory", "storage", "ephemeral-storage"]
 MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
 
 def check_name(at, rule, name):
@@ -5992,6 +5999,12 @@ def is_none(value):
 
 def is_twice(i, items):
     return items[i] in items[:i]
+
+def check_names(at, items):
+    """No two items of a list have the same name."""
+    names = [item.get("name") for item in items or ()]
+    for i, name in enumerate(names):
+        yield name is not None and is_twice(i, names), f"{at}[{i}].name", "Duplicate value"
 
 def items_of(**fields):
     """(field, key, value) of several maps."""
@@ -6063,7 +6076,7 @@ class Checks:
         size = sum(len(key) + len(value) for key, value in annotations.items())
         yield size > 256 << 10, ".annotations", "Too long: may not be more than 262144 bytes"
     def Volume(name="", **sources):
-        yield from check_one("volume", sources)
+        yield from check_one("volume", pick(sources, ("emptyDir", *message("VolumeSource").by_name)))
         yield "configMap" in sources and not sources["configMap"].get("name"), ".configMap.name", "Required value"
     def HostPathVolumeSource(path="", **_):
         yield path and path[0] != "/", ".path", "must be an absolute path"
@@ -6101,7 +6114,7 @@ class Checks:
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
                 at, twice = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
-                yield mounts[j].get("name") and mounts[j]["name"] not in names, at + ".name", "Not found"
+                yield mounts[j]["name"] not in names, at + ".name", "Not found"
                 yield twice or target[0] != "/", at + ".mountPath", (
                     "must be unique" if twice else "must be an absolute path: the engine mounts no other"), target
         yield (dnsPolicy == "None" and not dig(dnsConfig, "nameservers"), ".dnsConfig.nameservers",
@@ -6114,11 +6127,13 @@ class Checks:
         yield not ports and type != "ExternalName" and clusterIP != "None", ".ports", "Required value"
         yield type == "ExternalName" and not host, ".externalName", "Required value"
         yield from check_name(".externalName", "subdomain", host) if type == "ExternalName" and host else ()
-        names, transports = [port.get("name") for port in ports], [pick(port, ("port", "protocol")) for port in ports]
+        names = [port.get("name") for port in ports]
+        transports = [{"Name": "", "Protocol": port.get("protocol"), "AppProtocol": None, "Port": port["port"],
+                       "TargetPort": 0, "NodePort": 0} for port in ports]
+        yield from check_names(".ports", ports)
         for i, port in enumerate(ports):
             at = f".ports[{i}]"
             yield len(ports) > 1 and not names[i], at + ".name", "Required value"
-            yield names[i] and is_twice(i, names), at + ".name", "Duplicate value"
             yield from check_port(at + ".targetPort", port["targetPort"])
             yield is_twice(i, transports), at, "Duplicate value", transports[i]
             yield (port.get("nodePort") and type == "ClusterIP", at + ".nodePort",
@@ -6251,10 +6266,30 @@ class Checks:
     def NetworkPolicySpec(policyTypes=(), **_):
         for i, word in enumerate(policyTypes):
             yield word not in ("Ingress", "Egress"), f".policyTypes[{i}]", supported(["Ingress", "Egress"])
+    def Container(ports=(), livenessProbe=None, startupProbe=None, **_):
+        yield from check_names(".ports", ports)
+        for field, probe in (("livenessProbe", livenessProbe), ("startupProbe", startupProbe)):
+            yield dig(probe, "successThreshold", default=1) != 1, f".{field}.successThreshold", "must be 1"
+    def Node(spec, **_):
+        effects = "NoSchedule", "PreferNoSchedule", "NoExecute"
+        for i, taint in enumerate(spec.get("taints") or ()):
+            at, effect = f"metadata.taints[{i}]", taint["effect"]
+            yield from check_name(at + ".key", "labelkey", taint["key"])
+            yield from check_name(at + ".value", "labelvalue", taint.get("value", ""))
+            yield effect not in effects, at + ".effect", supported(effects) if effect else "Required value", effect
+    def EndpointSubset(addresses=(), notReadyAddresses=(), **_):
+        yield (not addresses and not notReadyAddresses, "",
+               "Required value: must specify `addresses` or `notReadyAddresses`")
+    def NodeSelector(nodeSelectorTerms, **_):
+        yield not nodeSelectorTerms, ".nodeSelectorTerms", "Required value: must have at least one node selector term"
+    def PodAffinityTerm(topologyKey, **_):
+        yield not topologyKey, ".topologyKey", "Required value: can not be empty"
+        yield from check_name(".topologyKey", "labelkey", topologyKey)
+    def TopologySpreadConstraint(topologyKey, maxSkew, **_):
+        yield maxSkew < 1, ".maxSkew", "must be greater than zero"
+        yield not topologyKey, ".topologyKey", "Required value: can not be empty"
     def EndpointSlice(addressType="", endpoints=(), ports=(), **_):
-        names = [port.get("name") for port in ports or ()]
-        for i, name in enumerate(names):
-            yield is_twice(i, names), f"ports[{i}].name", "Duplicate value"
+        yield from check_names("ports", ports)
         for i, endpoint in enumerate(endpoints or ()):
             at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
             yield not addresses, at, "Required value: must contain at least 1 address"
@@ -6312,6 +6347,7 @@ class Checks:
         for name, quantity in hard.items():
             at, odd = f".hard[{name}]", not set("./") & set(name) and name not in QUOTA_NAMES
             yield quantity_nanos(quantity) < 0, at, NEGATIVE, quantity
+            yield name in COUNTED and quantity_nanos(quantity) % 10 ** 9, at, "must be an integer", quantity
             yield odd, at, "must be a standard resource type or fully qualified", name
             yield odd, at, "must be a standard resource for quota", name
     def PriorityClass(metadata, value, **_):
@@ -6377,9 +6413,10 @@ class Checks:
 
 def fixed(pod_spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
-    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds"),
-            "containers": [without(container, "image") for container in pod_spec["containers"]]}
+    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds"), **{
+        field: [without(each, "image") for each in pod_spec.get(field) or ()] for field in CONTAINERS}}
 
+CONTAINERS = ("containers", "initContainers")
 IMMUTABLE = {  # kind -> fields that an update may not change
     "Deployment": "spec.selector", "ReplicaSet": "spec.selector", "DaemonSet": "spec.selector", "Secret": "type",
     "Job": "spec.completionMode spec.selector spec.podFailurePolicy spec.backoffLimitPerIndex spec.managedBy",
@@ -6391,7 +6428,7 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
      "persistentVolumeClaimRetentionPolicy", "updates to statefulset spec for fields other than 'replicas', "
      "'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and "
      "'minReadySeconds' are forbidden"),
-    ("PersistentVolumeClaim", "spec", "- resources volumeName storageClassName volumeAttributesClassName", "spec is "
+    ("PersistentVolumeClaim", "spec", "- volumeName storageClassName", "spec is "
      "immutable after creation except resources.requests and volumeAttributesClassName for bound claims"),
     ("PersistentVolume", "spec.persistentvolumesource", "- capacity accessModes claimRef mountOptions nodeAffinity "
      "persistentVolumeReclaimPolicy storageClassName volumeAttributesClassName volumeMode",
@@ -6423,17 +6460,20 @@ def keep_assigned(kind, obj, old):
         spec.update(pick(before, ("finalizers",)))
     elif kind.id == "Pod" and not is_foreign(obj):
         add_tolerations(spec)
-    elif kind.id == "DaemonSet" and before["template"] != spec["template"]:
-        notes = obj["metadata"].setdefault("annotations", {})
-        notes[TEMPLATE_COUNT] = str(int(dig(old, "metadata", "annotations", TEMPLATE_COUNT, default="1")) + 1)
+    elif kind.id == "DaemonSet":
+        count = int(old["metadata"]["annotations"][TEMPLATE_COUNT]) + (before["template"] != spec["template"])
+        obj["metadata"]["annotations"][TEMPLATE_COUNT] = str(count)
 
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
+    if kind.id == "PersistentVolumeClaim" and dig(old, "status", "phase") == "Bound":
+        old = {**old, "spec": {**before, **pick(after, ("resources", "volumeAttributesClassName"))}}
     for path in IMMUTABLE.get(kind.id, "").split():
-        found = dig(new, *path.split("."))
-        if dig(old, *path.split(".")) != found:
-            faults.add(path, "Invalid value", found, "field is immutable")
+        had, found = (dig(obj, *path.split(".")) for obj in (old, new))
+        if had != found:
+            faults.add(path, "Invalid value", "" if found is None and isinstance(had, str) else found,
+                       "field is immutable")
     for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
         a, b = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
                  if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
@@ -6453,6 +6493,15 @@ def validate_update(kind, old, new, faults):
             "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
         if rest(before["template"]) != rest(after["template"]):
             faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
+    if kind.id == "Pod":
+        for field in CONTAINERS:
+            if len(before.get(field) or ()) != len(after.get(field) or ()):
+                return faults.add(f"spec.{field}", "Forbidden", why="pod updates may not add or remove containers")
+        old_ones, new_ones = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
+                              for spec in (before, after))
+        if any(each not in new_ones for each in old_ones):
+            faults.add("spec.tolerations", "Forbidden",
+                       why="existing toleration can not be modified except its tolerationSeconds")
     if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
@@ -7220,11 +7269,11 @@ class Api:
         """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
         is stored now, or None. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
+        owners = meta.get("ownerReferences") or ()
+        meta.update(filled(ownerReferences=[each for i, each in enumerate(owners) if not is_twice(i, owners)]))
         if kind.crd or not is_foreign(obj):                     # those say what the engine says, and no more
             (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
         obj, home = to_stored(kind, obj), KIND[kind.id]
-        if old:
-            keep_assigned(home, obj, old)
         getattr(Defaults, "" if is_foreign(obj) else home.id, lambda obj: None)(obj)
         if old and status is not None:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
@@ -7236,14 +7285,16 @@ class Api:
             meta.update(filled(managedFields=write_managers(managers)))
         if not old:
             self.admit_new(home, obj)
-        elif home.id == "PersistentVolumeClaim":
-            check_expansion(self.store, old, obj)
+        else:
+            keep_assigned(home, obj, old)
+            if home.id == "PersistentVolumeClaim":
+                check_expansion(self.store, old, obj)
         validate_meta(home, meta, faults)
         if home.crd:
             validate_custom(kind.schema, obj, "", faults)
         elif not is_foreign(obj):
             validate_fields(home.schema, obj, "", faults)
-        if old and not faults:
+        if old:
             validate_update(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
         if home.group == "rbac.authorization.k8s.io" and request:
@@ -7337,7 +7388,7 @@ class Api:
             old = json.loads(self.find(request))
             before, managers = to_scale(kind, old) if is_scale else to_served(kind, old), None
             if is_apply:
-                self.check_identity(request, self.cleaned(request, patch, shape)["metadata"], True)
+                self.cleaned(request, patch, shape)
                 place, has_status = place_of(shape.schema), "status" in kind.subresources
                 nobody = Manager("before-first-apply", "Update", group_version(kind), "")       # was tracked until now
                 times = read_managers(old["metadata"].get("managedFields")) or updated_managers(
@@ -7367,6 +7418,7 @@ class Api:
                     text = f"Invalid value: {found}: {why}"
                     raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
                         {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
+            if is_patch:
                 self.check_identity(request, given["metadata"], True)
             meta, present, faults = given["metadata"], old["metadata"], Faults()
             version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
@@ -7375,7 +7427,8 @@ class Api:
             if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
                 faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
                            "must be specified for an update")
-            elif uid != present["uid"] and is_patch and not is_apply:
+                faults.check(kind if kind.crd else kind._replace(name=kind.plural), request.name)
+            if uid != present["uid"] and is_patch and not is_apply:
                 faults.add("metadata.uid", "Invalid value", uid, "field is immutable")
             faults.check(kind, request.name)
             if uid != present["uid"]:
@@ -8337,7 +8390,7 @@ def openapi_field(field, root, owner):
     if field.kind == "{}":
         atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
         return {"type": "object", "additionalProperties": base, **atomic}
-    strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
+    strategies = ["retainKeys"] * field.retain + ["merge" if field.kind else "replace"] * bool(field.merges)
     out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
         out = {"type": "array", "items": base, "x-kubernetes-list-type":

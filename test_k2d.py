@@ -1435,7 +1435,8 @@ class Requests(Pure):
         ("an unnamed port", "services", x(spec={"ports": [{"port": 1, "name": "a"}, {"port": 2}]}),
          "spec.ports[1].name: Required value"),
         ("a port twice", "services", x(spec={"ports": [{"port": 1, "name": "a"}, {"port": 1, "name": "b"}]}),
-         'spec.ports[1]: Duplicate value: {"port":1,"protocol":"TCP"}'),
+         'spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":1,"TargetPort":0,'
+         '"NodePort":0}'),
         ("a nodePort inside", "services", x(spec={"ports": [{"port": 1, "nodePort": 30000}]}),
          "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"),
         ("a far address", "services", x(spec={"clusterIP": "10.9.0.1", "ports": [{"port": 1}]}), "spec.clusterIPs: "
