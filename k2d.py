@@ -1478,7 +1478,7 @@ def updated_managers(place, before, after, managers, manager, has_status):
     try:
         walks = walk(place, before), walk(place, after)
     except ApiError:                                        # a list item without its key is no reason to refuse
-        return managers
+        return {}
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(*walks))
     out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
     if changed - STRIPPED:
@@ -5932,9 +5932,10 @@ def validate_fields(type_, value, path, faults):
         what, _, why = refusal.partition(": ")
         what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
         faults.add(at.lstrip("."), what, found, why)
-    for is_wrong, below, refusal, *found in getattr(Checks, type_, lambda **_: ())(**value):
-        if is_wrong:
-            refuse(path + below, refusal, found[0] if found else found_at(value, below))
+    rows = [row for row in getattr(Checks, type_, lambda **_: ())(**value) if row[0]]
+    late = [row for row in rows if re.match(r"\.\w+[.[]", row[1]) and row[2] != MISMATCH]     # after those it is about
+    for _, below, refusal, *found in [row for row in rows if row not in late]:
+        refuse(path + below, refusal, found[0] if found else found_at(value, below))
     for field in message(type_).by_name.values():
         found, at = value.get(field.name), f"{path}.{field.name}"
         for rule in field.rules:
@@ -5963,6 +5964,8 @@ def validate_fields(type_, value, path, faults):
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
                 validate_fields(field.type, item, f"{at}[{i}]" if field.kind else at, faults)
+    for _, below, refusal, *found in late:
+        refuse(path + below, refusal, found[0] if found else found_at(value, below))
 
 # What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
 # invalid value where it names no reason) and, where that is not what stands at the path, what was found.
@@ -6108,8 +6111,14 @@ class Checks:
         for name in [name for name in requests if name in limits]:
             yield (quantity_nanos(requests[name]) > quantity_nanos(limits[name]), ".requests",
                    f"must be less than or equal to {name} limit of {limits[name]}", requests[name])
-    def PodSpec(containers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
+    def PodSpec(containers=(), initContainers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
         names = [volume.get("name") for volume in volumes or ()]
+        for i, container in enumerate(initContainers or ()):
+            yield (container["name"] in [each["name"] for each in containers or ()], f".initContainers[{i}].name",
+                   "Duplicate value")
+            for field in pick(container, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
+                yield (container.get("restartPolicy") != "Always", f".initContainers[{i}].{field}", "Forbidden: may not "
+                       "be set for init containers without restartPolicy=Always")
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
@@ -6203,8 +6212,11 @@ class Checks:
             yield not indexed and count is not None, "." + field, "requires indexed completion mode"
         yield (maxFailedIndexes is not None and backoffLimitPerIndex is None, ".backoffLimitPerIndex",
                "Required value: when maxFailedIndexes is specified")
-    def Job(spec, **_):
+    def Job(metadata, spec, **_):
         selector, labels = spec.get("selector"), spec["template"]["metadata"].get("labels") or {}
+        for key, value in own_labels(metadata).items() if selector is not None and not spec["manualSelector"] else ():
+            yield (labels.get(key) != value, f"spec.template.metadata.labels[{key}]", (
+                "" if key in labels else "Required value: ") + f"must be '{value}'", labels)
         mismatch = selector is None or not selects(selector_of(selector), labels)
         yield selector is None, "spec.selector", "Required value"
         yield mismatch, "spec.template.metadata.labels", MISMATCH, labels
@@ -6704,13 +6716,17 @@ def containers_of(spec):
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
             for i, container in enumerate(spec.get(field) or ())]
 
+def own_labels(meta):
+    """What the pods of a Job are labelled with, in both spellings."""
+    return {prefix + key: value for prefix in ("", "batch.kubernetes.io/")
+            for key, value in (("controller-uid", meta["uid"]), ("job-name", meta.get("name", "")))}
+
 def select_own_pods(job):
     """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names remain."""
     spec, meta = job["spec"], job["metadata"]
     if not spec["manualSelector"]:
-        own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
         labels = spec["template"]["metadata"].setdefault("labels", {})
-        fill(labels, **own, **{"batch.kubernetes.io/" + key: value for key, value in own.items()})
+        fill(labels, **own_labels(meta))
         meta["labels"] = meta.get("labels") or labels
         fill(spec.setdefault("selector", {}).setdefault("matchLabels", {}),
              **{"batch.kubernetes.io/controller-uid": meta["uid"]})
@@ -7522,6 +7538,8 @@ class Api:
                 new, faults = new if "status" in given else without(new, "status"), Faults()
                 validate_custom(kind.schema, new, "", faults)
                 faults.check(kind, before["name"])
+            if kind.id == "Node" and dig(new, "status", "capacity"):
+                fill(new["status"], allocatable=new["status"]["capacity"])
             if managers is None:
                 managers = request.managers(kind, old, served, new)
             new["metadata"].update(filled(managedFields=write_managers(managers)))
