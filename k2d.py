@@ -988,8 +988,8 @@ class Faults(list):
         """Raise ApiError 422 if anything was found. kind: a Kind, or for the options of a request their name."""
         if self:
             shown = f"{kind.name}.{kind.group}" if kind.group else kind.name
-            text = ", ".join(f"{fault['field']}: {fault['message']}" for fault in self)
-            text = text if len(self) == 1 else f"[{text}]"
+            texts = list(dict.fromkeys(f"{fault['field']}: {fault['message']}" for fault in self))
+            text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
             raise ApiError(422, "Invalid", f'{shown} "{name}" is invalid: {text}',
                            dict(about(kind, name, "name"), causes=list(self)))
 
@@ -5928,19 +5928,22 @@ def supported(words):
 
 def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
-    def refuse(at, refusal, found):
+    def refuse(below, refusal, *found):
         what, _, why = refusal.partition(": ")
         what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
-        faults.add(at.lstrip("."), what, found, why)
-    rows = [row for row in getattr(Checks, type_, lambda **_: ())(**value) if row[0]]
-    late = [row for row in rows if re.match(r"\.\w+[.[]", row[1]) and row[2] != MISMATCH]     # after those it is about
-    for _, below, refusal, *found in [row for row in rows if row not in late]:
-        refuse(path + below, refusal, found[0] if found else found_at(value, below))
+        faults.add((path + below).lstrip("."), what, found[0] if found else found_at(value, below), why)
+    late = {}                                       # field: what is said of those below it, after what they say
+    for is_wrong, below, *row in getattr(Checks, type_, lambda **_: ())(**value):
+        step = re.match(r"\.(\w+)[.[]", below)
+        if is_wrong and step and row[0] != MISMATCH:
+            late.setdefault(step[1], []).append((below, *row))
+        elif is_wrong:
+            refuse(below, *row)
     for field in message(type_).by_name.values():
-        found, at = value.get(field.name), f"{path}.{field.name}"
+        found, at = value.get(field.name), f".{field.name}"
         for rule in field.rules:
             if rule == "req" and not found:
-                refuse(at, "Required value", None)
+                refuse(at, "Required value")
                 break                                           # nothing more is said of what is missing
             elif rule == "req" or found in (None, "", 0) and not (
                     found == 0 and rule[0].isdigit() or found == "" and field.always and "," in rule):
@@ -5948,24 +5951,24 @@ def validate_fields(type_, value, path, faults):
             elif rule == "unique":
                 names = [item.get(field.keys[0]) for item in found]
                 for i in [i for i in range(len(names)) if is_twice(i, names)]:
-                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value", names[i])
+                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value")
             elif rule == "@ip":
                 if not is_address(found):
-                    refuse(at, BAD_ADDRESS, found)
+                    refuse(at, BAD_ADDRESS)
             elif rule[0] == "@":
-                faults.name(at.lstrip("."), found, rule[1:])
+                faults.name((path + at).lstrip("."), found, rule[1:])
             elif ".." in rule:
                 low, high = rule.split("..")
                 if found < int(low) or high and found > int(high):
                     refuse(at, f"must be between {low} and {high}, inclusive" if high else
-                           f"must be greater than or equal to {low}", found)
+                           f"must be greater than or equal to {low}")
             elif found not in rule.split(","):
-                refuse(at, supported(rule.split(",")), found)
+                refuse(at, supported(rule.split(",")))
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
-                validate_fields(field.type, item, f"{at}[{i}]" if field.kind else at, faults)
-    for _, below, refusal, *found in late:
-        refuse(path + below, refusal, found[0] if found else found_at(value, below))
+                validate_fields(field.type, item, f"{path}{at}[{i}]" if field.kind else path + at, faults)
+        for row in late.get(field.name, ()):
+            refuse(*row)
 
 # What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
 # invalid value where it names no reason) and, where that is not what stands at the path, what was found.
