@@ -280,14 +280,14 @@ def group_version(kind):
 #   Raw     any JSON; so are the insides of what is refused, or of a status that is not ours. Double: a float64.
 #           Schema*: what a JSON schema may hold instead of a schema. ExtraValue: a list of texts
 #   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set; ^ strategic merge only,
-#           _ server-side apply only
+#           _ server-side apply only; /^ of a message: strategic merge replaces it
 #   =       the default where the field is absent
 #   |rules  req must be there; A,B one of these; 1..9 in this range; unique by the key of the list; @rule see NAME_RULES
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int creationTimestamp:Time
   deletionTimestamp:Time? deletionGracePeriodSeconds:int? labels:{} annotations:{}
-  ownerReferences:[]OwnerReference(*5apiVersion|req *1kind|req *3name|req *uid|req 6controller:bool?
+  ownerReferences:[]OwnerReference(*5apiVersion *1kind *3name *uid 6controller:bool?
   blockOwnerDeletion:bool?)#/uid finalizers:[]/ 17managedFields:[]ManagedFieldsEntry(manager operation apiVersion
   time:Time? 6fieldsType fieldsV1:Raw? subresource);
 LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement;
@@ -435,8 +435,8 @@ ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name imagePullSe
 NamespaceSpec: finalizers:[];
 NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
   message)/type;
-NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|@labelvalue
-  *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?) configSource:Raw 2externalID;
+NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key value *effect timeAdded:Time?)
+  configSource:Raw 2externalID;
 NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status
   *lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
   daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
@@ -566,7 +566,7 @@ EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints
   targetRef:ObjectReference# deprecatedTopology:{} nodeName:?|@subdomain zone:?
   hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue) forNodes:[]ForNode(*name|@subdomain)))
   *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey);
-PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector# maxUnavailable:IntOrString?
+PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#/^ maxUnavailable:IntOrString?
   unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget;
 PodDisruptionBudgetStatus: observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int
   *desiredHealthy:int *expectedPods:int conditions:[]Condition/type;
@@ -695,7 +695,7 @@ def clean(type_, value, findings, path="", owner="", kind=""):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
         return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner)
-                for key, item in value.items() if item is not None or type_ in ZERO}
+                for key, item in sorted(value.items()) if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
     or_schema = not kind and type_.startswith("SchemaOr")
@@ -725,7 +725,7 @@ def clean_message(fields, value, findings, path):
             item = clean(field.type, item, findings, where, fields.name, field.kind)
             # Go's omitempty: a zero that is no pointer is not there
             if item or field.always or field.pointer or not field.kind and item != ZERO.get(field.type):
-                out[name] = item
+                out[name] = item if item or not field.kind or not field.always else None
                 if field.flag:
                     (findings.hints if field.flag == "~" else findings.refused).append(where)
     for field in fields.by_name.values():
@@ -976,7 +976,8 @@ REFUSALS = ("Required value", "Unsupported value", "Duplicate value", "Forbidden
 class Faults(list):
     """The causes of a 422, gathered field by field: faults.add(path, "Invalid value", found, why)."""
     def add(self, field, what, found=None, why=""):
-        text = what + ("" if found is None else f": {dumps(found).decode()}") + (f": {why}" if why else "")
+        bare = what in ("Required value", "Forbidden", "Too long")
+        text = what + ("" if bare else f": {dumps(found).decode()}") + (f": {why}" if why else "")
         word = what.replace(" value", "").title().replace(" ", "").replace("Unsupported", "NotSupported")
         self.append({"reason": "FieldValue" + word, "message": text, "field": field})
 
@@ -990,8 +991,8 @@ class Faults(list):
         """Raise ApiError 422 if anything was found. kind: a Kind, or for the options of a request their name."""
         if self:
             shown = f"{kind.name}.{kind.group}" if kind.group else kind.name
-            text = ", ".join(f"{fault['field']}: {fault['message']}" for fault in self)
-            text = text if len(self) == 1 else f"[{text}]"
+            texts = list(dict.fromkeys(f"{fault['field']}: {fault['message']}" for fault in self))
+            text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
             raise ApiError(422, "Invalid", f'{shown} "{name}" is invalid: {text}',
                            dict(about(kind, name, "name"), causes=list(self)))
 
@@ -1290,9 +1291,13 @@ def strategic_merge(type_, current, patch):
         if key.startswith(DELETES):
             name = key[len(DELETES):]
             if isinstance(value, list) and isinstance(out.get(name), list):
+                if isinstance((out[name] + value or [0])[0], dict):
+                    raise bad_request("cannot merge lists without merge key")
                 out[name] = [item for item in out[name] if item not in value]
         elif value is None or is_directive(value) and not isinstance(old, dict):
             out.pop(key, None)                            # null, or a directive about nothing
+        elif isinstance(value, dict) and isinstance(old, dict) and field and field.merges:
+            out[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
             out[key] = strategic_merge(field.type if known else "", old, value)
@@ -1318,7 +1323,7 @@ def merge_list(field, current, value, order=None):
         if key and key not in check_type(item, (dict,), "map[string]interface {}"):
             raise bad_request(f"map: {dumps(item).decode()} does not contain declared merge key: {key}")
         return dumps(item[key] if key else item)
-    if len({type(item) for item in [*server, *(value or ())]}) > 1 or order and not server and not value:
+    if len({type(item) for item in [*server, *(value or ())]}) > 1 or order is not None and not server and not value:
         raise bad_request("list element types are not identical" if value else "no elements in any of the given slices")
     fresh = [item for item in value or () if not is_directive(item)]
     if order is not None:
@@ -1476,7 +1481,7 @@ def updated_managers(place, before, after, managers, manager, has_status):
     try:
         walks = walk(place, before), walk(place, after)
     except ApiError:                                        # a list item without its key is no reason to refuse
-        return managers
+        return {}
     changed, removed = (in_scope(paths, manager, has_status) for paths in differences(*walks))
     out = {each: (paths - changed - removed, time_) for each, (paths, time_) in managers.items()}
     if changed - STRIPPED:
@@ -4815,213 +4820,6 @@ class Usage:
         return [self.metrics(pod, each.values(), containers=[
             {"name": name, "usage": usage_of(*pair)} for name, pair in each.items()]) for pod, each in measured if each]
 
-# == 13a. Scheduler ==========================================================================
-# Pure: whether a pod may go to a node, by kube-scheduler's plugins, in their order and words. The containers of others
-# count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
-View = namedtuple("View", "nodes pods namespaces get")      # {name: Node}, the bound pods that have not ended,
-CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}      # {name: labels}, Store.get
-
-def labels_of(obj):
-    return dig(obj, "metadata", "labels", default={})
-def priority_of(pod):
-    return pod["spec"].get("priority") or 0
-def pods_on(node, view):
-    return [pod for pod in view.pods if pod["spec"]["nodeName"] == node["metadata"]["name"]]
-def required_terms(pod, which):
-    found = dig(pod, "spec", "affinity", which, "requiredDuringSchedulingIgnoredDuringExecution", default=())
-    return dig(found, "nodeSelectorTerms", default=()) if which == "nodeAffinity" else found
-
-def tolerance(pod, taint):
-    """The toleration by which a pod bears a taint, or None."""
-    return next((t for t in pod["spec"].get("tolerations") or () if t.get("effect") in (None, "", taint["effect"]) and
-                 t.get("key") in (None, "", taint["key"]) and
-                 (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))), None)
-
-def is_repelled(pod, node, effects=("NoSchedule", "NoExecute")):
-    return any(t["effect"] in effects and not tolerance(pod, t) for t in node["spec"].get("taints") or ())
-
-def meets(expression, labels):
-    """Whether labels, or fields, meet a NodeSelectorRequirement."""
-    if expression["operator"] not in ("Gt", "Lt"):
-        return selects(selector_of({"matchExpressions": [expression]}), labels)
-    pair = labels.get(expression["key"], ""), *expression["values"][:1]
-    first, second = pair if expression["operator"] == "Gt" else pair[::-1]
-    return all(re.fullmatch(r"-?\d+", each) for each in pair) and int(first) > int(second)
-
-def is_wanted(pod, node):
-    """Whether nodeSelector and one of the required terms mean a node; an empty term means none."""
-    labels, fields = labels_of(node), {"metadata.name": node["metadata"]["name"]}
-    tests = [[(e, labels) for e in term.get("matchExpressions") or ()] +
-             [(e, fields) for e in term.get("matchFields") or ()] for term in required_terms(pod, "nodeAffinity")]
-    return selects(selector_of(pod["spec"].get("nodeSelector")), labels) and (
-        not tests or any(test and all(meets(*each) for each in test) for test in tests))
-
-def host_ports(pod):
-    """[(address, protocol, number)] of the ports that a pod takes of its node."""
-    lasting = [c for c in pod["spec"].get("initContainers") or () if c.get("restartPolicy") == "Always"]
-    return [(p.get("hostIP") or "0.0.0.0", p.get("protocol", "TCP"), p["hostPort"])
-            for c in (*lasting, *pod["spec"]["containers"]) for p in c.get("ports") or () if p.get("hostPort")]
-
-def lacks_ports(pod, node, view):
-    wanted = host_ports(pod)
-    taken = [port for other in pods_on(node, view) for port in host_ports(other)] if wanted else ()
-    return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0])) for a in wanted for b in taken)
-
-def pod_requests(pod):
-    """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
-    spec, sidecars, peak = pod["spec"], Counter(), Counter()
-    amounts = lambda resources: Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
-    asked = lambda container: amounts(dig(container, "resources", "requests"))
-    for container in spec.get("initContainers") or ():
-        peak |= sidecars + asked(container)                 # what is needed while this one starts
-        if container.get("restartPolicy") == "Always":
-            sidecars += asked(container)
-    return (sum(map(asked, spec["containers"]), sidecars) | peak) + amounts(spec.get("overhead"))
-
-def lacks_resources(pod, node, view):
-    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
-    others, wanted, status = [p for p in pods_on(node, view) if not is_foreign(p)], pod_requests(pod), node["status"]
-    wanted["pods"], used = 10 ** 9, sum(map(pod_requests, others), Counter(pods=len(others) * 10 ** 9))
-    has = {name: quantity_nanos(amount) for name, amount in (status.get("allocatable") or {}).items()}
-    names = dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted)))
-    rows = [(name, *(-(-amounts.get(name, 0) // 10 ** (6 if name == "cpu" else 9)) for amounts in (wanted, used, has)))
-            for name in names]
-    return [row for row in rows if 0 < row[1] > row[3] - row[2]]
-
-def claim_fault(pod, get):
-    """What keeps a pod from any node: a claim of it that is not there, or not bound; "" if nothing does."""
-    unbound, meta = False, pod["metadata"]
-    for volume in pod["spec"].get("volumes") or ():
-        own = f"{meta['name']}-{volume['name']}" if "ephemeral" in volume else ""
-        name = own or dig(volume, "persistentVolumeClaim", "claimName")
-        if not name:
-            continue
-        claim = get("PersistentVolumeClaim", meta["namespace"], name)
-        if not claim:
-            return (f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"' if own else
-                    f'persistentvolumeclaim "{name}" not found')
-        if is_deleting(claim):
-            return f'persistentvolumeclaim "{name}" is being deleted'
-        mode = dig(get("StorageClass", "", claim["spec"].get("storageClassName", "")), "volumeBindingMode")
-        unbound |= dig(claim, "status", "phase") != "Bound" and mode != "WaitForFirstConsumer"
-    return "pod has unbound immediate PersistentVolumeClaims" if unbound else ""
-
-def is_selected(selector, pod):
-    """Whether a LabelSelector, which selects nothing if it is absent, selects a pod."""
-    return selector is not None and selects(selector_of(selector), labels_of(pod))
-
-def spread_constraints(pod):
-    return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
-
-def is_crowded(pod, node, view):
-    """Whether a pod would make its topology domain of this node larger than the smallest by more than maxSkew."""
-    constraints, namespace = spread_constraints(pod), pod["metadata"]["namespace"]
-    for c in constraints:
-        counts, key, selector = Counter(), c["topologyKey"], c.get("labelSelector")
-        for each in view.nodes.values():
-            if (all(other["topologyKey"] in labels_of(each) for other in constraints) and
-                    (c.get("nodeAffinityPolicy") == "Ignore" or is_wanted(pod, each)) and
-                    (c.get("nodeTaintsPolicy") != "Honor" or not is_repelled(pod, each))):
-                counts[labels_of(each)[key]] += sum(is_selected(selector or None, other) and not is_deleting(other) and
-                                                    key_of(other)[0] == namespace for other in pods_on(each, view))
-        least = 0 if len(counts) < (c.get("minDomains") or 1) else min(counts.values())
-        if counts[labels_of(node)[key]] + is_selected(selector, pod) - least > c["maxSkew"]:
-            return True
-    return False
-
-def means(term, owner, pod, view):
-    """Whether a PodAffinityTerm of the pod owner means another pod."""
-    namespace, names, selector = pod["metadata"]["namespace"], term.get("namespaces"), term.get("namespaceSelector")
-    if not names and selector is None:
-        names = [owner["metadata"]["namespace"]]
-    return is_selected(term.get("labelSelector"), pod) and (namespace in (names or ()) or (
-        selector is not None and selects(selector_of(selector), view.namespaces.get(namespace))))
-
-def is_near(term, pod, node, view):
-    """Whether a bound pod is in the topology domain of a node."""
-    value = labels_of(node).get(term["topologyKey"])
-    return value is not None and labels_of(view.nodes.get(pod["spec"]["nodeName"])).get(term["topologyKey"]) == value
-
-def misses_company(pod, node, view):
-    terms = required_terms(pod, "podAffinity")
-    company = [p for p in view.pods if all(means(term, pod, p, view) for term in terms)] if terms else ()
-    if not company and all(means(term, pod, pod, view) for term in terms):     # the first of some that want each other
-        return any(term["topologyKey"] not in labels_of(node) for term in terms)
-    return not all(any(is_near(term, p, node, view) for p in company) for term in terms)
-
-PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
-                           "node affinity/selector", "node(s) didn't match pod topology spread constraints")
-FILTERS = [  # what a plugin objects to, its words, whether it helps if other pods go
-    (lambda pod, node, view: node["spec"].get("unschedulable") and not tolerance(pod, CORDONED),
-     "node(s) were unschedulable", False),
-    (lambda pod, node, view: is_repelled(pod, node), "node(s) had untolerated taint(s)", False),
-    (lambda pod, node, view: not is_wanted(pod, node), AFFINITY, False),
-    (lacks_ports, PORTS, True),
-    (lacks_resources, "Insufficient ", True),
-    (lambda pod, node, view: any(c["topologyKey"] not in labels_of(node) for c in spread_constraints(pod)),
-     SPREAD + " (missing required label)", False),
-    (is_crowded, SPREAD, True),
-    (misses_company, "node(s) didn't match pod affinity rules", False),
-    (lambda pod, node, view: any(means(term, pod, p, view) and is_near(term, p, node, view) for p in view.pods
-                                 for term in required_terms(pod, "podAntiAffinity")),
-     "node(s) didn't match pod anti-affinity rules", True),
-    (lambda pod, node, view: any(means(term, p, pod, view) and is_near(term, p, node, view) for p in view.pods
-                                 for term in required_terms(p, "podAntiAffinity")),
-     "node(s) didn't satisfy existing pods anti-affinity rules", True),
-]
-
-def misfit(pod, node, view):
-    """(why a pod may not go to a node, as the first plugin says that objects; whether it helps if pods go)."""
-    for test, text, helps in FILTERS:
-        found = test(pod, node, view)
-        if found and test is lacks_resources:
-            return ["Too many pods" if name == "pods" else text + name for name, *_ in found], all(
-                wanted <= has or name == "pods" for name, wanted, _, has in found)
-        if found:
-            return [text], helps
-    return [], False
-
-def count_reasons(reasons):
-    """The reasons of each node, [[text]], as kube-scheduler counts them."""
-    counts = Counter(reason for each in reasons for reason in each)
-    told = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
-    return f"0/{len(reasons)} nodes are available: {told}."
-
-def rejection(pod, node, view):
-    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or None."""
-    for name, wanted, used, has in lacks_resources(pod, node, view):
-        if "/" not in name or name in (node["status"].get("allocatable") or {}):
-            return "OutOf" + name, (f"Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, "
-                                    f"capacity: {has}")
-    faults = [
-        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, node, view), PORTS),
-        ("TaintToleration", is_repelled(pod, node, ["NoExecute"]), "node(s) had taints that the pod didn't tolerate")]
-    return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults if found), None)
-
-def choose_victims(pod, node, view, budgets):
-    """(the less important pods to delete so that a pod fits, why that does not help); budgets are kept if they can."""
-    allowed = {budget["metadata"]["uid"]: dig(budget, "status", "disruptionsAllowed", default=0) for budget in budgets}
-    lower = sorted((p for p in pods_on(node, view) if not is_foreign(p) and priority_of(p) < priority_of(pod)),
-                   key=lambda p: (-priority_of(p), dig(p, "status", "startTime", default="")))
-    rest, victims, guarded = [p for p in view.pods if p not in lower], [], []
-    reasons, _ = misfit(pod, node, view._replace(pods=rest))
-    if reasons or not lower:
-        return [], reasons if lower else ["No preemption victims found for incoming pod"]
-    for p in lower:
-        for budget in budgets:
-            if key_of(budget)[0] == key_of(p)[0] and is_selected(budget["spec"].get("selector") or None, p):
-                allowed[budget["metadata"]["uid"]] -= 1
-                guarded += [p] * (allowed[budget["metadata"]["uid"]] < 0 and p not in guarded)
-    for p in guarded + [p for p in lower if p not in guarded]:      # as many stay as can, the more important first
-        (victims if misfit(pod, node, view._replace(pods=[*rest, p]))[0] else rest).append(p)
-    return victims, []
-
-def set_condition(pod, *words):
-    """Set one condition of a pod, as condition() makes it; the others stay."""
-    old = dig(pod, "status", "conditions", default=[])
-    new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
-    pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
-
 # == 14. Controllers =========================================================================
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
@@ -6313,6 +6111,8 @@ class Defaults:
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+    def ServiceAccount(account):
+        account.update(filled(secrets=[pick(secret, ("name",)) for secret in account.get("secrets") or ()]))
     def ReplicationController(obj):
         spec, meta, template = obj["spec"], obj["metadata"], obj["spec"].get("template")
         labels = dig(template, "metadata", "labels")
@@ -6342,6 +6142,8 @@ class Defaults:
              backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
              podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
         default_pod_spec(spec["template"]["spec"])
+        if not job["metadata"].get("labels") and spec["template"]["metadata"].get("labels"):
+            job["metadata"]["labels"] = spec["template"]["metadata"]["labels"]      # the same: see select_own_pods()
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
         if not spec.get("metrics"):
@@ -6407,48 +6209,55 @@ def supported(words):
 
 def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
-    def refuse(at, refusal, found):
+    def refuse(below, refusal, *found):
         what, _, why = refusal.partition(": ")
         what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
-        faults.add(at.lstrip("."), what, None if what in ("Required value", "Forbidden", "Too long") else found, why)
-    for is_wrong, below, refusal, *found in getattr(Checks, type_, lambda **_: ())(**value):
-        if is_wrong:
-            refuse(path + below, refusal, found[0] if found else found_at(value, below))
+        faults.add((path + below).lstrip("."), what, found[0] if found else found_at(value, below), why)
+    late = {}                                       # field: what is said of those below it, after what they say
+    for is_wrong, below, *row in getattr(Checks, type_, lambda **_: ())(**value):
+        step = re.match(r"\.(\w+)[.[]", below)
+        if is_wrong and step and row[0] != MISMATCH:
+            late.setdefault(step[1], []).append((below, *row))
+        elif is_wrong:
+            refuse(below, *row)
     for field in message(type_).by_name.values():
-        found, at = value.get(field.name), f"{path}.{field.name}"
+        found, at = value.get(field.name), f".{field.name}"
         for rule in field.rules:
             if rule == "req" and not found:
-                refuse(at, "Required value", None)
+                refuse(at, "Required value")
                 break                                           # nothing more is said of what is missing
-            elif found in (None, "", 0) and not (found == 0 and rule[0].isdigit()) or rule == "req":
+            elif rule == "req" or found in (None, "", 0) and not (
+                    found == 0 and rule[0].isdigit() or found == "" and field.always and "," in rule):
                 continue
             elif rule == "unique":
                 names = [item.get(field.keys[0]) for item in found]
                 for i in [i for i in range(len(names)) if is_twice(i, names)]:
-                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value", names[i])
+                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value")
             elif rule == "@ip":
                 if not is_address(found):
-                    refuse(at, BAD_ADDRESS, found)
+                    refuse(at, BAD_ADDRESS)
             elif rule[0] == "@":
-                faults.name(at.lstrip("."), found, rule[1:])
+                faults.name((path + at).lstrip("."), found, rule[1:])
             elif ".." in rule:
                 low, high = rule.split("..")
                 if found < int(low) or high and found > int(high):
                     refuse(at, f"must be between {low} and {high}, inclusive" if high else
-                           f"must be greater than or equal to {low}", found)
+                           f"must be greater than or equal to {low}")
             elif found not in rule.split(","):
-                refuse(at, supported(rule.split(",")), found)
+                refuse(at, supported(rule.split(",")))
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
-                validate_fields(field.type, item, f"{at}[{i}]" if field.kind else at, faults)
+                validate_fields(field.type, item, f"{path}{at}[{i}]" if field.kind else path + at, faults)
+        for row in late.get(field.name, ()):
+            refuse(*row)
 
 # What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
 # invalid value where it names no reason) and, where that is not what stands at the path, what was found.
 BAD_ADDRESS = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 NEGATIVE = "must be greater than or equal to 0"
 MISMATCH = "`selector` does not match template `labels`"
-QUOTA_NAMES = set("cpu memory storage ephemeral-storage pods services replicationcontrollers resourcequotas secrets "
-                  "configmaps persistentvolumeclaims".split())
+COUNTED = "pods services replicationcontrollers resourcequotas secrets configmaps persistentvolumeclaims".split()
+QUOTA_NAMES = [*COUNTED, "cpu", "memory", "storage", "ephemeral-storage"]
 MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
 
 def check_name(at, rule, name):
@@ -6478,6 +6287,12 @@ def is_none(value):
 def is_twice(i, items):
     return items[i] in items[:i]
 
+def check_names(at, items):
+    """No two items of a list have the same name."""
+    names = [item.get("name") for item in items or ()]
+    for i, name in enumerate(names):
+        yield name is not None and is_twice(i, names), f"{at}[{i}].name", "Duplicate value"
+
 def items_of(**fields):
     """(field, key, value) of several maps."""
     return [(field, *item) for field, value in fields.items() for item in (value or {}).items()]
@@ -6492,11 +6307,11 @@ def check_workload(word, kind):
     """The check of a workload's spec; word and kind: what its refusals call it."""
     def check(selector=None, template=None, progressDeadlineSeconds=1 << 31, minReadySeconds=0,
               podManagementPolicy="Parallel", **_):
-        labels, pods = dig(template, "metadata", "labels", default={}), dig(template, "spec", default={})
+        labels, pods = dig(template, "metadata", "labels"), dig(template, "spec", default={})
         yield selector is None and kind != "DaemonSet", ".selector", "Required value"
         yield selector == {}, ".selector", f"empty selector is invalid for {word}"
-        yield (selector is None or selector and not selects(selector_of(selector), labels), ".template.metadata.labels",
-               MISMATCH, labels)
+        yield (selector is None or selector and not selects(selector_of(selector), labels or {}),
+               ".template.metadata.labels", MISMATCH, labels)
         yield pods.get("restartPolicy", "Always") != "Always", ".template.spec.restartPolicy", supported(["Always"])
         yield ("activeDeadlineSeconds" in pods, ".template.spec.activeDeadlineSeconds",
                f"Forbidden: activeDeadlineSeconds in {kind} is not Supported")
@@ -6533,15 +6348,22 @@ def check_operator(op, values, known):
 
 class Checks:
     """A function per message, called like it with its fields, that yields rows as above."""
-    def ObjectMeta(labels=None, annotations=None, **_):
+    def ObjectMeta(labels=None, annotations=None, ownerReferences=(), **_):
         annotations = annotations or {}
+        for owner in ownerReferences or ():
+            for field, word in (("apiVersion", "version "), ("kind", ""), ("name", ""), ("uid", "")):
+                yield not owner[field], ".ownerReferences." + field, word + "must not be empty", ""
+        names = [f"{owner['kind']}/{owner['name']}" for owner in ownerReferences or () if owner.get("controller")]
+        for name in names[1:]:
+            yield (True, ".ownerReferences", 'Only one reference can have Controller set to true. Found "true" in '
+                   f"references for {names[0]} and {name}")
         yield from check_labels(".labels", labels)
         for key, fault in [(key, fault) for key in annotations for fault in label_key_faults(key.lower())]:
             yield True, ".annotations", fault, key
         size = sum(len(key) + len(value) for key, value in annotations.items())
         yield size > 256 << 10, ".annotations", "Too long: may not be more than 262144 bytes"
     def Volume(name="", **sources):
-        yield from check_one("volume", sources)
+        yield from check_one("volume", pick(sources, ("emptyDir", *message("VolumeSource").by_name)))
         yield "configMap" in sources and not sources["configMap"].get("name"), ".configMap.name", "Required value"
     def HostPathVolumeSource(path="", **_):
         yield path and path[0] != "/", ".path", "must be an absolute path"
@@ -6573,13 +6395,19 @@ class Checks:
         for name in [name for name in requests if name in limits]:
             yield (quantity_nanos(requests[name]) > quantity_nanos(limits[name]), ".requests",
                    f"must be less than or equal to {name} limit of {limits[name]}", requests[name])
-    def PodSpec(containers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
+    def PodSpec(containers=(), initContainers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
         names = [volume.get("name") for volume in volumes or ()]
+        for i, container in enumerate(initContainers or ()):
+            yield (container["name"] in [each["name"] for each in containers or ()], f".initContainers[{i}].name",
+                   "Duplicate value")
+            for field in pick(container, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
+                yield (container.get("restartPolicy") != "Always", f".initContainers[{i}].{field}", "Forbidden: may not "
+                       "be set for init containers without restartPolicy=Always")
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
                 at, twice = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
-                yield mounts[j].get("name") and mounts[j]["name"] not in names, at + ".name", "Not found"
+                yield mounts[j]["name"] not in names, at + ".name", "Not found"
                 yield twice or target[0] != "/", at + ".mountPath", (
                     "must be unique" if twice else "must be an absolute path: the engine mounts no other"), target
         yield (dnsPolicy == "None" and not dig(dnsConfig, "nameservers"), ".dnsConfig.nameservers",
@@ -6592,11 +6420,13 @@ class Checks:
         yield not ports and type != "ExternalName" and clusterIP != "None", ".ports", "Required value"
         yield type == "ExternalName" and not host, ".externalName", "Required value"
         yield from check_name(".externalName", "subdomain", host) if type == "ExternalName" and host else ()
-        names, transports = [port.get("name") for port in ports], [pick(port, ("port", "protocol")) for port in ports]
+        names = [port.get("name") for port in ports]
+        transports = [{"Name": "", "Protocol": port.get("protocol"), "AppProtocol": None, "Port": port["port"],
+                       "TargetPort": 0, "NodePort": 0} for port in ports]
+        yield from check_names(".ports", ports)
         for i, port in enumerate(ports):
             at = f".ports[{i}]"
             yield len(ports) > 1 and not names[i], at + ".name", "Required value"
-            yield names[i] and is_twice(i, names), at + ".name", "Duplicate value"
             yield from check_port(at + ".targetPort", port["targetPort"])
             yield is_twice(i, transports), at, "Duplicate value", transports[i]
             yield (port.get("nodePort") and type == "ClusterIP", at + ".nodePort",
@@ -6666,8 +6496,11 @@ class Checks:
             yield not indexed and count is not None, "." + field, "requires indexed completion mode"
         yield (maxFailedIndexes is not None and backoffLimitPerIndex is None, ".backoffLimitPerIndex",
                "Required value: when maxFailedIndexes is specified")
-    def Job(spec, **_):
+    def Job(metadata, spec, **_):
         selector, labels = spec.get("selector"), spec["template"]["metadata"].get("labels") or {}
+        for key, value in own_labels(metadata).items() if selector is not None and not spec["manualSelector"] else ():
+            yield (labels.get(key) != value, f"spec.template.metadata.labels[{key}]", (
+                "" if key in labels else "Required value: ") + f"must be '{value}'", labels)
         mismatch = selector is None or not selects(selector_of(selector), labels)
         yield selector is None, "spec.selector", "Required value"
         yield mismatch, "spec.template.metadata.labels", MISMATCH, labels
@@ -6700,7 +6533,7 @@ class Checks:
         yield ("local" in more and not dig(nodeAffinity, "required"), ".nodeAffinity",
                "Required value: Local volume requires node affinity")
     def IngressSpec(rules=(), tls=(), defaultBackend=None, **_):
-        yield (not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", [])
+        yield not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", None
         for i, rule in enumerate(rules):
             yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
         for at, host in [(f".tls[{i}].hosts[{j}]", host) for i, each in enumerate(tls)
@@ -6729,10 +6562,30 @@ class Checks:
     def NetworkPolicySpec(policyTypes=(), **_):
         for i, word in enumerate(policyTypes):
             yield word not in ("Ingress", "Egress"), f".policyTypes[{i}]", supported(["Ingress", "Egress"])
+    def Container(ports=(), livenessProbe=None, startupProbe=None, **_):
+        yield from check_names(".ports", ports)
+        for field, probe in (("livenessProbe", livenessProbe), ("startupProbe", startupProbe)):
+            yield dig(probe, "successThreshold", default=1) != 1, f".{field}.successThreshold", "must be 1"
+    def Node(spec, **_):
+        effects = "NoSchedule", "PreferNoSchedule", "NoExecute"
+        for i, taint in enumerate(spec.get("taints") or ()):
+            at, effect = f"metadata.taints[{i}]", taint["effect"]
+            yield from check_name(at + ".key", "labelkey", taint["key"])
+            yield from check_name(at + ".value", "labelvalue", taint.get("value", ""))
+            yield effect not in effects, at + ".effect", supported(effects) if effect else "Required value", effect
+    def EndpointSubset(addresses=(), notReadyAddresses=(), **_):
+        yield (not addresses and not notReadyAddresses, "",
+               "Required value: must specify `addresses` or `notReadyAddresses`")
+    def NodeSelector(nodeSelectorTerms, **_):
+        yield not nodeSelectorTerms, ".nodeSelectorTerms", "Required value: must have at least one node selector term"
+    def PodAffinityTerm(topologyKey, **_):
+        yield not topologyKey, ".topologyKey", "Required value: can not be empty"
+        yield from check_name(".topologyKey", "labelkey", topologyKey)
+    def TopologySpreadConstraint(topologyKey, maxSkew, **_):
+        yield maxSkew < 1, ".maxSkew", "must be greater than zero"
+        yield not topologyKey, ".topologyKey", "Required value: can not be empty"
     def EndpointSlice(addressType="", endpoints=(), ports=(), **_):
-        names = [port.get("name") for port in ports or ()]
-        for i, name in enumerate(names):
-            yield is_twice(i, names), f"ports[{i}].name", "Duplicate value"
+        yield from check_names("ports", ports)
         for i, endpoint in enumerate(endpoints or ()):
             at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
             yield not addresses, at, "Required value: must contain at least 1 address"
@@ -6790,6 +6643,7 @@ class Checks:
         for name, quantity in hard.items():
             at, odd = f".hard[{name}]", not set("./") & set(name) and name not in QUOTA_NAMES
             yield quantity_nanos(quantity) < 0, at, NEGATIVE, quantity
+            yield name in COUNTED and quantity_nanos(quantity) % 10 ** 9, at, "must be an integer", quantity
             yield odd, at, "must be a standard resource type or fully qualified", name
             yield odd, at, "must be a standard resource for quota", name
     def PriorityClass(metadata, value, **_):
@@ -6855,10 +6709,10 @@ class Checks:
 
 def fixed(pod_spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
-    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "terminationGracePeriodSeconds",
-                      "schedulingGates"),
-            "containers": [without(container, "image") for container in pod_spec["containers"]]}
+    return {**without(pod_spec, "tolerations", "activeDeadlineSeconds", "schedulingGates"), **{
+        field: [without(each, "image") for each in pod_spec.get(field) or ()] for field in CONTAINERS}}
 
+CONTAINERS = ("containers", "initContainers")
 IMMUTABLE = {  # kind -> fields that an update may not change
     "Deployment": "spec.selector", "ReplicaSet": "spec.selector", "DaemonSet": "spec.selector", "Secret": "type",
     "Job": "spec.completionMode spec.selector spec.podFailurePolicy spec.backoffLimitPerIndex spec.managedBy",
@@ -6870,7 +6724,7 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
      "persistentVolumeClaimRetentionPolicy", "updates to statefulset spec for fields other than 'replicas', "
      "'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and "
      "'minReadySeconds' are forbidden"),
-    ("PersistentVolumeClaim", "spec", "- resources volumeName storageClassName volumeAttributesClassName", "spec is "
+    ("PersistentVolumeClaim", "spec", "- volumeName storageClassName", "spec is "
      "immutable after creation except resources.requests and volumeAttributesClassName for bound claims"),
     ("PersistentVolume", "spec.persistentvolumesource", "- capacity accessModes claimRef mountOptions nodeAffinity "
      "persistentVolumeReclaimPolicy storageClassName volumeAttributesClassName volumeMode",
@@ -6902,17 +6756,20 @@ def keep_assigned(kind, obj, old):
         spec.update(pick(before, ("finalizers",)))
     elif kind.id == "Pod" and not is_foreign(obj):
         add_tolerations(spec)
-    elif kind.id == "DaemonSet" and before["template"] != spec["template"]:
-        notes = obj["metadata"].setdefault("annotations", {})
-        notes[TEMPLATE_COUNT] = str(int(dig(old, "metadata", "annotations", TEMPLATE_COUNT, default="1")) + 1)
+    elif kind.id == "DaemonSet":
+        count = int(old["metadata"]["annotations"][TEMPLATE_COUNT]) + (before["template"] != spec["template"])
+        obj["metadata"]["annotations"][TEMPLATE_COUNT] = str(count)
 
 def validate_update(kind, old, new, faults):
     """What may not change."""
     before, after = old.get("spec", {}), new.get("spec", {})
+    if kind.id == "PersistentVolumeClaim" and dig(old, "status", "phase") == "Bound":
+        old = {**old, "spec": {**before, **pick(after, ("resources", "volumeAttributesClassName"))}}
     for path in IMMUTABLE.get(kind.id, "").split():
-        found = dig(new, *path.split("."))
-        if dig(old, *path.split(".")) != found:
-            faults.add(path, "Invalid value", found, "field is immutable")
+        had, found = (dig(obj, *path.split(".")) for obj in (old, new))
+        if had != found:
+            faults.add(path, "Invalid value", "" if found is None and isinstance(had, str) else found,
+                       "field is immutable")
     for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
         a, b = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
                  if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
@@ -6936,6 +6793,15 @@ def validate_update(kind, old, new, faults):
         if gate not in (before.get("schedulingGates") or ()):
             faults.add(f"spec.schedulingGates[{i}].name", "Forbidden",
                        why=f"only deletion is allowed, but found new scheduling gate '{gate['name']}'")
+    if kind.id == "Pod":
+        for field in CONTAINERS:
+            if len(before.get(field) or ()) != len(after.get(field) or ()):
+                return faults.add(f"spec.{field}", "Forbidden", why="pod updates may not add or remove containers")
+        old_ones, new_ones = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
+                              for spec in (before, after))
+        if any(each not in new_ones for each in old_ones):
+            faults.add("spec.tolerations", "Forbidden",
+                       why="existing toleration can not be modified except its tolerationSeconds")
     if kind.id == "Pod" and fixed(before) != fixed(after):
         faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
                    "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
@@ -7166,17 +7032,20 @@ def containers_of(spec):
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
             for i, container in enumerate(spec.get(field) or ())]
 
+def own_labels(meta):
+    """What the pods of a Job are labelled with, in both spellings."""
+    return {prefix + key: value for prefix in ("", "batch.kubernetes.io/")
+            for key, value in (("controller-uid", meta["uid"]), ("job-name", meta.get("name", "")))}
+
 def select_own_pods(job):
     """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names remain."""
-    spec, meta, template = job["spec"], job["metadata"], job["spec"]["template"]["metadata"]
-    if not spec["manualSelector"]:                          # pods carry the Job's uid; the two old names remain
-        own = {"controller-uid": meta["uid"], "job-name": meta.get("name", "")}
-        own.update({"batch.kubernetes.io/" + key: value for key, value in own.items()})
-        template["labels"] = {**(template.get("labels") or {}), **own}
-        chosen = spec.setdefault("selector", {}).setdefault("matchLabels", {})
-        chosen["batch.kubernetes.io/controller-uid"] = meta["uid"]
-    if template.get("labels") and not meta.get("labels"):
-        meta["labels"] = template["labels"]
+    spec, meta = job["spec"], job["metadata"]
+    if not spec["manualSelector"]:
+        labels = spec["template"]["metadata"].setdefault("labels", {})
+        fill(labels, **own_labels(meta))
+        meta["labels"] = meta.get("labels") or labels
+        fill(spec.setdefault("selector", {}).setdefault("matchLabels", {}),
+             **{"batch.kubernetes.io/controller-uid": meta["uid"]})
 
 def add_tolerations(spec):
     """A pod outlives trouble of its node for five minutes, unless it says something else."""
@@ -7751,11 +7620,11 @@ class Api:
         """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
         is stored now, or None. Raises ApiError 403, 422."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
+        owners = meta.get("ownerReferences") or ()
+        meta.update(filled(ownerReferences=[each for i, each in enumerate(owners) if not is_twice(i, owners)]))
         if kind.crd or not is_foreign(obj):                     # those say what the engine says, and no more
             (default_custom if kind.crd else fill_defaults)(kind.schema, obj)
         obj, home = to_stored(kind, obj), KIND[kind.id]
-        if old:
-            keep_assigned(home, obj, old)
         getattr(Defaults, "" if is_foreign(obj) else home.id, lambda obj: None)(obj)
         if old and status is not None:
             obj["status"] = to_stored(kind, {**obj, "status": status})["status"]     # defaults are for new objects
@@ -7767,14 +7636,16 @@ class Api:
             meta.update(filled(managedFields=write_managers(managers)))
         if not old:
             self.admit_new(home, obj)
-        elif home.id == "PersistentVolumeClaim":
-            check_expansion(self.store, old, obj)
+        else:
+            keep_assigned(home, obj, old)
+            if home.id == "PersistentVolumeClaim":
+                check_expansion(self.store, old, obj)
         validate_meta(home, meta, faults)
         if home.crd:
             validate_custom(kind.schema, obj, "", faults)
         elif not is_foreign(obj):
             validate_fields(home.schema, obj, "", faults)
-        if old and not faults:
+        if old:
             is_debug = request and request.subresource == "ephemeralcontainers"
             (validate_ephemeral if is_debug else validate_update)(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
@@ -7869,7 +7740,7 @@ class Api:
             old = json.loads(self.find(request))
             before, managers = to_scale(kind, old) if is_scale else to_served(kind, old), None
             if is_apply:
-                self.check_identity(request, self.cleaned(request, patch, shape)["metadata"], True)
+                self.cleaned(request, patch, shape)
                 place, has_status = place_of(shape.schema), "status" in kind.subresources
                 nobody = Manager("before-first-apply", "Update", group_version(kind), "")       # was tracked until now
                 times = read_managers(old["metadata"].get("managedFields")) or updated_managers(
@@ -7899,6 +7770,7 @@ class Api:
                     text = f"Invalid value: {found}: {why}"
                     raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
                         {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
+            if is_patch:
                 self.check_identity(request, given["metadata"], True)
             meta, present, faults = given["metadata"], old["metadata"], Faults()
             version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
@@ -7907,7 +7779,8 @@ class Api:
             if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
                 faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
                            "must be specified for an update")
-            elif uid != present["uid"] and is_patch and not is_apply:
+                faults.check(kind if kind.crd else kind._replace(name=kind.plural), request.name)
+            if uid != present["uid"] and is_patch and not is_apply:
                 faults.add("metadata.uid", "Invalid value", uid, "field is immutable")
             faults.check(kind, request.name)
             if uid != present["uid"]:
@@ -8001,6 +7874,8 @@ class Api:
                 new, faults = new if "status" in given else without(new, "status"), Faults()
                 validate_custom(kind.schema, new, "", faults)
                 faults.check(kind, before["name"])
+            if kind.id == "Node" and dig(new, "status", "capacity"):
+                fill(new["status"], allocatable=new["status"]["capacity"])
             if managers is None:
                 managers = request.managers(kind, old, served, new)
             new["metadata"].update(filled(managedFields=write_managers(managers)))
@@ -8926,7 +8801,7 @@ def openapi_field(field, root, owner):
     if field.kind == "{}":
         atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
         return {"type": "object", "additionalProperties": base, **atomic}
-    strategies = ["retainKeys"] * field.retain + ["merge"] * bool(field.merges)
+    strategies = ["retainKeys"] * field.retain + ["merge" if field.kind else "replace"] * bool(field.merges)
     out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
         out = {"type": "array", "items": base, "x-kubernetes-list-type":

@@ -1395,7 +1395,8 @@ class Requests(Pure):
     NO = "k2d cannot honour this field, and the pod would run wrongly without it"
     IMMUTABLE = "field is immutable when `immutable` is set"
     REFUSED = [  # what, plural, the object, the faults: what follows 'is invalid: '
-        ("a field that would be lost", "pods", x_pod(lifecycle={}), f"spec.containers[0].lifecycle: Forbidden: {NO}"),
+        ("a field that would be lost", "pods", x_pod(volumeDevices=[{}]),
+         f"spec.containers[0].volumeDevices: Forbidden: {NO}"),
         ("two containers", "pods", x(spec={"containers": [SLEEP, {**SLEEP, "name": "d"}]}), "spec.containers: "
          "Forbidden: a pod of several containers is not supported yet; use one a pod"),
         ("huge pages", "pods", x_pod(resources={"requests": {"hugepages-2Mi": "2Mi"}}),
@@ -1439,7 +1440,8 @@ class Requests(Pure):
         ("an unnamed port", "services", x(spec={"ports": [{"port": 1, "name": "a"}, {"port": 2}]}),
          "spec.ports[1].name: Required value"),
         ("a port twice", "services", x(spec={"ports": [{"port": 1, "name": "a"}, {"port": 1, "name": "b"}]}),
-         'spec.ports[1]: Duplicate value: {"port":1,"protocol":"TCP"}'),
+         'spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":1,"TargetPort":0,'
+         '"NodePort":0}'),
         ("a nodePort inside", "services", x(spec={"ports": [{"port": 1, "nodePort": 30000}]}),
          "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"),
         ("a far address", "services", x(spec={"clusterIP": "10.9.0.1", "ports": [{"port": 1}]}), "spec.clusterIPs: "
