@@ -271,7 +271,7 @@ def group_version(kind):
     return f"{kind.group}/{kind.version}" if kind.group else kind.version
 
 # SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
-#   A message that one field alone needs stands behind its name there: TYPE(TOKENS). A kind of the usual form
+#   A message may stand behind its name where a field first needs it: TYPE(TOKENS). A kind of the usual form
 #   (metadata, spec XSpec and, if there is one, status XStatus) is not written down.
 #   flags   * printed even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without it: 422
 #   number  in protobuf, where it is not one more than the last; no name: a struct that Go embeds, its fields stand here
@@ -283,6 +283,7 @@ def group_version(kind):
 #           _ server-side apply only; /^ of a message: strategic merge replaces it
 #   =       the default where the field is absent
 #   |rules  req must be there; A,B one of these; 1..9 in this range; unique by the key of the list; @rule see NAME_RULES
+#           what OpenAPI says beyond that: !A,B is not told, ?A,B only told; need, opt: whether clients must write it
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int creationTimestamp:Time
@@ -292,7 +293,7 @@ ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:
   time:Time? 6fieldsType fieldsV1:Raw? subresource);
 LabelSelector: matchLabels:{} matchExpressions:[]LabelSelectorRequirement;
 LabelSelectorRequirement: *key|req|@labelkey *operator values:[];
-Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message;
+Condition: *type *status observedGeneration:int *lastTransitionTime:Time|need *reason *message;
 PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   *2containers:[]Container/name|req|unique 34ephemeralContainers:[]EphemeralContainer/name|unique
   3restartPolicy=Always|Always,OnFailure,Never terminationGracePeriodSeconds:int?=30|0..
@@ -314,23 +315,40 @@ PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   podGroupReplicaKey);
 Volume: *name|req|@label :VolumeSource;
 VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium ~sizeLimit:Quantity?)
-  !gcePersistentDisk:Raw !awsElasticBlockStore:Raw !gitRepo:Raw secret:SecretVolumeSource(secretName|req
-  items:[]KeyToPath defaultMode:int?=420 optional:bool?) nfs:NFSVolumeSource !iscsi:Raw !glusterfs:Raw
-  persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool) !rbd:Raw !flexVolume:Raw
-  !cinder:Raw !cephfs:Raw !flocker:Raw downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile
-  defaultMode:int?=420) !fc:Raw !azureFile:Raw configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath
-  defaultMode:int?=420 optional:bool?) !vsphereVolume:Raw !quobyte:Raw !azureDisk:Raw !photonPersistentDisk:Raw
+  !gcePersistentDisk:GCEPersistentDiskVolumeSource(*pdName fsType partition:int readOnly:bool)
+  !awsElasticBlockStore:AWSElasticBlockStoreVolumeSource(*volumeID fsType partition:int readOnly:bool)
+  !gitRepo:GitRepoVolumeSource(*repository revision directory) secret:SecretVolumeSource(secretName|req
+  items:[]KeyToPath defaultMode:int?=420 optional:bool?) nfs:NFSVolumeSource !iscsi:ISCSIVolumeSource(*targetPortal *iqn
+  *lun:int iscsiInterface=default fsType readOnly:bool portals:[] chapAuthDiscovery:bool 11chapAuthSession:bool
+  10secretRef:LocalObjectReference# 12initiatorName:?) !glusterfs:GlusterfsVolumeSource(*endpoints *path readOnly:bool)
+  persistentVolumeClaim:PersistentVolumeClaimVolumeSource(*claimName|req readOnly:bool)
+  !rbd:RBDVolumeSource(*monitors:[] *image fsType pool=rbd user=admin keyring=/etc/ceph/keyring
+  secretRef:LocalObjectReference# readOnly:bool) !flexVolume:FlexVolumeSource(*driver fsType
+  secretRef:LocalObjectReference# readOnly:bool options:{}) !cinder:CinderVolumeSource(*volumeID fsType readOnly:bool
+  secretRef:LocalObjectReference#) !cephfs:CephFSVolumeSource(*monitors:[] path user secretFile
+  secretRef:LocalObjectReference# readOnly:bool) !flocker:FlockerVolumeSource(datasetName datasetUUID)
+  downwardAPI:DownwardAPIVolumeSource(items:[]DownwardAPIVolumeFile defaultMode:int?=420)
+  !fc:FCVolumeSource(targetWWNs:[] lun:int? fsType readOnly:bool wwids:[]) !azureFile:AzureFileVolumeSource(*secretName
+  *shareName readOnly:bool) configMap:ConfigMapVolumeSource(:LocalObjectReference items:[]KeyToPath defaultMode:int?=420
+  optional:bool?) !vsphereVolume:VsphereVirtualDiskVolumeSource(*volumePath fsType storagePolicyName storagePolicyID)
+  !quobyte:QuobyteVolumeSource(*registry *volume readOnly:bool user group tenant)
+  !azureDisk:AzureDiskVolumeSource(*diskName *diskURI cachingMode:?=ReadWrite|None,ReadOnly,ReadWrite fsType:?=ext4
+  readOnly:bool?=false kind:?=Shared|Dedicated,Managed,Shared)
+  !photonPersistentDisk:PhotonPersistentDiskVolumeSource(*pdID fsType)
   26projected:ProjectedVolumeSource(*sources:[]VolumeProjection(secret:SecretProjection
   downwardAPI:DownwardAPIProjection(items:[]DownwardAPIVolumeFile) configMap:ConfigMapProjection
   serviceAccountToken:ServiceAccountTokenProjection(audience expirationSeconds:int?=3600 *path|req)
   !clusterTrustBundle:ClusterTrustBundleProjection(name:? signerName:? labelSelector:LabelSelector# 5optional:bool?
-  *4path|req) !podCertificate:PodCertificateProjection(signerName
-  keyType|RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519 maxExpirationSeconds:int? credentialBundlePath keyPath
-  certificateChainPath userAnnotations:{})) defaultMode:int?=420) !24portworxVolume:Raw !scaleIO:Raw !27storageos:Raw
-  !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
+  *4path|req) !podCertificate:PodCertificateProjection(signerName|need
+  keyType|!RSA3072,RSA4096,ECDSAP256,ECDSAP384,ECDSAP521,ED25519|need maxExpirationSeconds:int? credentialBundlePath
+  keyPath certificateChainPath userAnnotations:{}))|opt defaultMode:int?=420)
+  !24portworxVolume:PortworxVolumeSource(*volumeID fsType readOnly:bool) !scaleIO:ScaleIOVolumeSource(*gateway *system
+  *secretRef:LocalObjectReference# sslEnabled:bool protectionDomain storagePool storageMode=ThinProvisioned volumeName
+  fsType=xfs readOnly:bool) !27storageos:StorageOSVolumeSource(volumeName volumeNamespace fsType readOnly:bool
+  secretRef:LocalObjectReference#) !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
   nodePublishSecretRef:LocalObjectReference#)
   ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
-  spec:PersistentVolumeClaimSpec+)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
+  spec:PersistentVolumeClaimSpec+|need)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
 LocalObjectReference: name;
 HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket;
 KeyToPath: *key|req *path|req mode:int?; NFSVolumeSource: *server|req *path|req readOnly:bool;
@@ -350,12 +368,12 @@ Container: *name|req|@label image|req command:[] args:[] workingDir ports:[]Cont
   7env:[]EnvVar(*name|req|@env value valueFrom:EnvVarSource(fieldRef:ObjectFieldSelector#
   resourceFieldRef:ResourceFieldSelector# configMapKeyRef:ConfigMapKeySelector# secretKeyRef:SecretKeySelector#
   !fileKeyRef:FileKeySelector(*volumeName|req *path|req *key|req optional:bool?=false)#))/name
-  resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(*resourceName *restartPolicy)
-  restartPolicy:? !restartPolicyRules:[]ContainerRestartRule(action exitCodes:ContainerRestartRuleOnExitCodes(operator
+  resources:ResourceRequirements+ ~23resizePolicy:[]ContainerResizePolicy(*resourceName *restartPolicy) restartPolicy:?
+  !restartPolicyRules:[]ContainerRestartRule(action|need exitCodes:ContainerRestartRuleOnExitCodes(operator|need
   values:[]int/_)) 9volumeMounts:[]VolumeMount(*name|req readOnly:bool ~7recursiveReadOnly:? *3mountPath|req subPath
-  mountPropagation:?|Bidirectional,HostToContainer,None subPathExpr)/mountPath
-  !21volumeDevices:[]VolumeDevice(*name|req *devicePath|req)/devicePath 10livenessProbe:Probe readinessProbe:Probe
-  22startupProbe:Probe 12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?)
+  mountPropagation:?|Bidirectional,HostToContainer,None subPathExpr)/mountPath !21volumeDevices:[]VolumeDevice(*name|req
+  *devicePath|req)/devicePath 10livenessProbe:Probe readinessProbe:Probe 22startupProbe:Probe
+  12lifecycle:Lifecycle(postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:?)
   terminationMessagePath=/dev/termination-log 20terminationMessagePolicy=File|File,FallbackToLogsOnError
   14imagePullPolicy|Always,IfNotPresent,Never securityContext:SecurityContext stdin:bool stdinOnce:bool tty:bool;
 ConfigMapEnvSource SecretEnvSource: :LocalObjectReference optional:bool?;
@@ -370,34 +388,36 @@ ProbeHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction gr
 HTTPGetAction: path=/ *port:IntOrString host scheme=HTTP|HTTP,HTTPS httpHeaders:[]HTTPHeader;
 LifecycleHandler: exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction sleep:SleepAction(*seconds:int);
 SecurityContext: capabilities:Capabilities(add:[] drop:[]) privileged:bool? seLinuxOptions:SELinuxOptions
-  ~10windowsOptions:Raw 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
+  ~10windowsOptions:WindowsSecurityContextOptions(gmsaCredentialSpecName:? gmsaCredentialSpec:? runAsUserName:?
+  hostProcess:bool?) 4runAsUser:int?|0..2147483647 8runAsGroup:int?|0..2147483647 5runAsNonRoot:bool?
   readOnlyRootFilesystem:bool? allowPrivilegeEscalation:bool? 9procMount:?|Default,Unmasked
   11seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile;
 SELinuxOptions: user role type level; SeccompProfile: *type|Localhost,RuntimeDefault,Unconfined localhostProfile:?;
 AppArmorProfile: *type|Localhost,RuntimeDefault,Unconfined localhostProfile:?;
 EphemeralContainer: :Container targetContainerName; NodeSelector: *nodeSelectorTerms:[]NodeSelectorTerm;
-PodSecurityContext: seLinuxOptions:SELinuxOptions ~8windowsOptions:Raw 2runAsUser:int?|0..2147483647
-  6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
+PodSecurityContext: seLinuxOptions:SELinuxOptions ~8windowsOptions:WindowsSecurityContextOptions
+  2runAsUser:int?|0..2147483647 6runAsGroup:int?|0..2147483647 3runAsNonRoot:bool? supplementalGroups:[]int
   ~12supplementalGroupsPolicy:?|Merge,Strict 5fsGroup:int?|0..2147483647 7sysctls:[]Sysctl
   9fsGroupChangePolicy:?|Always,OnRootMismatch seccompProfile:SeccompProfile appArmorProfile:AppArmorProfile
-  ~13seLinuxChangePolicy:?|Recursive;
-NodeSelectorRequirement: *key|@labelkey *operator values:[];
+  ~13seLinuxChangePolicy:?|!Recursive;
+NodeSelectorRequirement: *key|@labelkey *operator|?DoesNotExist,Exists,Gt,In,Lt,NotIn values:[];
 Affinity: nodeAffinity:NodeAffinity(requiredDuringSchedulingIgnoredDuringExecution:NodeSelector#
-  preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int preference:NodeSelectorTerm+#))
-  podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity;
+  preferredDuringSchedulingIgnoredDuringExecution:[]PreferredSchedulingTerm(*weight:int
+  preference:NodeSelectorTerm+#|need)) podAffinity:PodAffinity podAntiAffinity:PodAntiAffinity;
 NodeSelectorTerm: matchExpressions:[]NodeSelectorRequirement matchFields:[]NodeSelectorRequirement;
 PodAffinity PodAntiAffinity: requiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm
   preferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm(*weight:int
-  podAffinityTerm:PodAffinityTerm+);
+  podAffinityTerm:PodAffinityTerm+|need);
 PodAffinityTerm: labelSelector:LabelSelector# namespaces:[] *topologyKey namespaceSelector:LabelSelector#
   matchLabelKeys:[] mismatchLabelKeys:[];
-Toleration: key|@labelkey operator|Equal,Exists value effect|NoSchedule,PreferNoSchedule,NoExecute
+Toleration: key|@labelkey operator|Equal,Exists|?Equal,Exists,Gt,Lt value effect|NoSchedule,PreferNoSchedule,NoExecute
   tolerationSeconds:int?;
 HostIP PodIP: *ip;
-PodStatus: 17observedGeneration:int 1phase conditions:[]PodCondition(*type 7observedGeneration:int *2status
-  *lastProbeTime:Time *lastTransitionTime:Time reason message)/type message reason 11nominatedNodeName 5hostIP
-  16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time? 10initContainerStatuses:[]ContainerStatus
-  8containerStatuses:[]ContainerStatus qosClass 13ephemeralContainerStatuses:[]ContainerStatus resize
+PodStatus: 17observedGeneration:int 1phase|?Failed,Pending,Running,Succeeded,Unknown conditions:[]PodCondition(*type
+  7observedGeneration:int *2status *lastProbeTime:Time *lastTransitionTime:Time reason message)/type message reason
+  11nominatedNodeName 5hostIP 16hostIPs:[]HostIP/ip^ 6podIP 12podIPs:[]PodIP/ip 7startTime:Time?
+  10initContainerStatuses:[]ContainerStatus 8containerStatuses:[]ContainerStatus
+  qosClass|?BestEffort,Burstable,Guaranteed 13ephemeralContainerStatuses:[]ContainerStatus resize
   resourceClaimStatuses:[]PodResourceClaimStatus(*name resourceClaimName:?)&/name
   18extendedResourceClaimStatus:PodExtendedResourceClaimStatus(*requestMappings:[]ContainerExtendedResourceRequest(
   *containerName *resourceName *requestName) *resourceClaimName) allocatedResources:{}Quantity
@@ -412,17 +432,17 @@ ContainerState: waiting:ContainerStateWaiting(reason message) running:ContainerS
   terminated:ContainerStateTerminated(*exitCode:int signal:int reason message *startedAt:Time *finishedAt:Time
   containerID);
 ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,TCP,UDP 6appProtocol:?|@labelkey *3port:int|1..65535
-  *targetPort:IntOrString nodePort:int)/port,protocol selector:{}# clusterIP 18clusterIPs:[]
+  *targetPort:IntOrString|opt nodePort:int)/port,protocol selector:{}# clusterIP 18clusterIPs:[]
   4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[] 7sessionAffinity=None|ClientIP,None
-  ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|Cluster,Local
-  ~healthCheckNodePort:int publishNotReadyAddresses:bool
+  ~loadBalancerIP !loadBalancerSourceRanges:[] externalName externalTrafficPolicy|Cluster,Local ~healthCheckNodePort:int
+  publishNotReadyAddresses:bool
   sessionAffinityConfig:SessionAffinityConfig(clientIP:ClientIPConfig(timeoutSeconds:int?)) 19ipFamilies:[]
   17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,SingleStack 20allocateLoadBalancerNodePorts:bool?
   ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
-  trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode;
+  trafficDistribution:?|!PreferClose,PreferSameZone,PreferSameNode;
 ServiceStatus: loadBalancer:LoadBalancerStatus(ingress:[]LoadBalancerIngress(ip hostname ipMode:? ports:[]PortStatus))+
   conditions:[]Condition/type;
-PortStatus IngressPortStatus: *port:int *protocol error:?;
+PortStatus IngressPortStatus: *port:int *protocol|?SCTP,TCP,UDP error:?;
 Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(addresses:[]EndpointAddress
   notReadyAddresses:[]EndpointAddress ports:[]EndpointPort(name|@label *port:int|1..65535 protocol=TCP|SCTP,TCP,UDP
   appProtocol:?|@labelkey));
@@ -433,41 +453,53 @@ Secret: metadata:ObjectMeta+ 5immutable:bool? 2data:{}bytes 4stringData:{} 3type
 ServiceAccount: metadata:ObjectMeta+ secrets:[]ObjectReference#/name imagePullSecrets:[]LocalObjectReference
   automountServiceAccountToken:bool?;
 NamespaceSpec: finalizers:[];
-NamespaceStatus: phase=Active conditions:[]NamespaceCondition(*type *status *4lastTransitionTime:Time reason
-  message)/type;
-NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key value *effect timeAdded:Time?)
-  configSource:Raw 2externalID;
-NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase conditions:[]NodeCondition(*type *status
-  *lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type addresses:[]NodeAddress(*type *address)/type
+NamespaceStatus: phase=Active|?Active,Terminating conditions:[]NamespaceCondition(*type *status
+  *4lastTransitionTime:Time reason message)/type;
+NodeSpec: podCIDR 7podCIDRs:[]/ 3providerID unschedulable:bool taints:[]Taint(*key|req|@labelkey value|@labelvalue
+  *effect|req|NoSchedule,PreferNoSchedule,NoExecute timeAdded:Time?)
+  configSource:NodeConfigSource(2configMap:ConfigMapNodeConfigSource(*namespace *name uid resourceVersion
+  *kubeletConfigKey)) 2externalID;
+NodeStatus: capacity:{}Quantity allocatable:{}Quantity phase|?Pending,Running,Terminated
+  conditions:[]NodeCondition(*type *status *lastHeartbeatTime:Time *lastTransitionTime:Time reason message)/type
+  addresses:[]NodeAddress(*type *address)/type
   daemonEndpoints:NodeDaemonEndpoints(kubeletEndpoint:DaemonEndpoint(*Port:int)+)+ nodeInfo:NodeSystemInfo(*machineID
   *systemUUID *bootID *kernelVersion *osImage *containerRuntimeVersion *kubeletVersion *kubeProxyVersion
-  *operatingSystem *architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[] sizeBytes:int)
-  volumesInUse:[] volumesAttached:[]Raw config:Raw runtimeHandlers:[]NodeRuntimeHandler(*name
-  features:NodeRuntimeHandlerFeatures(recursiveReadOnlyMounts:bool? userNamespaces:bool?))
-  features:NodeFeatures(supplementalGroupsPolicy:bool?) declaredFeatures:[];
+  *operatingSystem *architecture swap:NodeSwapStatus(capacity:int?))+ images:[]ContainerImage(*names:[]|opt
+  sizeBytes:int) volumesInUse:[] volumesAttached:[]AttachedVolume(*name *devicePath)
+  config:NodeConfigStatus(assigned:NodeConfigSource active:NodeConfigSource lastKnownGood:NodeConfigSource error)
+  runtimeHandlers:[]NodeRuntimeHandler(*name|opt features:NodeRuntimeHandlerFeatures(recursiveReadOnlyMounts:bool?
+  userNamespaces:bool?)) features:NodeFeatures(supplementalGroupsPolicy:bool?) declaredFeatures:[];
 EventSource: component host;
-Event: metadata:ObjectMeta+ involvedObject:ObjectReference+# reason message source:EventSource+ *firstTimestamp:Time
-  *lastTimestamp:Time count:int type *eventTime:MicroTime series:EventSeries(count:int *lastObservedTime:MicroTime)
-  action related:ObjectReference# *reportingComponent *reportingInstance;
-PersistentVolumeClaimStatus: phase=Pending accessModes:[] capacity:{}Quantity
+Event: metadata:ObjectMeta+|need involvedObject:ObjectReference+#|need reason message source:EventSource+
+  *firstTimestamp:Time *lastTimestamp:Time count:int type *eventTime:MicroTime series:EventSeries(count:int
+  *lastObservedTime:MicroTime) action related:ObjectReference# *reportingComponent|opt *reportingInstance|opt;
+PersistentVolumeClaimStatus: phase=Pending|?Bound,Lost,Pending accessModes:[] capacity:{}Quantity
   conditions:[]PersistentVolumeClaimCondition/type allocatedResources:{}Quantity 7allocatedResourceStatuses:{}
-  currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName *status);
+  currentVolumeAttributesClassName:? modifyVolumeStatus:ModifyVolumeStatus(targetVolumeAttributesClassName
+  *status|?InProgress,Infeasible,Pending);
 PersistentVolumeClaimCondition JobCondition: *type *status *lastProbeTime:Time *lastTransitionTime:Time reason message;
 SecretReference: name|req namespace|req;
 PersistentVolumeSpec: capacity:{}Quantity|req :PersistentVolumeSource accessModes:[]|req claimRef:ObjectReference
   persistentVolumeReclaimPolicy=Retain|Delete,Recycle,Retain storageClassName|@subdomain mountOptions:[]
   volumeMode:?=Filesystem|Block,Filesystem nodeAffinity:VolumeNodeAffinity(required:NodeSelector#)
   volumeAttributesClassName:?|@subdomain;
-PersistentVolumeSource: gcePersistentDisk:Raw awsElasticBlockStore:Raw hostPath:HostPathVolumeSource glusterfs:Raw
-  nfs:NFSVolumeSource rbd:Raw iscsi:Raw cinder:Raw cephfs:Raw fc:Raw flocker:Raw flexVolume:Raw azureFile:Raw
-  vsphereVolume:Raw quobyte:Raw azureDisk:Raw photonPersistentDisk:Raw portworxVolume:Raw scaleIO:Raw
-  local:LocalVolumeSource(*path|req fsType:?) storageos:Raw csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req
-  readOnly:bool fsType volumeAttributes:{} controllerPublishSecretRef:SecretReference#
-  nodeStageSecretRef:SecretReference# nodePublishSecretRef:SecretReference# controllerExpandSecretRef:SecretReference#
-  nodeExpandSecretRef:SecretReference#);
-PersistentVolumeStatus: phase=Pending message reason lastPhaseTransitionTime:Time?;
+PersistentVolumeSource: gcePersistentDisk:GCEPersistentDiskVolumeSource
+  awsElasticBlockStore:AWSElasticBlockStoreVolumeSource hostPath:HostPathVolumeSource
+  glusterfs:GlusterfsPersistentVolumeSource(*endpoints *path readOnly:bool endpointsNamespace:?) nfs:NFSVolumeSource
+  rbd:RBDPersistentVolumeSource iscsi:ISCSIPersistentVolumeSource cinder:CinderPersistentVolumeSource
+  cephfs:CephFSPersistentVolumeSource fc:FCVolumeSource flocker:FlockerVolumeSource
+  flexVolume:FlexPersistentVolumeSource azureFile:AzureFilePersistentVolumeSource(*secretName *shareName readOnly:bool
+  *secretNamespace:?) vsphereVolume:VsphereVirtualDiskVolumeSource quobyte:QuobyteVolumeSource
+  azureDisk:AzureDiskVolumeSource photonPersistentDisk:PhotonPersistentDiskVolumeSource
+  portworxVolume:PortworxVolumeSource scaleIO:ScaleIOPersistentVolumeSource local:LocalVolumeSource(*path|req fsType:?)
+  storageos:StorageOSPersistentVolumeSource(volumeName volumeNamespace fsType readOnly:bool secretRef:ObjectReference#)
+  csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req readOnly:bool fsType volumeAttributes:{}
+  controllerPublishSecretRef:SecretReference# nodeStageSecretRef:SecretReference# nodePublishSecretRef:SecretReference#
+  controllerExpandSecretRef:SecretReference# nodeExpandSecretRef:SecretReference#);
+PersistentVolumeStatus: phase=Pending|?Available,Bound,Failed,Pending,Released message reason
+  lastPhaseTransitionTime:Time?;
 ReplicationControllerSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req template:PodTemplateSpec|req;
-PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+; PodTemplate: metadata:ObjectMeta+ template:PodTemplateSpec+;
+PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+; PodTemplate: metadata:ObjectMeta+ template:PodTemplateSpec+|opt;
 ReplicationControllerStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int
   3observedGeneration:int 6conditions:[]ReplicationControllerCondition/type;
 LimitRangeSpec: *limits:[]LimitRangeItem(*type max:{}Quantity min:{}Quantity default:{}Quantity
@@ -475,87 +507,91 @@ LimitRangeSpec: *limits:[]LimitRangeItem(*type max:{}Quantity min:{}Quantity def
 ReplicationControllerCondition ReplicaSetCondition StatefulSetCondition DaemonSetCondition
   HorizontalPodAutoscalerCondition: *type *status *lastTransitionTime:Time reason message;
 ResourceQuotaSpec: hard:{}Quantity scopes:[]
-  scopeSelector:ScopeSelector(matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName *operator values:[]))#;
-ResourceQuotaStatus: hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#;
-DeploymentSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+
-  strategy:DeploymentStrategy(type=RollingUpdate rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25%
-  maxSurge:IntOrString?=25%))+& minReadySeconds:int|0.. revisionHistoryLimit:int?=10|0.. paused:bool
-  9progressDeadlineSeconds:int?=600|0..;
+  scopeSelector:ScopeSelector(matchExpressions:[]ScopedResourceSelectorRequirement(
+  *scopeName|?BestEffort,CrossNamespacePodAffinity,NotBestEffort,NotTerminating,PriorityClass,Terminating,
+  VolumeAttributesClass *operator|?DoesNotExist,Exists,In,NotIn values:[]))#;
+ResourceQuotaStatus: hard:{}Quantity used:{}Quantity; Binding: metadata:ObjectMeta+ target:ObjectReference+#|need;
+DeploymentSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+|need
+  strategy:DeploymentStrategy(type=RollingUpdate|?Recreate,RollingUpdate
+  rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25% maxSurge:IntOrString?=25%))+&
+  minReadySeconds:int|0.. revisionHistoryLimit:int?=10|0.. paused:bool 9progressDeadlineSeconds:int?=600|0..;
 DeploymentStatus: observedGeneration:int replicas:int updatedReplicas:int 7readyReplicas:int 4availableReplicas:int
   unavailableReplicas:int 9terminatingReplicas:int? 6conditions:[]DeploymentCondition(*type *status
   *6lastUpdateTime:Time *lastTransitionTime:Time 4reason message)/type 8collisionCount:int?;
-ReplicaSetSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+;
+ReplicaSetSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector# template:PodTemplateSpec+|opt;
 ReplicaSetStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int
   7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type;
-StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+
-  volumeClaimTemplates:[]PersistentVolumeClaim *serviceName|@label podManagementPolicy=OrderedReady
-  updateStrategy:StatefulSetUpdateStrategy(type rollingUpdate:RollingUpdateStatefulSetStrategy(partition:int?=0|0..
-  maxUnavailable:IntOrString?))+ revisionHistoryLimit:int?=10 minReadySeconds:int|0..
-  persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(whenDeleted=Retain|Retain,Delete
-  whenScaled=Retain|Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..);
+StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector# template:PodTemplateSpec+|need
+  volumeClaimTemplates:[]PersistentVolumeClaim *serviceName|@label|opt
+  podManagementPolicy=OrderedReady|?OrderedReady,Parallel
+  updateStrategy:StatefulSetUpdateStrategy(type|?OnDelete,RollingUpdate
+  rollingUpdate:RollingUpdateStatefulSetStrategy(partition:int?=0|0.. maxUnavailable:IntOrString?))+
+  revisionHistoryLimit:int?=10 minReadySeconds:int|0..
+  persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(whenDeleted=Retain|!Retain,Delete
+  whenScaled=Retain|!Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..|opt);
 ScaleSpec: replicas:int|0..;
 StatefulSetStatus: observedGeneration:int *replicas:int readyReplicas:int currentReplicas:int updatedReplicas:int
-  currentRevision updateRevision 9collisionCount:int? conditions:[]StatefulSetCondition/type *availableReplicas:int;
-DaemonSetSpec: *selector:LabelSelector# template:PodTemplateSpec+
-  updateStrategy:DaemonSetUpdateStrategy(type=RollingUpdate
+  currentRevision updateRevision 9collisionCount:int? conditions:[]StatefulSetCondition/type *availableReplicas:int|opt;
+DaemonSetSpec: *selector:LabelSelector# template:PodTemplateSpec+|need
+  updateStrategy:DaemonSetUpdateStrategy(type=RollingUpdate|?OnDelete,RollingUpdate
   rollingUpdate:RollingUpdateDaemonSet(maxUnavailable:IntOrString?=1 maxSurge:IntOrString?=0))+ minReadySeconds:int|0..
   6revisionHistoryLimit:int?=10|0..;
 ScaleStatus: *replicas:int selector;
 DaemonSetStatus: *currentNumberScheduled:int *numberMisscheduled:int *desiredNumberScheduled:int *numberReady:int
   observedGeneration:int updatedNumberScheduled:int numberAvailable:int numberUnavailable:int collisionCount:int?
   conditions:[]DaemonSetCondition/type;
-ControllerRevision: metadata:ObjectMeta+ *data:Raw *revision:int|0..;
+ControllerRevision: metadata:ObjectMeta+ *data:Raw# *revision:int|0..;
 JobSpec: parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0..
   11podFailurePolicy:PodFailurePolicy(*rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore
   onExitCodes:PodFailurePolicyOnExitCodesRequirement(containerName:? *operator|In,NotIn *values:[]int/_)
-  onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|@labelkey *status=True|False,True,Unknown)))
+  onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|@labelkey *status=True|!False,True,Unknown)))
   16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:? succeededCount:int?|0..))
   7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0.. maxFailedIndexes:int?|0.. 4selector:LabelSelector#
-  manualSelector:bool? template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0.. completionMode:?|NonIndexed,Indexed
-  suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
+  manualSelector:bool? template:PodTemplateSpec+|need 8ttlSecondsAfterFinished:int?|0..
+  completionMode:?|NonIndexed,Indexed suspend:bool? 14podReplacementPolicy:?|Failed,TerminatingOrFailed managedBy:?;
 JobStatus: conditions:[]JobCondition/type^ startTime:Time? completionTime:Time? active:int succeeded:int failed:int
   11terminating:int? 7completedIndexes 10failedIndexes:?
   8uncountedTerminatedPods:UncountedTerminatedPods(succeeded:[]/_ failed:[]/_) ready:int?;
 JobTemplateSpec: metadata:ObjectMeta+ spec:JobSpec+;
 CronJobSpec: *schedule|req 8timeZone:? 2startingDeadlineSeconds:int?|0.. concurrencyPolicy=Allow|Allow,Forbid,Replace
-  suspend:bool?=false jobTemplate:JobTemplateSpec+ successfulJobsHistoryLimit:int?=3|0..
+  suspend:bool?=false jobTemplate:JobTemplateSpec+|need successfulJobsHistoryLimit:int?=3|0..
   failedJobsHistoryLimit:int?=1|0..;
 CronJobStatus: active:[]ObjectReference 4lastScheduleTime:Time? lastSuccessfulTime:Time?;
-HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+ minReplicas:int?=1|1.. *maxReplicas:int
+HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+|need minReplicas:int?=1|1.. *maxReplicas:int
   metrics:[]MetricSpec behavior:HorizontalPodAutoscalerBehavior;
 MetricIdentifier: *name selector:LabelSelector#; CrossVersionObjectReference: *kind|req *name|req apiVersion;
-MetricSpec: *type|ContainerResource,External,Object,Pods,Resource
-  object:ObjectMetricSource(describedObject:CrossVersionObjectReference+ target:MetricTarget+ metric:MetricIdentifier+)
-  pods:PodsMetricSource resource:ResourceMetricSource(*name target:MetricTarget+)
-  7containerResource:ContainerResourceMetricSource(*name target:MetricTarget+ *container|@label)
+MetricSpec: *type|!ContainerResource,External,Object,Pods,Resource
+  object:ObjectMetricSource(describedObject:CrossVersionObjectReference+|need target:MetricTarget+|need
+  metric:MetricIdentifier+|need) pods:PodsMetricSource resource:ResourceMetricSource(*name target:MetricTarget+|need)
+  7containerResource:ContainerResourceMetricSource(*name target:MetricTarget+|need *container|@label)
   5external:ExternalMetricSource;
 MetricTarget: *type value:Quantity? averageValue:Quantity? averageUtilization:int?;
-PodsMetricSource ExternalMetricSource: metric:MetricIdentifier+ target:MetricTarget+;
+PodsMetricSource ExternalMetricSource: metric:MetricIdentifier+|need target:MetricTarget+|need;
 HorizontalPodAutoscalerBehavior: scaleUp:HPAScalingRules={} scaleDown:HPAScalingRules={};
-HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:?=Max|Disabled,Max,Min
-  policies:[]HPAScalingPolicy(*type|Percent,Pods *value:int *periodSeconds:int) 4tolerance:Quantity?;
+HPAScalingRules: 3stabilizationWindowSeconds:int? 1selectPolicy:?=Max|!Disabled,Max,Min
+  policies:[]HPAScalingPolicy(*type|!Percent,Pods *value:int *periodSeconds:int) 4tolerance:Quantity?;
 HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? currentReplicas:int *desiredReplicas:int
-  *currentMetrics:[]MetricStatus conditions:[]HorizontalPodAutoscalerCondition/type;
-MetricStatus: *type object:ObjectMetricStatus(metric:MetricIdentifier+ current:MetricValueStatus+
-  describedObject:CrossVersionObjectReference+) pods:PodsMetricStatus resource:ResourceMetricStatus(*name
-  current:MetricValueStatus+) 7containerResource:ContainerResourceMetricStatus(*name current:MetricValueStatus+
-  *container) 5external:ExternalMetricStatus;
+  *currentMetrics:[]MetricStatus|opt conditions:[]HorizontalPodAutoscalerCondition/type;
+MetricStatus: *type object:ObjectMetricStatus(metric:MetricIdentifier+|need current:MetricValueStatus+|need
+  describedObject:CrossVersionObjectReference+|need) pods:PodsMetricStatus resource:ResourceMetricStatus(*name
+  current:MetricValueStatus+|need) 7containerResource:ContainerResourceMetricStatus(*name
+  current:MetricValueStatus+|need *container) 5external:ExternalMetricStatus;
 MetricValueStatus: value:Quantity? averageValue:Quantity? averageUtilization:int?;
-PodsMetricStatus ExternalMetricStatus: metric:MetricIdentifier+ current:MetricValueStatus+;
-autoscaling.v1.HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+# minReplicas:int?=1|1..
+PodsMetricStatus ExternalMetricStatus: metric:MetricIdentifier+|need current:MetricValueStatus+|need;
+autoscaling.v1.HorizontalPodAutoscalerSpec: scaleTargetRef:CrossVersionObjectReference+#|need minReplicas:int?=1|1..
   *maxReplicas:int targetCPUUtilizationPercentage:int?;
 autoscaling.v1.HorizontalPodAutoscalerStatus: observedGeneration:int? lastScaleTime:Time? *currentReplicas:int
   *desiredReplicas:int currentCPUUtilizationPercentage:int?;
 IngressSpec: 4ingressClassName:?|@subdomain 1defaultBackend:IngressBackend tls:[]IngressTLS(hosts:[]
   secretName|@subdomain) rules:[]IngressRule(host
   :IngressRuleValue(http:HTTPIngressRuleValue(*paths:[]HTTPIngressPath(path
-  *3pathType:?|Exact,ImplementationSpecific,Prefix 2backend:IngressBackend+)|req)));
+  *3pathType:?|Exact,ImplementationSpecific,Prefix|need 2backend:IngressBackend+|need)|req)));
 IngressBackend: 4service:IngressServiceBackend(*name|req|@rfc1035 port:ServiceBackendPort(name|@port
   number:int|1..65535)+#) 3resource:TypedLocalObjectReference#;
 IngressStatus: loadBalancer:IngressLoadBalancerStatus(ingress:[]IngressLoadBalancerIngress(ip|@ip hostname|@subdomain
   4ports:[]IngressPortStatus))+;
 IngressClassSpec: controller|req parameters:IngressClassParametersReference(apiGroup:?|@subdomain *kind|req *name|req
-  *scope:?=Cluster|Cluster,Namespace namespace:?);
+  *scope:?=Cluster|!Cluster,Namespace namespace:?);
 NetworkPolicySpec: podSelector:LabelSelector+# ingress:[]NetworkPolicyIngressRule(ports:[]NetworkPolicyPort
   from:[]NetworkPolicyPeer) egress:[]NetworkPolicyEgressRule(ports:[]NetworkPolicyPort to:[]NetworkPolicyPeer)
   policyTypes:[];
@@ -565,7 +601,7 @@ EndpointSlice: metadata:ObjectMeta+ *4addressType|req|FQDN,IPv4,IPv6 *2endpoints
   conditions:EndpointConditions(ready:bool? serving:bool? terminating:bool?)+ hostname:?|@label
   targetRef:ObjectReference# deprecatedTopology:{} nodeName:?|@subdomain zone:?
   hints:EndpointHints(forZones:[]ForZone(*name|@labelvalue) forNodes:[]ForNode(*name|@subdomain)))
-  *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey);
+  *ports:[]discovery.EndpointPort(name:?=|@label protocol:?=TCP|SCTP,TCP,UDP port:int? appProtocol:?|@labelkey)|opt;
 PodDisruptionBudgetSpec: minAvailable:IntOrString? selector:LabelSelector#/^ maxUnavailable:IntOrString?
   unhealthyPodEvictionPolicy:?|AlwaysAllow,IfHealthyBudget;
 PodDisruptionBudgetStatus: observedGeneration:int disruptedPods:{}Time *disruptionsAllowed:int *currentHealthy:int
@@ -573,15 +609,16 @@ PodDisruptionBudgetStatus: observedGeneration:int disruptedPods:{}Time *disrupti
 Eviction: metadata:ObjectMeta+ deleteOptions:DeleteOptions(gracePeriodSeconds:int? preconditions:Preconditions(uid:?
   resourceVersion:?) orphanDependents:bool? propagationPolicy:? dryRun:[]
   ignoreStoreReadErrorWithClusterBreakingPotential:bool?);
-Role: metadata:ObjectMeta+ *rules:[]PolicyRule;
+Role: metadata:ObjectMeta+ *rules:[]PolicyRule|opt;
 PolicyRule: *verbs:[] apiGroups:[] resources:[] resourceNames:[] nonResourceURLs:[];
-ClusterRole: metadata:ObjectMeta+ *rules:[]PolicyRule
+ClusterRole: metadata:ObjectMeta+ *rules:[]PolicyRule|opt
   aggregationRule:AggregationRule(clusterRoleSelectors:[]LabelSelector);
-RoleBinding ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|ServiceAccount,User,Group apiGroup
-  *name|req namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io *kind
-  *name|req)+#;
-StorageClass: metadata:ObjectMeta+ *provisioner|req parameters:{} reclaimPolicy:?=Delete|Delete,Retain mountOptions:[]
-  allowVolumeExpansion:bool? volumeBindingMode:?=Immediate|Immediate,WaitForFirstConsumer
+RoleBinding ClusterRoleBinding: metadata:ObjectMeta+ subjects:[]Subject(*kind|!ServiceAccount,User,Group apiGroup
+  *name|req namespace) roleRef:RoleRef(*apiGroup=rbac.authorization.k8s.io|rbac.authorization.k8s.io|need *kind
+  *name|req)+#|need;
+StorageClass: metadata:ObjectMeta+ *provisioner|req parameters:{}
+  reclaimPolicy:?=Delete|Delete,Retain|?Delete,Recycle,Retain mountOptions:[] allowVolumeExpansion:bool?
+  volumeBindingMode:?=Immediate|Immediate,WaitForFirstConsumer
   allowedTopologies:[]TopologySelectorTerm(matchLabelExpressions:[]TopologySelectorLabelRequirement(*key|@labelkey
   *values:[]|req));
 PriorityClass: metadata:ObjectMeta+ *value:int globalDefault:bool description
@@ -592,12 +629,13 @@ NodeMetrics: metadata:ObjectMeta+ *timestamp:Time *window *usage:{}Quantity;
 PodMetrics: metadata:ObjectMeta+ *timestamp:Time *window *containers:[]ContainerMetrics(*name *usage:{}Quantity);
 LeaseSpec: holderIdentity:? leaseDurationSeconds:int? acquireTime:MicroTime? renewTime:MicroTime?
   leaseTransitions:int?|0.. strategy:? preferredHolder:?;
-events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req series:events.EventSeries(*count:int
-  *lastObservedTime:MicroTime) reportingController reportingInstance action reason regarding:ObjectReference+#
+events.Event: metadata:ObjectMeta+ *eventTime:MicroTime|req|need series:events.EventSeries(*count:int
+  *lastObservedTime:MicroTime|need) reportingController reportingInstance action reason regarding:ObjectReference+#|opt
   related:ObjectReference# note type deprecatedSource:EventSource+ *deprecatedFirstTimestamp:Time
   *deprecatedLastTimestamp:Time deprecatedCount:int;
-CustomResourceDefinitionSpec: *group|req|@subdomain 3names:CustomResourceDefinitionNames+ *scope|req|Cluster,Namespaced
-  *7versions:[]CustomResourceDefinitionVersion 9conversion:CustomResourceConversion(*strategy|None,Webhook
+CustomResourceDefinitionSpec: *group|req|@subdomain 3names:CustomResourceDefinitionNames+|need
+  *scope|req|!Cluster,Namespaced *7versions:[]CustomResourceDefinitionVersion
+  9conversion:CustomResourceConversion(*strategy|!None,Webhook
   ~webhook:WebhookConversion(2clientConfig:WebhookClientConfig(3url:? 1service:ServiceReference(*namespace *name path:?
   port:int?=443) caBundle:bytes) *conversionReviewVersions:[])) preserveUnknownFields:bool;
 CustomResourceDefinitionNames: *plural|@rfc1035 singular|@rfc1035 shortNames:[] *kind listKind categories:[];
@@ -616,11 +654,12 @@ JSONSchemaProps: id $schema $ref:? description type format title default:Raw? ma
   externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
   x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool x-kubernetes-int-or-string:bool
   x-kubernetes-list-map-keys:[] x-kubernetes-list-type:? x-kubernetes-map-type:?
-  ~x-kubernetes-validations:[]ValidationRule(*rule message messageExpression reason:? fieldPath
+  ~x-kubernetes-validations:[]ValidationRule(*rule message messageExpression
+  reason:?|?FieldValueDuplicate,FieldValueForbidden,FieldValueInvalid,FieldValueRequired fieldPath
   optionalOldSelf:bool?)/rule;
 CustomResourceDefinitionStatus: *conditions:[]CustomResourceDefinitionCondition(*type *status *lastTransitionTime:Time
-  reason message observedGeneration:int)/type_ acceptedNames:CustomResourceDefinitionNames+ *storedVersions:[]
-  observedGeneration:int;
+  reason message observedGeneration:int)/type_|opt acceptedNames:CustomResourceDefinitionNames+|opt
+  *storedVersions:[]|opt observedGeneration:int;
 TokenReviewSpec: token audiences:[]; TokenReviewStatus: authenticated:bool user:UserInfo+ 4audiences:[] 3error;
 UserInfo: username uid groups:[] extra:{}ExtraValue;
 TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600 *3boundObjectRef:BoundObjectReference(kind apiVersion
@@ -634,10 +673,10 @@ ResourceAttributes: namespace verb group version resource subresource name
   fieldSelector:FieldSelectorAttributes(rawSelector requirements:[]FieldSelectorRequirement(*key *operator values:[]))
   labelSelector:LabelSelectorAttributes(rawSelector requirements:[]LabelSelectorRequirement);
 SubjectAccessReviewStatus: *allowed:bool 4denied:bool 2reason evaluationError;
-LocalSubjectAccessReview: metadata:ObjectMeta+ spec:SubjectAccessReviewSpec+ status:SubjectAccessReviewStatus+;
+LocalSubjectAccessReview: metadata:ObjectMeta+ spec:SubjectAccessReviewSpec+|need status:SubjectAccessReviewStatus+;
 SelfSubjectAccessReview: metadata:ObjectMeta+ spec:SelfSubjectAccessReviewSpec(resourceAttributes:ResourceAttributes
-  nonResourceAttributes:NonResourceAttributes)+ status:SubjectAccessReviewStatus+;
-SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(namespace)+
+  nonResourceAttributes:NonResourceAttributes)+|need status:SubjectAccessReviewStatus+;
+SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(namespace)+|need
   status:SubjectRulesReviewStatus(*resourceRules:[]ResourceRule(*verbs:[] apiGroups:[] resources:[] resourceNames:[])
   *nonResourceRules:[]NonResourceRule(*verbs:[] nonResourceURLs:[]) *incomplete:bool evaluationError)+;
 APIService CSINode CertificateSigningRequest ValidatingWebhookConfiguration: metadata:ObjectMeta+
@@ -659,7 +698,11 @@ for part in rest.split(";"):
     MESSAGES.update(dict.fromkeys(names.split(), tokens))
 for name in [name[:-4] for name in MESSAGES if name.endswith("Spec")]:
     status = f" 3status:{name}Status+" if name + "Status" in MESSAGES else ""
-    MESSAGES.setdefault(name, f"1metadata:ObjectMeta+ 2spec:{name}Spec+{status}")
+    need = "|need" * (name in ("CustomResourceDefinition", "SubjectAccessReview", "TokenReview"))
+    MESSAGES.setdefault(name, f"1metadata:ObjectMeta+ 2spec:{name}Spec+{need}{status}")
+for name in ("ISCSI", "RBD", "Flex", "Cinder", "CephFS", "ScaleIO"):    # their secret may be in any namespace
+    source = MESSAGES[name + "VolumeSource"]
+    MESSAGES[name + "PersistentVolumeSource"] = source.replace("LocalObjectReference", "SecretReference")
 
 class Message:
     """The fields of one message: by_name (embedded structs resolved), by_number (as on the protobuf wire)."""
@@ -680,21 +723,22 @@ message = lru_cache(maxsize=None)(Message)      # by name; parsed at its first u
 Findings = namedtuple("Findings", "unknown hints refused")      # what reading an object brought to light, as paths
 
 class Mismatch(ValueError):
-    """A value of the wrong type, worded as by Go's decoder."""
+    """A value of the wrong type, worded as by Go's decoder and, where they differ, its converter and apply."""
 
 JSON_TYPE = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 PYTHON_TYPE = {"string": str, "int": int, "bool": bool}
+GO_KIND = {str: "string", bool: "bool", int: "int64", float: "float64", list: "slice", dict: "map"}
 GO_TYPE = {"int": "int32", "bytes": "[]uint8", "IntOrString": "intstr.IntOrString"}
 ZERO = {"string": "", "int": 0, "bool": False, "bytes": "", "IntOrString": 0, "Quantity": "0"}
 
-def clean(type_, value, findings, path="", owner="", kind=""):
+def clean(type_, value, findings, path="", owner="", kind="", key=""):
     """The value as the API server would hold it: fields checked against SCHEMA, unknown ones and nulls dropped,
     quantities in canonical form. What was dropped or cannot be honoured goes to findings.
     path: where it stands, such as "spec.containers[0].name"; owner: the message it stands in. Raises Mismatch."""
     if kind == "[]" and isinstance(value, list):
         return [clean(type_, item, findings, f"{path}[{i}]", owner) for i, item in enumerate(value)]
     if kind == "{}" and isinstance(value, dict):
-        return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner)
+        return {key: ZERO[type_] if item is None else clean(type_, item, findings, path, owner, key="." + key)
                 for key, item in sorted(value.items()) if item is not None or type_ in ZERO}
     if not kind and type_ in CHECKS:
         return CHECKS[type_](value)
@@ -709,8 +753,26 @@ def clean(type_, value, findings, path="", owner="", kind=""):
         return value
     bare = re.sub(r"\[\d+\]", "", path)
     go = kind.replace("{}", "map[string]") + (GO_TYPE.get(type_, type_) if type_ in SCALARS else "v1." + type_)
-    found = JSON_TYPE.get(type(value), "null")
-    raise Mismatch(f"json: cannot unmarshal {found} into Go struct field {owner}.{bare} of type {go}")
+    found, source = JSON_TYPE.get(type(value), "null"), GO_KIND.get(type(value), "invalid")
+    whole = {"[]": ("slice", "list"), "{}": ("map", "map")}.get(kind, type_ not in SCALARS and ("struct", "map"))
+    if whole:
+        restored = f"cannot restore {whole[0]} from{':' * (whole[0] == 'struct')} {source}"
+        typed = f"{whole[1]}, got &{{{go_text(value)}}}"
+    else:
+        is_near = found == "number" and go in ("int32", "string") and (source, go) != ("float64", "string")
+        restored = f"cannot convert {source} to {go}" if is_near else f"unrecognized type: {go}"
+        typed = {"bool": f"boolean, got &{{{go_text(value)}}}", "int": f"numeric (int or float), got {source}"}.get(
+            type_, f"string, got &value.valueUnstructured{{Value:{dumps(value).decode()}}}")
+    raise Mismatch(f"json: cannot unmarshal {found} into Go struct field {owner}.{bare} of type {go}", restored,
+                   f".{path}{key}: expected {typed}")
+
+def go_text(value):
+    """A value as Go's %v prints it."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{key}:{go_text(item)}" for key, item in sorted(value.items())) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(go_text, value)) + "]"
+    return value if isinstance(value, str) else "<nil>" if value is None else dumps(value).decode()
 
 def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that Go always prints are added."""
@@ -864,8 +926,10 @@ def parse_selector(text):
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
         if not found:
-            odd = re.search(r"[!=,()](?![!=,()])", text[at:]) or [text[at:].strip()]
-            raise bad_request(f"unable to parse requirement: found '{odd[0]}', expected: identifier")
+            words = re.match(r"\s*[^\s!=,()]+ ([^\s!=,()]+)", text[at:])
+            odd = words and [words[1]] or re.search(r"[!=,()](?![!=,()])", text[at:]) or [text[at:].strip()]
+            raise bad_request(f"unable to parse requirement: found '{odd[0]}', expected: " + (
+                "in, notin, =, ==, !=, gt, lt" if words else "identifier"))
         key = found["absent"] or found["key"]
         values = {v.strip() for v in found["values"].split(",")} if found["set"] else {found["value"]}
         op = "absent" if found["absent"] else found["set"] or {"!=": "notin", None: "exists"}.get(found["op"], "in")
@@ -5788,12 +5852,15 @@ ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "edit": EDIT, "view": VIEW,
     "system:discovery": [{"verbs": ["get"], "nonResourceURLs": DISCOVERY}],
     "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
+    "system:service-account-issuer-discovery": [{"verbs": ["get"], "nonResourceURLs": [
+        path + end for path in ("/.well-known/openid-configuration", "/openid/v1/jwks") for end in ("/", "")]}],
     "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", verbs="create") +
                          resource_rules("selfsubjectreviews", verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
            "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
+           "system:service-account-issuer-discovery": ("system:serviceaccounts",),
            "system:basic-user": ("system:authenticated",)}      # ClusterRole -> the groups that have it
 
 class Access:
@@ -6223,7 +6290,9 @@ def validate_fields(type_, value, path, faults):
     for field in message(type_).by_name.values():
         found, at = value.get(field.name), f".{field.name}"
         for rule in field.rules:
-            if rule == "req" and not found:
+            if rule in ("need", "opt") or rule[0] == "?":
+                continue
+            elif rule == "req" and not found:
                 refuse(at, "Required value")
                 break                                           # nothing more is said of what is missing
             elif rule == "req" or found in (None, "", 0) and not (
@@ -6243,8 +6312,8 @@ def validate_fields(type_, value, path, faults):
                 if found < int(low) or high and found > int(high):
                     refuse(at, f"must be between {low} and {high}, inclusive" if high else
                            f"must be greater than or equal to {low}")
-            elif found not in rule.split(","):
-                refuse(at, supported(rule.split(",")))
+            elif found not in rule.lstrip("!").split(","):
+                refuse(at, supported(rule.lstrip("!").split(",")))
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
                 validate_fields(field.type, item, f"{path}{at}[{i}]" if field.kind else path + at, faults)
@@ -6503,7 +6572,8 @@ class Checks:
                 "" if key in labels else "Required value: ") + f"must be '{value}'", labels)
         mismatch = selector is None or not selects(selector_of(selector), labels)
         yield selector is None, "spec.selector", "Required value"
-        yield mismatch, "spec.template.metadata.labels", MISMATCH, labels
+        yield (mismatch, "spec.template.metadata.labels",
+               MISMATCH if labels else "null: " + MISMATCH, labels or None)
     def CronJob(metadata, **_):
         yield len(metadata.get("name", "")) > 52, "metadata.name", "must be no more than 52 characters"
     def CronJobSpec(jobTemplate, schedule="", timeZone=None, **_):
@@ -6859,12 +6929,10 @@ FORMATS = {  # a format of a string -> whether a text has it
     "date-time": TIME.fullmatch, "date": lambda text: TIME.fullmatch(text + "T00:00:00Z"),
     "byte": re.compile(r"[A-Za-z0-9+/]*={0,2}").fullmatch, "email": lambda text: "@" in text[1:-1],
     "ipv4": lambda text: is_address(text) and "." in text, "ipv6": lambda text: is_address(text) and ":" in text,
-    "uuid": re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
-}
+    "uuid": re.compile(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch}
 SIZES = {  # type -> what its limits are called, and how a value below the least is refused
     str: ("Length", "should be at least {} chars long"), list: ("Items", "should have at least {} items"),
-    dict: ("Properties", "should have at least {} properties"),
-}
+    dict: ("Properties", "should have at least {} properties")}
 LOOSE, EMBEDDED = "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"
 
 def schema_below(schema, name):
@@ -7368,8 +7436,7 @@ def answer(code, body, content_type="application/json", headers=()):
 VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KINDS); HEAD is as GET
     ("GET", False): ("list", "list"), ("POST", False): ("post", "create"), ("GET", True): ("get", "get"),
     ("DELETE", False): ("delete_all", "deletecollection"), ("DELETE", True): ("delete", "delete"),
-    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("POST", True): ("", "create"),
-}
+    ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("POST", True): ("", "create")}
 SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"]),
              **dict.fromkeys(("scale", "status", "ephemeralcontainers"), ["get", "patch", "update"]),
              **dict.fromkeys(CONNECTS, ["create", "get"])}
@@ -7378,15 +7445,14 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (     
     ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"),
     ("attach", "v1 PodAttachOptions"), ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-APPLY = "application/apply-patch+yaml"
+APPLY, STRATEGIC = "application/apply-patch+yaml", "application/strategic-merge-patch+json"
 CONDITIONAL = ("Lease", "RuntimeClass", "PodDisruptionBudget", "CustomResourceDefinition")   # a PUT names the version
-PROTECTED = {"PersistentVolumeClaim": "kubernetes.io/pvc-protection", "PersistentVolume": "kubernetes.io/pv-protection",
-             "CustomResourceDefinition": CRD_FINALIZER}     # new objects of a kind -> the finalizer that they get
+PROTECTED = {  # new objects of a kind -> the finalizer that they get
+    "PersistentVolumeClaim": "kubernetes.io/pvc-protection", "PersistentVolume": "kubernetes.io/pv-protection"}
 PATCHES = {  # Content-Type -> (what the body must be, what Go calls that, how it is applied)
     "application/json-patch+json": (list, "[]handlers.jsonPatchOp", lambda type_, *both: json_patch(*both)),
     "application/merge-patch+json": (dict, "map[string]interface {}", lambda type_, *both: merge_patch(*both)),
-    "application/strategic-merge-patch+json": (dict, "map[string]interface {}", strategic_merge),
-}
+    STRATEGIC: (dict, "map[string]interface {}", strategic_merge)}
 
 WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}    # a log
 
@@ -7531,9 +7597,12 @@ class Api:
         """A body as an object of a kind, with the fields that it knows and no others; warnings noted."""
         validation, findings = request.query.get("fieldValidation") or "Warn", Findings([], [], [])
         name, given = ("", "") if kind.id == "DeleteOptions" else (body.get("kind"), body.get("apiVersion"))
-        version = group_version(kind)
+        version, by = group_version(kind), {STRATEGIC: 1, APPLY: 2}.get(request.content_type.partition(";")[0], 0)
         def misfit(why, name=kind.name, version=kind.version):
             return bad_request(f'{name} in version "{version}" cannot be handled as a {kind.name}: {why}')
+        def typed(why):
+            where = f"{request.namespace or ''}/{request.name}; {kind.group}/{kind.version}, Kind={kind.name}"
+            return ApiError(400, "", f"failed to create typed patch object ({where}): {why}")
         if name not in (None, "", kind.name):
             raise bad_request(f"the kind in the data ({name}) does not match the expected kind ({kind.name})") if (
                 kind.crd) else misfit(f"converting ({kind.version}.{name}) to ({kind.group.split('.')[0] or 'core'}."
@@ -7544,13 +7613,14 @@ class Api:
         try:
             obj = (clean_custom if kind.crd else clean)(kind.schema, body, findings)
         except Mismatch as error:
-            raise misfit(error)
+            found = error.args[min(len(error.args) - 1, by)]
+            raise typed(found) if found.startswith(".") else misfit(found)
+        if by == 1:
+            findings.unknown.sort()
         faults = [f'unknown field "{path}"' for path in findings.unknown]
         faults += [f'duplicate field "{path}"' for path in duplicates or ()]
-        if findings.unknown and request.method_name == "update" and request.content_type.startswith(APPLY):
-            where = f"{request.namespace or ''}/{request.name}; {version}, Kind={kind.name}"
-            raise bad_request(f"failed to create typed patch object ({where}): .{findings.unknown[0]}: field not "
-                              "declared in schema")
+        if findings.unknown and by == 2:
+            raise typed(f".{findings.unknown[0]}: field not declared in schema")
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
@@ -7649,6 +7719,8 @@ class Api:
             is_debug = request and request.subresource == "ephemeralcontainers"
             (validate_ephemeral if is_debug else validate_update)(home, old, obj, faults)
         faults.check(kind, meta.get("name", ""))
+        if home.id in ("Role", "ClusterRole"):
+            obj["rules"] = obj.get("rules") or None            # Kubernetes stores protobuf, without empty lists
         if home.group == "rbac.authorization.k8s.io" and request:
             self.access.check_escalation(request.user, home, obj)
         if home.id == "Service":
@@ -7699,6 +7771,8 @@ class Api:
             spec.setdefault("ipFamilies", ["IPv4"])
             spec.setdefault("ipFamilyPolicy", "SingleStack")
         taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports") or ()}
+        taken |= {(other.get("healthCheckNodePort"), "TCP") for other in others}
+        free_of = lambda protocol: [each for each in NODE_PORTS if (each, protocol) not in taken]
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports") or ()}
         for i, port in enumerate(spec.get("ports") or ()):
             given, protocol = port.get("nodePort"), port.get("protocol")
@@ -7714,13 +7788,16 @@ class Api:
             if why:
                 faults.add(f"spec.ports[{i}].nodePort", "Invalid value", number, why)
             if not number or not given and (number, protocol) in taken:
-                free = [each for each in NODE_PORTS if (each, protocol) not in taken]
+                free = free_of(protocol)
                 if not free:
                     faults.add(f"spec.ports[{i}].nodePort", "Invalid value", 0, "no free port is left in the range")
                     break
                 number = random.choice(free)
             port["nodePort"] = number
             taken.add((number, protocol))
+        health = spec.pop("healthCheckNodePort", None) or before.get("healthCheckNodePort")
+        if spec["type"] == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
+            spec["healthCheckNodePort"] = health or random.choice(free_of("TCP") or [0])
         faults.check(KIND["Service"], service["metadata"]["name"])
 
     def update(self, request):
@@ -7766,8 +7843,9 @@ class Api:
                 except ApiError as error:
                     if error.code != 400 or kind.crd:
                         raise
-                    why, found = str(error).partition(": ")[2], json.dumps(dumps(request.given).decode())
-                    text = f"Invalid value: {found}: {why}"
+                    found = (go_text(parse_json(request.body)) if request.content_type.startswith(STRATEGIC) else
+                             dumps(request.given).decode())
+                    text = f"Invalid value: {json.dumps(found, ensure_ascii=False)}: {str(error).partition(': ')[2]}"
                     raise ApiError(422, "Invalid", f' "" is invalid: patch: {text}', {"causes": [
                         {"reason": "FieldValueInvalid", "message": text, "field": "patch"}]})
             if is_patch:
@@ -7955,6 +8033,8 @@ class Api:
         finalizers, policy = meta.get("finalizers") or (), options.get("propagationPolicy")
         finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")] + {
             "Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
+        if kind.id == "CustomResourceDefinition" and not is_deleting(obj):
+            finalizers = [*(meta.get("finalizers") or ()), CRD_FINALIZER]       # its resources go first
         grace = self.grace(kind, obj, options)
         if kind.id == "Namespace":
             obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
@@ -8301,8 +8381,6 @@ def scale_paths(kind):
         ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
         ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
 
-
-
 def to_scale(kind, obj):
     """The autoscaling/v1 Scale of an object."""
     replicas, ready, selector = (dig(obj, *path) for path in scale_paths(kind))
@@ -8315,8 +8393,6 @@ def empty_object(kind):
     """What Go's zero value of a kind is as JSON: what an update is compared with where nothing was before."""
     head = {"kind": kind.name, "apiVersion": group_version(kind)}
     return {**head, **({"metadata": {}} if kind.crd else clean(kind.schema, {}, Findings([], [], [])))}
-
-
 
 def continue_token(version, key):
     """Where a list goes on: at a version (-1: whatever is present) after a key. It holds for CONTINUE_S seconds."""
@@ -8335,6 +8411,11 @@ def is_served_raw(kind):
     """Whether objects are answered as they rest; custom resources get the defaults of the present schema first."""
     return is_stored(kind) and not kind.crd
 
+def converted(kind, obj):
+    """An object without the fields that this version of its kind does not have, and with those it always shows."""
+    return {**clean(kind.schema, obj, Findings([], [], [])), "apiVersion": group_version(kind),
+            "metadata": obj["metadata"]}
+
 def to_served(kind, obj):
     """An object at rest as this version of its kind shows it."""
     if kind.crd:
@@ -8347,11 +8428,10 @@ def to_served(kind, obj):
         cpu = lambda metrics, word: next((dig(m, "resource", word, "averageUtilization") for m in metrics or () if dig(
             m, "resource", "name") == "cpu"), None)
         spec, status = obj["spec"], obj.get("status", {})
-        obj = {**obj, "spec": {**pick(spec, ("scaleTargetRef", "minReplicas", "maxReplicas")), **filled(
-                   targetCPUUtilizationPercentage=cpu(spec.get("metrics"), "target"))},
-               "status": {"currentReplicas": 0, **without(status, "currentMetrics", "conditions"), **filled(
+        obj = {**obj, "spec": {**spec, **filled(targetCPUUtilizationPercentage=cpu(spec.get("metrics"), "target"))},
+               "status": {**status, **filled(
                    currentCPUUtilizationPercentage=cpu(status.get("currentMetrics"), "current"))}}
-    return {**obj, "apiVersion": group_version(kind)}
+    return converted(kind, obj)
 
 def to_stored(kind, obj):
     """The other way."""
@@ -8360,14 +8440,13 @@ def to_stored(kind, obj):
         return obj
     if kind.id == "Event":
         back = {new: old for old, new in RENAMED.items()}
-        obj = clean("Event", {back.get(name, name): value for name, value in obj.items()}, Findings([], [], []))
+        obj = {back.get(name, name): value for name, value in obj.items()}
     elif kind.id == "HorizontalPodAutoscaler":
         percent = obj["spec"].get("targetCPUUtilizationPercentage")
         target = {"type": "Utilization", "averageUtilization": percent}
         metrics = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}] if percent else None
-        obj = {**obj, "spec": {**without(obj["spec"], "targetCPUUtilizationPercentage"), **filled(metrics=metrics)},
-               "status": without(obj.get("status", {}), "currentCPUUtilizationPercentage")}
-    return {**obj, "apiVersion": group_version(home)}
+        obj = {**obj, "spec": {**obj["spec"], **filled(metrics=metrics)}}
+    return converted(home, obj)
 
 def shown(kind, raw, form):
     """An object at rest in the form and version its reader asked for."""
@@ -8390,22 +8469,21 @@ def resource_lists(group, version):
     """The resources of a group version as (plain discovery, aggregated discovery) tells them."""
     plain, aggregated = [], []
     for kind in sorted((k for k in KINDS if (k.group, k.version) == (group, version)), key=lambda k: k.plural):
-        categories = [mark for mark in kind.marks if mark not in ("gen", "obj")]
-        common = {"verbs": kind.verbs.split(), **filled(shortNames=list(kind.short), categories=categories)}
         own = {"group": group, "version": version} if kind.crd else {"group": "", "version": ""}
-        plain.append({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-                      "kind": kind.name, **common})
-        aggregated.append({"resource": kind.plural, "responseKind": {**own, "kind": kind.name},
-                           "scope": "Namespaced" if kind.namespaced else "Cluster", "singularResource": kind.singular,
-                           **common})
-        for name in sorted(kind.subresources):
-            other, verbs = SUB_KINDS.get(name), SUB_VERBS[name]
+        more = filled(shortNames=list(kind.short), categories=[m for m in kind.marks if m not in ("gen", "obj")])
+        for name in ("", *sorted(kind.subresources)):
+            other, verbs = SUB_KINDS.get(name), {"verbs": SUB_VERBS.get(name) or kind.verbs.split()}
             answers = filled(group=other.group, version=other.group and other.version, kind=other.name) if other else {
                 "kind": kind.name}
-            plain.append({"name": f"{kind.plural}/{name}", "singularName": "", "namespaced": kind.namespaced, **answers,
-                          "verbs": verbs})
-            aggregated[-1].setdefault("subresources", []).append(
-                {"subresource": name, "responseKind": {**own, **answers}, "verbs": verbs})
+            plain.append({"name": kind.plural + f"/{name}" * bool(name), "singularName": "" if name else kind.singular,
+                          "namespaced": kind.namespaced, **answers, **verbs, **({} if name else more)})
+            if name:
+                aggregated[-1].setdefault("subresources", []).append(
+                    {"subresource": name, "responseKind": {**own, **answers}, **verbs})
+            else:
+                aggregated.append({"resource": kind.plural, "responseKind": {**own, **answers},
+                                   "scope": "Namespaced" if kind.namespaced else "Cluster",
+                                   "singularResource": kind.singular, **verbs, **more})
     return plain, aggregated
 
 def tagged(request, body, content_type="application/json"):
@@ -8543,8 +8621,6 @@ def revision_cells(obj):
     owner = next((o for o in obj["metadata"].get("ownerReferences") or () if o.get("controller")), None)
     group = owner and owner["apiVersion"].rpartition("/")[0]
     return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
-
-
 
 def job_cells(job):
     spec, status = job["spec"], job.get("status") or {}
@@ -8690,8 +8766,7 @@ def custom_cell(type_, found):
 MARKS = {  # mark of a column -> (its type, its default, what it shows of the values found)
     "": ("string", "", first), "#": ("integer", 0, first), "?": ("boolean", False, first), "@": ("date", "", first),
     "$": ("string", "", lambda found: str(first(found))), "^": ("string", "<unknown>", lambda found: age(first(found))),
-    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first(found))),
-}
+    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first(found)))}
 COLUMN = re.compile(r"([^*#?@$^,~=|]+)(\*?)([#?@$^,~]?)=?([^|]*)\|?(.*)")
 Column = namedtuple("Column", "name type format priority steps default show")
 
@@ -8735,83 +8810,59 @@ OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words i
     "MicroTime string date-time", "Quantity string", "Double number double", "IntOrString string int-or-string"))}
 OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
-EITHER = {  # types that `explain` calls by name; in version 2 the first two stand where they are used
-    "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
-    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
-    "FieldsV1": {"type": "object"}, "RawExtension": {"type": "object"},
-    **{name: {"description": "Anything."} for name in (
-        "JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPropsOrStringArray")}}
-# Enums that clients are shown though nothing is checked by them, and the other way round.
-NO_ENUM = set("""
-PodCertificateProjection.keyType PodSecurityContext.seLinuxChangePolicy ServiceSpec.trafficDistribution
-CustomResourceConversion.strategy CustomResourceDefinitionSpec.scope
-StatefulSetPersistentVolumeClaimRetentionPolicy.whenDeleted
-StatefulSetPersistentVolumeClaimRetentionPolicy.whenScaled HPAScalingPolicy.type HPAScalingRules.selectPolicy
-MetricSpec.type PodFailurePolicyOnPodConditionsPattern.status IngressClassParametersReference.scope
-Subject.kind""".split())
-ENUMS = {field: words.split() for field, words in (row.split(": ") for row in """
-ModifyVolumeStatus.status: InProgress Infeasible Pending
-NamespaceStatus.phase: Active Terminating
-NodeSelectorRequirement.operator: DoesNotExist Exists Gt In Lt NotIn
-NodeStatus.phase: Pending Running Terminated
-PersistentVolumeClaimStatus.phase: Bound Lost Pending
-PersistentVolumeStatus.phase: Available Bound Failed Pending Released
-PodStatus.phase: Failed Pending Running Succeeded Unknown
-PodStatus.qosClass: BestEffort Burstable Guaranteed
-PortStatus.protocol: SCTP TCP UDP
-ScopedResourceSelectorRequirement.operator: DoesNotExist Exists In NotIn
-ScopedResourceSelectorRequirement.scopeName: BestEffort CrossNamespacePodAffinity NotBestEffort NotTerminating \
-PriorityClass Terminating VolumeAttributesClass
-Toleration.operator: Equal Exists Gt Lt
-ValidationRule.reason: FieldValueDuplicate FieldValueForbidden FieldValueInvalid FieldValueRequired
-DaemonSetUpdateStrategy.type: OnDelete RollingUpdate
-DeploymentStrategy.type: Recreate RollingUpdate
-StatefulSetSpec.podManagementPolicy: OrderedReady Parallel
-StatefulSetUpdateStrategy.type: OnDelete RollingUpdate
-IngressPortStatus.protocol: SCTP TCP UDP
-StorageClass.reclaimPolicy: Delete Recycle Retain""".strip().split("\n"))}
+PACKAGES = [  # Go's packages of types that are not of the package of the first kind they are part of
+    ("apimachinery.pkg.apis.meta.v1", "FieldsV1 ObjectMeta DeleteOptions Condition LabelSelector "
+     "FieldSelectorRequirement"), ("apimachinery.pkg.runtime", "RawExtension"),
+    ("apimachinery.pkg.api.resource", "Quantity"), ("apimachinery.pkg.util.intstr", "IntOrString"),
+    ("apiextensions-apiserver.pkg.apis.apiextensions.v1", "CustomResourceDefinition JSON JSONSchemaPropsOrArray "
+     "JSONSchemaPropsOrBool JSONSchemaPropsOrStringArray"), ("api.core.v1", "TopologySelectorTerm"),
+    ("kube-aggregator.pkg.apis.apiregistration.v1", "APIService")]
 BY_NAME = {"fieldsV1": "FieldsV1", "data": "RawExtension", "default": "JSON", "enum": "JSON", "example": "JSON",
            "items": "JSONSchemaPropsOrArray", "additionalItems": "JSONSchemaPropsOrBool",
            "additionalProperties": "JSONSchemaPropsOrBool", "dependencies": "JSONSchemaPropsOrStringArray"}
-# Fields that are always printed, yet need not be given; and the structs that must.
-OPTIONAL = set("Role.rules ClusterRole.rules ContainerImage.names CustomResourceDefinitionStatus.conditions "
-               "CustomResourceDefinitionStatus.storedVersions EndpointSlice.ports Event.reportingComponent "
-               "Event.reportingInstance HorizontalPodAutoscalerStatus.currentMetrics NodeRuntimeHandler.name "
-               "ProjectedVolumeSource.sources StatefulSetOrdinals.start StatefulSetSpec.serviceName "
-               "StatefulSetStatus.availableReplicas ServicePort.targetPort Event.regarding "
-               "ReplicaSetSpec.template PodTemplate.template "
-               "CustomResourceDefinitionStatus.acceptedNames".split())
-NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResourceDefinitionSpec IngressBackend "
-          "JobTemplateSpec MetricIdentifier MetricTarget MetricValueStatus NodeSelectorTerm ObjectReference "
-          "PodAffinityTerm PodTemplateSpec RoleRef").split()
+EITHER = {  # types that `explain` calls by name; in version 2 the first two stand where they are used
+    "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
+    **{name: {"description": "Anything."} if "JSON" in name else {"type": "object"} for name in BY_NAME.values()}}
+STOP_SIGNALS = sorted({*(name for name in vars(signal) if re.fullmatch("SIG[A-Z12]+", name)), "SIGSTKFLT",
+                       *(f"SIGRTMAX-{n}" for n in range(1, 15)), *(f"SIGRTMIN+{n}" for n in range(1, 16))})
 
-def is_required(message, field):
+def is_required(field):
     """Whether clients must write the field: kubectl before 1.25 refuses an object without it."""
     unset = ("Time", "MicroTime", "Quantity", "Raw")
-    return f"{message}.{field.name}" not in OPTIONAL and (
-        field.plain and field.type.rpartition(".")[2] in NEEDED or
-        field.always and not field.pointer and field.default is None and field.type not in unset)
+    return "need" in field.rules or field.always and "opt" not in field.rules and (
+        not field.pointer and field.default is None and field.type not in unset)
 
-def openapi_field(field, root, owner):
-    """The schema of one field; root is where definitions stand."""
-    is_v3 = root.startswith("#/components")
+def definition_names():
+    """{message: the name of its definition}, which tells the Go package that it is from."""
+    of_kinds, out = [(f"api.{kind.group.split('.')[0] or 'core'}.{kind.version}", kind.schema)
+                     for kind in KINDS if not kind.crd], {}
+    for package, types in PACKAGES + of_kinds:
+        todo = types.split()
+        for name in todo:                                       # it grows on the way
+            if name not in out:
+                out[name] = f"io.k8s.{package}.{name.rpartition('.')[2]}"
+                todo += MESSAGES.keys() & re.findall(r":(?:\[\]|\{\})?([\w.]+)", MESSAGES.get(name, ""))
+    return out
+
+def openapi_field(field, refs, is_v3):
+    """The schema of one field of a message; refs: {type: how it is referred to}."""
     name = BY_NAME.get(field.name) if field.type == "Raw" or field.type.startswith("SchemaOr") else field.type
     is_named = name and (name not in SCALARS or is_v3 and name in EITHER)
-    base = {"$ref": root + "io.k8s." + name} if is_named else OPENAPI_SCALARS.get(field.type, {})
+    base = refs[name] if is_named else OPENAPI_SCALARS.get(field.type, {})
     if field.kind == "{}":
         atomic = {"x-kubernetes-map-type": "atomic"} if field.atomic else {}
         return {"type": "object", "additionalProperties": base, **atomic}
-    strategies = ["retainKeys"] * field.retain + ["merge" if field.kind else "replace"] * bool(field.merges)
+    strategies = ["merge" if field.kind else "replace"] * bool(field.merges) + ["retainKeys"] * field.retain
     out = {"allOf": [base]} if strategies and is_v3 else dict(base)
     if field.kind:
         out = {"type": "array", "items": base, "x-kubernetes-list-type":
                ("map" if field.keys else "set") if field.applies else "atomic"}
         if field.keys and field.applies:
             out["x-kubernetes-list-map-keys"] = list(field.keys)
-    choices, place = next((rule for rule in field.rules if rule[0].isupper()), ""), f"{owner}.{field.name}"
-    choices = ENUMS.get(place) or (choices.split(",") if choices and place not in NO_ENUM else ())
-    if choices and not field.kind:
-        out["enum"] = sorted(choices)
+    told = sorted((rule for rule in field.rules if re.match(r"\?|,?[A-Z]", rule)), key=lambda rule: rule[0] != "?")
+    if told and not field.kind or field.name == "stopSignal":
+        out["enum"] = sorted(told[0].lstrip("?").split(",")) if told else STOP_SIGNALS
     if field.merges and field.keys:
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
@@ -8825,49 +8876,45 @@ KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for 
 
 def openapi_definitions(kinds, root):
     """{name: schema} of these kinds and all messages they reach."""
-    out = {"io.k8s." + name: schema for name, schema in EITHER.items()
-           if "oneOf" not in schema or "/components/" in root}
-    named = {kind.schema: kind for kind in kinds if not kind.crd}
-    todo = ["DeleteOptions", "ObjectMeta", *named]
-    text = f"Standard object's metadata. {MORE}metadata"
-    meta = {"allOf": [{"$ref": root + "io.k8s.ObjectMeta"}], "description": text}
+    names, is_v3, atomic = definition_names(), "/components/" in root, set()
+    refs = {name: {"$ref": root + full} for name, full in names.items()}
+    out = {names[name]: schema for name, schema in EITHER.items() if "oneOf" not in schema or is_v3}
+    named = {kind.schema: kind for kind in KINDS if not kind.crd}
+    todo = ["DeleteOptions", "ObjectMeta", *(kind.schema for kind in kinds if not kind.crd)]
+    meta = {"allOf": [refs["ObjectMeta"]], "description": f"Standard object's metadata. {MORE}metadata"}
     for kind in [kind for kind in kinds if kind.crd]:
         own = {**KIND_TEXTS, **kind.schema.get("properties", {}), "metadata": meta}
         dropped = ["x-kubernetes-validations"] + [LOOSE] * ("properties" not in kind.schema)
-        out[definition_name(kind)] = {"type": "object", **without(kind.schema, *dropped), **(
+        place = ".".join([*kind.group.split(".")[::-1], kind.version, kind.name])
+        out[place] = {"type": "object", **without(kind.schema, *dropped), **(
             {"properties": own} if kind.schema.get("properties") or not kind.schema.get(LOOSE) else {}),
             "x-kubernetes-group-version-kind": [gvk(kind)]}
     while todo:
         name = todo.pop()
-        if "io.k8s." + name in out:
+        if names[name] in out:
             continue
         fields = message(name).by_name.values()
-        owner = name.rpartition(".")[2]
-        schema = {"type": "object", "properties": {field.name: openapi_field(field, root, owner) for field in fields}}
-        required = sorted(field.name for field in fields if is_required(name.rpartition(".")[2], field))
-        if required:
-            schema["required"] = required
+        schema = out[names[name]] = {"type": "object", **filled(
+            properties={field.name: openapi_field(field, refs, is_v3) for field in fields},
+            required=sorted(field.name for field in fields if is_required(field)))}
         if name in named:
             schema["properties"].update(KIND_TEXTS)
             schema["x-kubernetes-group-version-kind"] = [gvk(named[name])]
-        out["io.k8s." + name] = schema
         todo += [field.type for field in fields if field.type not in SCALARS]
+        atomic.update(field.type for field in fields if field.atomic and field.type not in SCALARS)
+    for name in atomic:
+        out[names[name]]["x-kubernetes-map-type"] = "atomic"
     return out
 
 def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
-def definition_name(kind):
-    """The name of a kind's schema: that of the message, or GROUP.VERSION.KIND with the group's labels in reverse."""
-    labels = kind.group.split(".")
-    return ".".join([*labels[::-1], kind.version, kind.name]) if kind.crd else "io.k8s." + kind.schema
 
 OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of the query
     (False, "get", "list", ""), (False, "post", "post", "dryRun fieldManager fieldValidation"),
     (False, "delete", "deletecollection", "dryRun gracePeriodSeconds propagationPolicy"),
     (True, "get", "get", ""), (True, "put", "put", "dryRun fieldManager fieldValidation"),
     (True, "patch", "patch", "dryRun fieldManager fieldValidation force"),
-    (True, "delete", "delete", "dryRun gracePeriodSeconds propagationPolicy"),
-]
+    (True, "delete", "delete", "dryRun gracePeriodSeconds propagationPolicy")]
 
 def openapi_paths(kinds, scalar):
     """{path: operations} of these kinds; scalar is how a parameter says that it is text."""
@@ -8919,8 +8966,7 @@ GNOSTIC = {
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
     "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""), "required": (19, ""),
                "additionalProperties": (21, "Wrapped"), "type": (22, "Text"), "items": (23, "Wrapped"),
-               "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")},
-}
+               "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")}}
 WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
     "": ((), None), "Text": ((1,), None), "Any": ((2,), None),  # Any: the value as YAML, of which JSON is a part
     "Wrapped": ((1,), "Schema"),                                # ItemsItem, AdditionalPropertiesItem

@@ -1285,7 +1285,7 @@ class Bodies(Pure):
 
     def cleaned(self, kind, body, content):
         """The object that a request's body is, and what was found out about it."""
-        request = types.SimpleNamespace(query={"fieldValidation": "Strict"}, warnings=[], method_name="create")
+        request = types.SimpleNamespace(query={"fieldValidation": "Strict"}, warnings=[], content_type="")
         obj, findings = k2d.parse_body(body, content, kind), k2d.Findings([], [], [])
         k2d.Api.cleaned(request, obj, kind)
         return k2d.clean_message(k2d.message(kind.schema), obj, findings, ""), sorted(findings.hints), findings.unknown
