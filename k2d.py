@@ -9313,7 +9313,14 @@ class Session:
             if mask & select.POLLOUT:
                 fars[fd].write()
             if mask & ~select.POLLOUT and fars[fd] in self.fars:
-                self.read(fars[fd])
+                try:
+                    data = unblocked(fars[fd].sock.recv, 65536)
+                except OSError:                                 # reset
+                    data = b""
+                if data:
+                    self.on_far(fars[fd], data)
+                elif data is not None:
+                    self.drop(fars[fd])
         send(self.sock, self.out)
 
     def receive(self, data):
@@ -9324,16 +9331,6 @@ class Session:
                 self.gone = True
             else:
                 self.on_client(what, stream, text)
-
-    def read(self, far):
-        try:
-            data = unblocked(far.sock.recv, 65536)
-        except OSError:                                         # reset
-            data = b""
-        if data:
-            self.on_far(far, data)
-        elif data is not None:
-            self.drop(far)
 
     def drop(self, far):
         self.fars.remove(far)
@@ -9429,22 +9426,19 @@ class Terminal(Session):
                 "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
                 "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}} if code else None
 
-def enter_network(fd):
-    """Have this thread, and the sockets that it makes, live in another network namespace. Raises OSError."""
-    if hasattr(os, "setns"):                                    # Python 3.12
-        return os.setns(fd, os.CLONE_NEWNET)
-    import ctypes
-    if ctypes.CDLL(None, use_errno=True).setns(fd, 0x40000000):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
 def connect_inside(pid, port):
     """A connection to a port of the loopback that a process sees; a server there may listen on nothing else. Made in a
-    thread that ends at once, so that none of ours is ever left in that namespace. Raises OSError."""
+    thread that ends at once, so that none of ours is ever left in that network namespace. Raises OSError."""
     found = []
     def connect():
         try:
             with open(f"/proc/{pid}/ns/net") as namespace:
-                enter_network(namespace.fileno())
+                if hasattr(os, "setns"):                        # Python 3.12
+                    os.setns(namespace.fileno(), os.CLONE_NEWNET)
+                else:
+                    import ctypes
+                    if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0x40000000):
+                        raise OSError(ctypes.get_errno(), "setns: " + os.strerror(ctypes.get_errno()))
             try:
                 found.append(socket.create_connection(("127.0.0.1", port), 5))
             except ConnectionRefusedError as error:
@@ -9464,7 +9458,7 @@ class Forward(Session):
     def __init__(self, protocol, head, pod, containers):
         super().__init__(protocol, head)
         self.pod, self.containers = pod, containers             # containers() -> the Founds of the pod
-        self.pairs, self.by_stream = {}, {}         # requestid -> {"data": stream, "error": stream}; data stream -> Far
+        self.pairs = {}                                         # requestid -> a Far that lacks a stream
 
     def run(self):
         while not self.gone:
@@ -9472,36 +9466,30 @@ class Forward(Session):
         self.finish()
 
     def on_client(self, what, stream, text):
-        far = self.by_stream.get(stream)
-        if what == "open":
-            kind, port = text.get("streamtype"), text.get("port", "")
-            if kind in ("data", "error") and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536 and (
-                    len(self.pairs) + len(self.fars) < CONNECTIONS):
-                # clients of old send no requestid: the error stream comes first
-                self.add(kind, stream, int(port), text.get("requestid") or stream - 2 * (kind == "data"))
-            else:
-                self.out += self.protocol.end(stream)
-        elif far and what == "reset":
-            self.drop(far)
-        elif far:
-            far.take(what, text)
-
-    def add(self, kind, stream, port, id_):
-        """A stream of a pair; with the second one, connect them."""
-        pair = self.pairs.setdefault(id_, {})
-        pair[kind] = stream
-        if kind == "data":
-            self.by_stream[stream] = Far()          # what it says may come before the error stream is there
-            self.fars.append(self.by_stream[stream])
-        if len(pair) < 2:
+        if what != "open":
+            for far in [far for far in self.fars if far.streams.get("data") == stream]:
+                far.take(what, text) if what != "reset" else self.drop(far)
             return
-        far = self.by_stream[pair["data"]]
-        far.streams = self.pairs.pop(id_)
+        kind, port = text.get("streamtype"), text.get("port", "")
+        if kind not in ("data", "error") or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536 or (
+                len(self.fars) >= CONNECTIONS):
+            self.out += self.protocol.end(stream)
+            return
+        # clients of old send no requestid, but the error stream first
+        id_ = text.get("requestid") or stream - 2 * (kind == "data")
+        if id_ not in self.pairs:
+            self.pairs[id_] = Far()                             # data may come before the error stream is there
+            self.fars.append(self.pairs[id_])
+        self.pairs[id_].streams[kind] = stream
+        if len(self.pairs[id_].streams) == 2:
+            self.connect(self.pairs.pop(id_), int(port))
+
+    def connect(self, far, port):
         try:
             far.sock = connect_inside(next((found.pid for found in self.containers() if found.running), 0), port)
             far.sock.setblocking(False)
         except OSError as error:
-            self.out += self.protocol.data(pair["error"], (
+            self.out += self.protocol.data(far.streams["error"], (
                 f"error forwarding port {port} to pod {self.pod}, uid : failed to connect to localhost:{port} inside "
                 f"its network namespace: {(error.strerror or str(error)).lower()}").encode())
             self.drop(far)
@@ -9511,7 +9499,7 @@ class Forward(Session):
 
     def drop(self, far):
         super().drop(far)
-        self.by_stream = {stream: each for stream, each in self.by_stream.items() if each is not far}
+        self.pairs = {id_: each for id_, each in self.pairs.items() if each is not far}
         for stream in far.streams.values():
             self.out += self.protocol.end(stream)
 

@@ -5464,9 +5464,7 @@ OTHERWISE = {  # rows that k2d does not answer like Kubernetes; one that it does
     **{name: "pods of several containers" for name in (
         "create: pod, rich", "patch: strategic: containers merge by name", "patch: strategic: $patch delete",
         "patch: strategic: change one, env merges by name", "patch: strategic: $setElementOrder")},
-    **{name: "a subresource that is not there" for name in (
-        "patch: ephemeralcontainers patch", "patch: resize patch: QoS class may not change",
-        "errors: exec without upgrade", "errors: exec of a missing pod", "errors: exec without stdio")},
+    "patch: resize patch: QoS class may not change": "a subresource that is not there",
     **{f"errors: pod security{what}": "Pod Security admission" for what in (
         " (restricted namespace label)", ": violating pod", ": warn on a violating deployment")},
     "patch: apply: unknown field": "500 there, the client's fault and 400 here",
@@ -8407,6 +8405,51 @@ def log_rates(lines=300_000):
     return alone / 1e6, rate / 1e6
 
 
+def stream_rows(copied=1 << 30, fetched=256 << 20):
+    """exec and port-forward beside the same without k2d, and what a large copy costs in memory."""
+    C.namespace("kt-streams")
+    C.do("POST", at("pods", "kt-streams"), pod("p", [
+        "sh", "-c", f"mkdir /srv; head -c {fetched} /dev/zero >/srv/big; httpd -p 8081 -h /srv; exec sleep 3600"]))
+    ip = C.until_one("pods", "kt-streams", "p", is_ready)["status"]["podIP"]
+    kubectl = [kubectl_program("new"), "--kubeconfig", os.path.join(C.home, "kubeconfig"), "-n", "kt-streams"]
+
+    def median_ms(*command, times=15):
+        took = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            run(*command)
+            took.append(time.perf_counter() - begin)
+        return f"{sorted(took)[times // 2] * 1e3:.0f} ms"
+
+    def rate(port, host):
+        begin, size = time.perf_counter(), 0
+        with urllib.request.urlopen(f"http://{host}:{port}/big") as answer:
+            while len(answer.read(1 << 20)):
+                size += 1
+        return f"{size / (time.perf_counter() - begin):.0f} MiB/s"
+
+    rows = [("docker exec true", median_ms(DOCKER, "-H", f"unix://{SOCKET}", "exec", "kt-streams_p_c", "true"), ""),
+            ("kubectl exec true", median_ms(*kubectl, "exec", "p", "--", "true"), ""),
+            ("kubectl version, which asks one thing", median_ms(*kubectl, "version"), "")]
+    eventually(lambda: rate(8081, ip))
+    rows.append((f"{fetched >> 20} MiB from a pod, directly", rate(8081, ip), ""))
+    with subprocess.Popen([*kubectl, "port-forward", "p", ":8081"], stdout=subprocess.PIPE) as forward:
+        local = re.search(rb":(\d+) ->", forward.stdout.readline())[1].decode()
+        rows.append(("... by kubectl port-forward", rate(local, "127.0.0.1"), ""))
+        forward.kill()
+    before, most, begin = counters(C.process.pid)["resident"], 0, time.perf_counter()
+    with subprocess.Popen(f"head -c {copied} /dev/zero | {shlex.join(kubectl)} exec -i p -- cat >/dev/null", shell=True,
+                          stderr=subprocess.DEVNULL) as copy:
+        while copy.poll() is None:
+            most = max(most, counters(C.process.pid)["resident"])
+            time.sleep(0.1)
+    took = time.perf_counter() - begin
+    rows += [(f"{copied >> 20} MiB through kubectl exec cat, there and back", f"{took:.1f} s", ""),
+             ("... resident before and at most", f"{before / 1e6:.1f} {most / 1e6:.1f} MB", "")]
+    C.drop("kt-streams")
+    return rows
+
+
 def drain(watch):
     with contextlib.suppress(*GONE, ValueError, AttributeError):
         for _ in watch:
@@ -8422,6 +8465,9 @@ def bench():
         rows += request_times()
         alone, rate = log_rates()
         rows += [("log of a pod, by docker logs", f"{alone:.1f} MB/s", ""), ("... by k2d", f"{rate:.1f} MB/s", "")]
+
+
+        rows += request_times() + stream_rows()
         C.namespace("kt-bench")
         C.stop()
         floor = start_by_engine_alone()
