@@ -6787,7 +6787,7 @@ class PrivateRegistry(EngineTest):
         deadline = time.monotonic() + LIMIT_S
         while True:
             try:
-                socket.create_connection(process and tuple(cls.host.split(":"))).close()
+                socket.create_connection(cls.host.split(":")).close()
                 break
             except OSError:
                 assert time.monotonic() < deadline and process.poll() is None, "the registry does not start"
@@ -6828,7 +6828,8 @@ class PrivateRegistry(EngineTest):
         for what, text in (("none", "no basic auth credentials"), ("wrong", "no basic auth credentials"),
                            ("missing", "manifest unknown")):
             self.until_event("Failed", what, text if what != "wrong" else "Failed to pull image")
-            C.until_one("pods", self.NS, what, lambda obj: state(obj, "waiting") in ("ErrImagePull", "ImagePullBackOff"))
+            C.until_one("pods", self.NS, what, lambda obj: state(obj, "waiting") in (
+                "ErrImagePull", "ImagePullBackOff"))
 
 
 class SeenFromInside(EngineTest):
