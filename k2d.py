@@ -1293,11 +1293,9 @@ def strategic_merge(type_, current, patch):
                 out[name] = [item for item in out[name] if item not in value]
         elif value is None or is_directive(value) and not isinstance(old, dict):
             out.pop(key, None)                            # null, or a directive about nothing
-        elif isinstance(value, dict) and isinstance(old, dict) and field and field.merges:
-            out[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
-            out[key] = strategic_merge(field.type if known else "", old, value)
+            out[key] = value if field and field.merges else strategic_merge(field.type if known else "", old, value)
         elif isinstance(value, list) and isinstance(old, list):
             out[key] = merge_list(field, old, value) if field and field.merges else value
         else:
@@ -7772,8 +7770,7 @@ class Api:
         name, text = request.query.get("container"), None
         numbers, begin = self.log_options(request)
         pod = json.loads(self.find(request))
-        names = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
-                 for container in pod["spec"].get(field) or ()]
+        names = [container["name"] for _, container in containers_of(pod["spec"])]
         if not name and len(pod["spec"]["containers"]) > 1:
             raise bad_request(f"a container name must be specified for pod {request.name}, choose one of: "
                               f"[{' '.join(names)}]")
@@ -7911,8 +7908,6 @@ def scale_paths(kind):
         ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
         ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
 
-
-
 def to_scale(kind, obj):
     """The autoscaling/v1 Scale of an object."""
     replicas, ready, selector = (dig(obj, *path) for path in scale_paths(kind))
@@ -7925,8 +7920,6 @@ def empty_object(kind):
     """What Go's zero value of a kind is as JSON: what an update is compared with where nothing was before."""
     head = {"kind": kind.name, "apiVersion": group_version(kind)}
     return {**head, **({"metadata": {}} if kind.crd else clean(kind.schema, {}, Findings([], [], [])))}
-
-
 
 def continue_token(version, key):
     """Where a list goes on: at a version (-1: whatever is present) after a key. It holds for CONTINUE_S seconds."""
@@ -8154,8 +8147,6 @@ def revision_cells(obj):
     group = owner and owner["apiVersion"].rpartition("/")[0]
     return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
 
-
-
 def job_cells(job):
     spec, status = job["spec"], job.get("status") or {}
     began, until = (seconds_of(status.get(field)) for field in ("startTime", "completionTime"))
@@ -8357,29 +8348,20 @@ PodCertificateProjection.keyType PodSecurityContext.seLinuxChangePolicy ServiceS
 CustomResourceConversion.strategy CustomResourceDefinitionSpec.scope
 StatefulSetPersistentVolumeClaimRetentionPolicy.whenDeleted
 StatefulSetPersistentVolumeClaimRetentionPolicy.whenScaled HPAScalingPolicy.type HPAScalingRules.selectPolicy
-MetricSpec.type PodFailurePolicyOnPodConditionsPattern.status IngressClassParametersReference.scope
-Subject.kind""".split())
-ENUMS = {field: words.split() for field, words in (row.split(": ") for row in """
-ModifyVolumeStatus.status: InProgress Infeasible Pending
-NamespaceStatus.phase: Active Terminating
-NodeSelectorRequirement.operator: DoesNotExist Exists Gt In Lt NotIn
-NodeStatus.phase: Pending Running Terminated
-PersistentVolumeClaimStatus.phase: Bound Lost Pending
-PersistentVolumeStatus.phase: Available Bound Failed Pending Released
-PodStatus.phase: Failed Pending Running Succeeded Unknown
-PodStatus.qosClass: BestEffort Burstable Guaranteed
-PortStatus.protocol: SCTP TCP UDP
-ScopedResourceSelectorRequirement.operator: DoesNotExist Exists In NotIn
-ScopedResourceSelectorRequirement.scopeName: BestEffort CrossNamespacePodAffinity NotBestEffort NotTerminating \
-PriorityClass Terminating VolumeAttributesClass
-Toleration.operator: Equal Exists Gt Lt
-ValidationRule.reason: FieldValueDuplicate FieldValueForbidden FieldValueInvalid FieldValueRequired
-DaemonSetUpdateStrategy.type: OnDelete RollingUpdate
-DeploymentStrategy.type: Recreate RollingUpdate
-StatefulSetSpec.podManagementPolicy: OrderedReady Parallel
-StatefulSetUpdateStrategy.type: OnDelete RollingUpdate
-IngressPortStatus.protocol: SCTP TCP UDP
-StorageClass.reclaimPolicy: Delete Recycle Retain""".strip().split("\n"))}
+MetricSpec.type PodFailurePolicyOnPodConditionsPattern.status IngressClassParametersReference.scope Subject.kind""".split())
+ENUMS = {field: words.split() for field, words in (row.split(": ") for row in " ".join("""
+ModifyVolumeStatus.status: InProgress Infeasible Pending; NamespaceStatus.phase: Active Terminating;
+NodeSelectorRequirement.operator: DoesNotExist Exists Gt In Lt NotIn; NodeStatus.phase: Pending Running Terminated;
+PersistentVolumeClaimStatus.phase: Bound Lost Pending; PersistentVolumeStatus.phase: Available Bound Failed Pending
+Released; PodStatus.phase: Failed Pending Running Succeeded Unknown; PodStatus.qosClass: BestEffort Burstable
+Guaranteed; PortStatus.protocol: SCTP TCP UDP; ScopedResourceSelectorRequirement.operator: DoesNotExist Exists In
+NotIn; ScopedResourceSelectorRequirement.scopeName: BestEffort CrossNamespacePodAffinity NotBestEffort
+NotTerminating PriorityClass Terminating VolumeAttributesClass; Toleration.operator: Equal Exists Gt Lt;
+ValidationRule.reason: FieldValueDuplicate FieldValueForbidden FieldValueInvalid FieldValueRequired;
+DaemonSetUpdateStrategy.type: OnDelete RollingUpdate; DeploymentStrategy.type: Recreate RollingUpdate;
+StatefulSetSpec.podManagementPolicy: OrderedReady Parallel; StatefulSetUpdateStrategy.type: OnDelete RollingUpdate;
+IngressPortStatus.protocol: SCTP TCP UDP; StorageClass.reclaimPolicy: Delete Recycle Retain; Taint.effect: NoExecute
+NoSchedule PreferNoSchedule""".split()).split("; "))}
 BY_NAME = {"fieldsV1": "FieldsV1", "data": "RawExtension", "default": "JSON", "enum": "JSON", "example": "JSON",
            "items": "JSONSchemaPropsOrArray", "additionalItems": "JSONSchemaPropsOrBool",
            "additionalProperties": "JSONSchemaPropsOrBool", "dependencies": "JSONSchemaPropsOrStringArray"}
@@ -8388,9 +8370,8 @@ OPTIONAL = set("Role.rules ClusterRole.rules ContainerImage.names CustomResource
                "CustomResourceDefinitionStatus.storedVersions EndpointSlice.ports Event.reportingComponent "
                "Event.reportingInstance HorizontalPodAutoscalerStatus.currentMetrics NodeRuntimeHandler.name "
                "ProjectedVolumeSource.sources StatefulSetOrdinals.start StatefulSetSpec.serviceName "
-               "StatefulSetStatus.availableReplicas ServicePort.targetPort Event.regarding "
-               "ReplicaSetSpec.template PodTemplate.template "
-               "CustomResourceDefinitionStatus.acceptedNames".split())
+               "StatefulSetStatus.availableReplicas ServicePort.targetPort Event.regarding ReplicaSetSpec.template "
+               "PodTemplate.template CustomResourceDefinitionStatus.acceptedNames".split())
 NEEDED = ("CrossVersionObjectReference CustomResourceDefinitionNames CustomResourceDefinitionSpec IngressBackend "
           "JobTemplateSpec MetricIdentifier MetricTarget MetricValueStatus NodeSelectorTerm ObjectReference "
           "PodAffinityTerm PodTemplateSpec RoleRef").split()
