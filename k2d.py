@@ -1360,11 +1360,9 @@ def strategic_merge(type_, current, patch):
                 out[name] = [item for item in out[name] if item not in value]
         elif value is None or is_directive(value) and not isinstance(old, dict):
             out.pop(key, None)                            # null, or a directive about nothing
-        elif isinstance(value, dict) and isinstance(old, dict) and field and field.merges:
-            out[key] = value
         elif isinstance(value, dict) and isinstance(old, dict):
             known = field and not field.kind and field.type in MESSAGES
-            out[key] = strategic_merge(field.type if known else "", old, value)
+            out[key] = value if field and field.merges else strategic_merge(field.type if known else "", old, value)
         elif isinstance(value, list) and isinstance(old, list):
             out[key] = merge_list(field, old, value) if field and field.merges else value
         else:
@@ -8191,8 +8189,7 @@ class Api:
         name, text = request.query.get("container"), None
         numbers, begin = self.log_options(request)
         pod = json.loads(self.find(request))
-        names = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
-                 for container in pod["spec"].get(field) or ()]
+        names = [container["name"] for _, container in containers_of(pod["spec"])]
         if not name and len(pod["spec"]["containers"]) > 1:
             raise bad_request(f"a container name must be specified for pod {request.name}, choose one of: "
                               f"[{' '.join(names)}]")
