@@ -8485,7 +8485,7 @@ def resource_lists(group, version):
 
 def tagged(request, body, content_type="application/json"):
     """An answer with its ETag, or 304 if the client has it."""
-    data = dumps(body) + b"\n"
+    data = (body if isinstance(body, bytes) else dumps(body)) + b"\n"
     etag = '"' + hashlib.sha256(data).hexdigest().upper() + '"'
     headers = {"ETag": etag, "Vary": "Accept", "Cache-Control": "public"}
     known = request.headers.get("If-None-Match") == etag
@@ -8872,36 +8872,34 @@ KIND_TEXTS = {name: {"type": "string", "description": text + MORE + anchor} for 
      "infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. "))}
 
 def openapi_definitions(kinds, root):
-    """{name: schema} of these kinds and all messages they reach."""
-    names, is_v3, atomic = definition_names(), "/components/" in root, set()
+    """Yield (name, schema) of these kinds and all messages they reach."""
+    names, is_v3, done = definition_names(), "/components/" in root, set()
+    atomic = set(re.findall(r":(?:\[\])?([\w.]+)[?+&]*#", " ".join(MESSAGES.values())))
     refs = {name: {"$ref": root + full} for name, full in names.items()}
-    out = {names[name]: schema for name, schema in EITHER.items() if "oneOf" not in schema or is_v3}
+    yield from ((names[name], schema) for name, schema in EITHER.items() if "oneOf" not in schema or is_v3)
     named = {kind.schema: kind for kind in KINDS if not kind.crd}
     todo = ["DeleteOptions", "ObjectMeta", *(kind.schema for kind in kinds if not kind.crd)]
     meta = {"allOf": [refs["ObjectMeta"]], "description": f"Standard object's metadata. {MORE}metadata"}
     for kind in [kind for kind in kinds if kind.crd]:
         own = {**KIND_TEXTS, **kind.schema.get("properties", {}), "metadata": meta}
         dropped = ["x-kubernetes-validations"] + [LOOSE] * ("properties" not in kind.schema)
-        place = ".".join([*kind.group.split(".")[::-1], kind.version, kind.name])
-        out[place] = {"type": "object", **without(kind.schema, *dropped), **(
-            {"properties": own} if kind.schema.get("properties") or not kind.schema.get(LOOSE) else {}),
+        yield ".".join([*kind.group.split(".")[::-1], kind.version, kind.name]), {
+            "type": "object", **without(kind.schema, *dropped), **(
+                {"properties": own} if kind.schema.get("properties") or not kind.schema.get(LOOSE) else {}),
             "x-kubernetes-group-version-kind": [gvk(kind)]}
     while todo:
         name = todo.pop()
-        if names[name] in out:
+        if name in done:
             continue
-        fields = message(name).by_name.values()
-        schema = out[names[name]] = {"type": "object", **filled(
-            properties={field.name: openapi_field(field, refs, is_v3) for field in fields},
-            required=sorted(field.name for field in fields if is_required(field)))}
-        if name in named:
-            schema["properties"].update(KIND_TEXTS)
-            schema["x-kubernetes-group-version-kind"] = [gvk(named[name])]
+        fields = Message(name).by_name.values()             # not to be kept: most are never needed again
+        properties = {field.name: openapi_field(field, refs, is_v3) for field in fields}
+        yield names[name], {"type": "object", **filled(
+            properties={**properties, **(KIND_TEXTS if name in named else {})},
+            required=sorted(field.name for field in fields if is_required(field)), **{
+                "x-kubernetes-group-version-kind": [gvk(named[name])] if name in named else [],
+                "x-kubernetes-map-type": "atomic" if name in atomic else ""})}
+        done.add(name)
         todo += [field.type for field in fields if field.type not in SCALARS]
-        atomic.update(field.type for field in fields if field.atomic and field.type not in SCALARS)
-    for name in atomic:
-        out[names[name]]["x-kubernetes-map-type"] = "atomic"
-    return out
 
 def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
@@ -8914,9 +8912,9 @@ OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of 
     (True, "delete", "delete", "dryRun gracePeriodSeconds propagationPolicy")]
 
 def openapi_paths(kinds, scalar):
-    """{path: operations} of these kinds; scalar is how a parameter says that it is text."""
-    out = {}
+    """Yield (path, operations) of these kinds; scalar is how a parameter says that it is text."""
     for kind in kinds:
+        out = {}
         path = (f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" +
                 ("namespaces/{namespace}/" if kind.namespaced else "") + kind.plural)
         for is_one, method, action, parameters in OPENAPI_VERBS:
@@ -8927,7 +8925,12 @@ def openapi_paths(kinds, scalar):
                 "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
                 "parameters": [{"name": name, "in": "query", **scalar} for name in parameters.split()],
                 "responses": {"200": {"description": "OK"}}}
-    return out
+        yield from out.items()
+
+def joined(pairs):
+    """An object whose members come one by one, as JSON: the whole document would be several MB of dicts."""
+    return b"{" + b",".join(dumps(name) + b":" + (dumps(value) if isinstance(value, (str, dict)) else joined(value))
+                            for name, value in pairs) + b"}"
 
 def openapi(request, parts):
     """The Answer to /openapi/v2, /openapi/v3 and /openapi/v3/GROUP VERSION; None for another path."""
@@ -8941,16 +8944,18 @@ def openapi(request, parts):
             for path, kinds in by_path.items()}}, "text/plain; charset=utf-8")
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
-        return tagged(request, {"openapi": "3.0.0", "info": info, "paths": openapi_paths(kinds, {"schema": text}),
-                                "components": {"schemas": openapi_definitions(kinds, "#/components/schemas/")}})
+        schemas = openapi_definitions(kinds, "#/components/schemas/")
+        return tagged(request, joined([
+            ("openapi", "3.0.0"), ("info", info), ("paths", openapi_paths(kinds, {"schema": text})),
+            ("components", [("schemas", schemas)])]))
     if parts != ["v2"]:
         return None
-    document = {"swagger": "2.0", "info": info, "paths": openapi_paths(KINDS, text),
-                "definitions": openapi_definitions(KINDS, "#/definitions/")}
+    document = [("swagger", "2.0"), ("info", info), ("paths", openapi_paths(KINDS, text)),
+                ("definitions", openapi_definitions(KINDS, "#/definitions/"))]
     if "protobuf" in request.headers.get("Accept", ""):
         return answer(200, to_gnostic("Document", document),
                       "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
-    return tagged(request, document)
+    return tagged(request, joined(document))
 
 # gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key: (field number, message; "" for text)}; "*" is
 # any key, "x" one that begins with x-: both are written as a pair of the key and its value.
@@ -8990,7 +8995,7 @@ def to_gnostic(name, value):
             data = wire_bytes(number, data)
         return data
     fields, out = GNOSTIC[name], []
-    for key, item in value.items():
+    for key, item in value.items() if isinstance(value, dict) else value:
         number, inner = fields.get("*") or fields.get("x" if key.startswith("x-") else key, (0, ""))
         if "*" in fields or number and key.startswith("x-"):
             out.append(wire_bytes(number, wire_bytes(1, key.encode()) + wire_bytes(2, to_gnostic(inner, item))))
