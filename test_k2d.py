@@ -1397,8 +1397,6 @@ class Requests(Pure):
     REFUSED = [  # what, plural, the object, the faults: what follows 'is invalid: '
         ("a field that would be lost", "pods", x_pod(volumeDevices=[{}]),
          f"spec.containers[0].volumeDevices: Forbidden: {NO}"),
-        ("two containers", "pods", x(spec={"containers": [SLEEP, {**SLEEP, "name": "d"}]}), "spec.containers: "
-         "Forbidden: a pod of several containers is not supported yet; use one a pod"),
         ("huge pages", "pods", x_pod(resources={"requests": {"hugepages-2Mi": "2Mi"}}),
          "spec.containers[0].resources.requests[hugepages-2Mi]: Forbidden: the engine cannot limit huge pages"),
         ("less than nothing", "pods", x_pod(resources={"limits": {"cpu": "-1"}}), "[spec.containers[0].resources."
@@ -2017,7 +2015,7 @@ class Framing(Pure):
 
     IMAGES = [("a name", "busybox", ("busybox", "latest")), ("a tag", "a/b:1", ("a/b", "1")),
               ("a port", "h:5000/a", ("h:5000/a", "latest")),
-              ("both", "h:5000/a:1", ("h:5000/a", "1")), ("a digest", "a:1@sha256:f", ("a:1", "sha256:f"))]
+              ("both", "h:5000/a:1", ("h:5000/a", "1")), ("a digest", "a:1@sha256:f", ("a", "sha256:f"))]
     HEAD = b"GET /a?b=c%20d HTTP/1.1\r\nHost: x\r\nAccept: a\r\naccept:b \r\nX-Empty:"
     HEADS = [  # what, head, the refusal
         ("no version", b"GET /", Refused("malformed request line 'GET /'")),
@@ -5461,9 +5459,6 @@ EXCUSED = {
     "misc: /openid/v1/jwks": "likewise",
 }
 OTHERWISE = {  # rows that k2d does not answer like Kubernetes; one that it does answer so by now has to go from here
-    **{name: "pods of several containers" for name in (
-        "create: pod, rich", "patch: strategic: containers merge by name", "patch: strategic: $patch delete",
-        "patch: strategic: change one, env merges by name", "patch: strategic: $setElementOrder")},
     "patch: resize patch: QoS class may not change": "a subresource that is not there",
     **{f"errors: pod security{what}": "Pod Security admission" for what in (
         " (restricted namespace label)", ": violating pod", ": warn on a violating deployment")},
