@@ -7716,6 +7716,8 @@ class Api:
         if old:
             is_debug = request and request.subresource == "ephemeralcontainers"
             (validate_ephemeral if is_debug else validate_update)(home, old, obj, faults)
+        if not old and home.id == "Pod" and obj["spec"].get("ephemeralContainers"):
+            faults.add("spec.ephemeralContainers", "Forbidden", why="cannot be set on create")
         faults.check(kind, meta.get("name", ""))
         if home.id in ("Role", "ClusterRole"):
             obj["rules"] = obj.get("rules") or None            # Kubernetes stores protobuf, without empty lists

@@ -707,7 +707,7 @@ GROUPS = {kind.plural: f"/apis/{kind.group}/{kind.version}" if kind.group else "
           for kind in reversed(k2d.KINDS)}      # plural -> path of the group version: the first that has it
 POD_FIELDS = {"volumes", "restartPolicy", "terminationGracePeriodSeconds", "hostname", "hostAliases", "initContainers",
               "containers", "nodeName", "serviceAccountName", "dnsPolicy", "schedulingGates", "priorityClassName",
-              "tolerations"}
+              "tolerations", "ephemeralContainers"}
 
 
 def at(plural, namespace=None, name=None, *more):
@@ -6736,6 +6736,9 @@ class Sessions(EngineTest):
         C.until_one("pods", self.NS, "broken", lambda obj: any(
             "running" in each["state"] for each in obj["status"].get("ephemeralContainerStatuses", ())))
         self.assertIn(b"httpd", self.said("new", "exec", "broken", "-c", "dbg", "--", "ps")[1])
+        answer = C.api("POST", self.at("pods"), pod("late", ephemeralContainers=[{"name": "d", "image": WEB}]))
+        self.assertEqual((answer.status, answer.body["message"]), (422, (
+            'Pod "late" is invalid: spec.ephemeralContainers: Forbidden: cannot be set on create')))
         answer = C.api("PATCH", path, {"spec": {"ephemeralContainers": None}}, MERGE)
         self.assertEqual(answer.status, 422)
         self.assertIn('existing ephemeral containers "dbg" may not be removed', answer.body["message"])
