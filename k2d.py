@@ -1421,8 +1421,7 @@ def merge_list(field, current, value, order=None):
     return merged if order is None else in_order(merged, order, server, identity)
 
 def in_order(items, order, server, identity):
-    """The items of a merged list: those that order names in its order, each after those that stood before it in the
-    server's list and that order does not name (apimachinery, mergeSortedSlice)."""
+    """The items of a merged list: those in order by it, the others after what they followed (mergeSortedSlice)."""
     rank, place = ({identity(item): -i for i, item in reversed(list(enumerate(each)))} for each in (order, server))
     named = sorted((item for item in items if identity(item) in rank), key=lambda item: -rank[identity(item)])
     others, out = [item for item in items if identity(item) not in rank], []
@@ -6099,8 +6098,7 @@ class Access:
                 "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\ncurrent-context: k2d\n")
 
 # == 16. Admission, verbs, discovery, Table, OpenAPI =========================================
-# The API server: what may be stored, and what each request is answered. Objects come in cleaned (section 2) and leave
-# as the bytes they rest in.
+# What may be stored, and what each request is answered. Objects come in cleaned (section 2), leave as they rest.
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
                  "deletionGracePeriodSeconds", "generateName", "managedFields")     # of metadata; an update keeps them
@@ -6463,13 +6461,12 @@ class Checks:
             yield (quantity_nanos(requests[name]) > quantity_nanos(limits[name]), ".requests",
                    f"must be less than or equal to {name} limit of {limits[name]}", requests[name])
     def PodSpec(containers=(), initContainers=(), volumes=(), dnsPolicy="", dnsConfig=None, **_):
-        names = [volume.get("name") for volume in volumes or ()]
+        names, regular = ([each["name"] for each in items or ()] for items in (volumes, containers))
         for i, container in enumerate(initContainers or ()):
-            yield (container["name"] in [each["name"] for each in containers or ()], f".initContainers[{i}].name",
-                   "Duplicate value")
+            yield container["name"] in regular, f".initContainers[{i}].name", "Duplicate value"
             for field in pick(container, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
-                yield (container.get("restartPolicy") != "Always", f".initContainers[{i}].{field}", "Forbidden: may not "
-                       "be set for init containers without restartPolicy=Always")
+                yield (container.get("restartPolicy") != "Always", f".initContainers[{i}].{field}",
+                       "Forbidden: may not be set for init containers without restartPolicy=Always")
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
@@ -6844,9 +6841,8 @@ def validate_update(kind, old, new, faults):
         if a != b:
             faults.add(where, "Forbidden", why=why)
     if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
-        words = {"APIGroup": "apiGroup", "Kind": "kind", "Name": "name"}
-        faults.add("roleRef", "Invalid value", {go: new["roleRef"][name] for go, name in words.items()},
-                   "cannot change roleRef")
+        found = dict(zip(("APIGroup", "Kind", "Name"), pick(new["roleRef"], ("apiGroup", "kind", "name")).values()))
+        faults.add("roleRef", "Invalid value", found, "cannot change roleRef")
     if kind.id == "Job":
         if before.get("completions") != after.get("completions") and not (
                 after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")):
@@ -7060,8 +7056,7 @@ def pattern_of(text, known={}):
     return known[text]
 
 def kinds_of(definition):
-    """The Kinds that a CustomResourceDefinition's served versions are, the one that objects rest in first; then by the
-    order of discovery (GA before beta before alpha, then the newest)."""
+    """The Kinds of a definition's served versions: first the one objects rest in, then as discovery orders them."""
     spec, names = definition["spec"], definition["spec"]["names"]
     def rank(version):
         found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version["name"])
@@ -7347,8 +7342,7 @@ Form = namedtuple("Form", "kind version include columns")   # kind: "" objects, 
 Answer = namedtuple("Answer", "code body content_type headers")
 
 class Request:
-    """One request as its handler read it. warnings: sentences for Warning headers, gathered on the way; given: the body
-    before it was cleaned."""
+    """One request. warnings: sentences for Warning headers, gathered on the way; given: the body before cleaning."""
     def __init__(self, method, target, headers, user):
         path, _, query = target.partition("?")
         self.method, self.path, self.headers, self.user = method, urllib.parse.unquote(path), headers, user
@@ -7541,8 +7535,7 @@ class Api:
         return answer(200, b'%s,"items":[%s]}\n' % (dumps(head)[:-1], items))
 
     def start(self, request):
-        """(the key after which a continued list goes on, the version it shows, 0: the present). Raises ApiError 400,
-        410 with a token that goes on with the present."""
+        """(the key after which a list goes on, the version it shows, 0: the present). Raises ApiError 400, 410."""
         token = request.query.get("continue")
         if not token:
             return ("", ""), 0
@@ -7685,8 +7678,7 @@ class Api:
                             "terminated", [cause])
 
     def prepare(self, kind, obj, old, request=None, managers=None):
-        """Defaults, admission, validation and allocation of an object about to be stored; returns it. old: the one that
-        is stored now, or None. Raises ApiError 403, 422."""
+        """Defaults, admission, validation, allocation of an object to be stored instead of old. Raises ApiError."""
         meta, status, faults = obj["metadata"], obj.get("status"), Faults()
         owners = meta.get("ownerReferences") or ()
         meta.update(filled(ownerReferences=[each for i, each in enumerate(owners) if not is_twice(i, owners)]))
@@ -7895,8 +7887,7 @@ class Api:
 
     @staticmethod
     def read_patch(request):
-        """The Content-Type's function (message name, object) -> patched object; the configuration itself of an apply.
-        Raises ApiError 400, 415."""
+        """The Content-Type's function (message name, object) -> new object; an apply's configuration. Raises ApiError."""
         media = request.content_type.partition(";")[0].strip()
         if media == APPLY:
             twice, validation = [], request.query.get("fieldValidation") or "Warn"
@@ -8186,8 +8177,7 @@ class Api:
             "metadata": {}, "items": [item if form.kind else without(item, "kind", "apiVersion") for item in items]})
 
     def log(self, request):
-        """A container's log: of its present run, or the one before. What the API server refuses comes first, then what
-        the kubelet does."""
+        """A container's log, of this run or the one before; the API server's refusals come before the kubelet's."""
         name, text = request.query.get("container"), None
         numbers, begin = self.log_options(request)
         pod = json.loads(self.find(request))
@@ -8311,9 +8301,8 @@ class Api:
         core = served.pop("")
         if not root:
             every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
-            return answer(200, {"paths": [
-                "/api", "/api/v1", "/apis", "/apis/", *sorted(every), "/healthz", "/livez", "/livez/ping",
-                "/openapi/v2", "/openapi/v3", "/readyz", "/readyz/ping", "/version"]})
+            known = "/healthz /livez /livez/ping /openapi/v2 /openapi/v3 /readyz /readyz/ping /version"
+            return answer(200, {"paths": ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *known.split()]})
         if root not in ("api", "apis"):
             return None
         if not below:
@@ -8666,8 +8655,7 @@ def ready_cells(obj):
 TEMPLATE = "Containers*,=spec.template.spec.containers[*].name Images*,=spec.template.spec.containers[*].image"
 WORKLOAD = f"Age {TEMPLATE} Selector*~=spec.selector"
 COLUMNS = f"""
-Namespace: Status=status.phase Age ; ServiceAccount: Age
-Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
+Namespace: Status=status.phase Age ; ServiceAccount: Age ; Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
   Internal-IP*=status.addresses[?(@.type=="InternalIP")].address|<none>
   External-IP*=status.addresses[?(@.type=="ExternalIP")].address|<none>
   OS-Image*=status.nodeInfo.osImage|<unknown> Kernel-Version*=status.nodeInfo.kernelVersion|<unknown>
@@ -8698,8 +8686,7 @@ ControllerRevision: Controller Revision=revision|0 Age ; Job: Status Completions
 CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
   Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
 HorizontalPodAutoscaler: Reference Targets MinPods$=spec.minReplicas|<unset> MaxPods=spec.maxReplicas|0
-  Replicas=status.currentReplicas|0 Age
-Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
+  Replicas=status.currentReplicas|0 Age ; Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
 IngressClass: Controller=spec.controller Parameters Age ; NetworkPolicy: Pod-Selector~=spec.podSelector Age
 PodDisruptionBudget: Min_Available$=spec.minAvailable|N/A Max_Unavailable$=spec.maxUnavailable|N/A
   Allowed_Disruptions#=status.disruptionsAllowed Age
