@@ -7526,13 +7526,16 @@ class Api:
             picked = picked[:limit]
         version = form.version or group_version(kind)
         head = {"kind": (form.kind or kind.name) + "List", "apiVersion": version, "metadata": meta}
-        if form.kind or not is_served_raw(kind):
-            objects = [json.loads(raw) for _, raw in picked]
-            return answer(200, {**to_table(kind, objects, form), "metadata": meta} if form.kind == "Table" else {
-                **head, "items": [partial_metadata(o, form) if form.kind else to_served(kind, o) for o in objects]})
+        objects, word = (json.loads(raw) for _, raw in picked), b"items"            # never all of them at once
         same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","        # what the items leave out
-        items = b",".join(b"{" + raw[len(same):] if raw.startswith(same) else raw for _, raw in picked)
-        return answer(200, b'%s,"items":[%s]}\n' % (dumps(head)[:-1], items))
+        items = (b"{" + raw[len(same):] if raw.startswith(same) else raw for _, raw in picked)
+        if form.kind == "Table":
+            head, items, word = {**to_table(kind, [], form), "metadata": meta}, table_rows(kind, objects, form), b"rows"
+            del head["rows"]
+        elif form.kind or not is_served_raw(kind):
+            items = (partial_metadata(obj, form) if form.kind else to_served(kind, obj) for obj in objects)
+        items = b",".join(item if isinstance(item, bytes) else dumps(item) for item in items)
+        return answer(200, b'%s,"%s":[%s]}\n' % (dumps(head)[:-1], word, items))
 
     def start(self, request):
         """(the key after which a list goes on, the version it shows, 0: the present). Raises ApiError 400, 410."""
@@ -8780,15 +8783,19 @@ def row_cells(columns, obj, others):
         except (LookupError, TypeError, ValueError):            # nothing there
             yield column.default
 
+def table_rows(kind, objects, form):
+    columns, function = columns_of(kind)
+    for obj in objects:
+        yield {"cells": list(row_cells(columns, obj, iter(function(obj)))), "object": {
+            "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))}
+
 def to_table(kind, objects, form):
     """A meta.k8s.io Table of objects of one kind."""
-    columns, function = columns_of(kind)
     version = objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1 else ""
     return {"kind": "Table", "apiVersion": form.version, "metadata": {"resourceVersion": version},
-            "columnDefinitions": [{**dict(zip(Column._fields, column[:4])), "description": ""} for column in columns
-                                  ] if form.columns else None,
-            "rows": [{"cells": list(row_cells(columns, obj, iter(function(obj)))), "object": {
-                "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))} for obj in objects]}
+            "columnDefinitions": [{**dict(zip(Column._fields, column[:4])), "description": ""}
+                                  for column in columns_of(kind)[0]] if form.columns else None,
+            "rows": list(table_rows(kind, objects, form))}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
