@@ -9369,12 +9369,19 @@ class Terminal(Session):
             self.far.sock.setblocking(False)
             self.on_far(self.far, rest)
             self.resize()
-            while not self.gone and self.fars:
-                self.turn()
+            # The engine attaches to what has ended too, and would wait for its next start.
+            ended = self.target.startswith("/containers") and not dig(
+                self.engine.call("GET", self.target + "/json"), "State", "Running")
+            until = time.monotonic() + 1 if ended else float("inf")
+            while not self.gone and self.fars and time.monotonic() < until:
+                self.turn(1 if ended else None)
+            if ended and self.fars:
+                raise EngineError(409, "container is in CONTAINER_EXITED state")
             if self.target.startswith("/exec"):
                 status = self.exit_status() or status
         except EngineError as error:
-            text = f"error executing command in container: {error}"
+            what = "executing command in" if self.target.startswith("/exec") else "attaching to"
+            text = f"error {what} container: {error}"
             status = {"metadata": {}, "status": "Failure", "message": "Internal error occurred: " + text, "code": 500,
                       "reason": "InternalError", "details": {"causes": [{"message": text}]}}
         if "error" in self.wanted:

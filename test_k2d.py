@@ -6599,6 +6599,13 @@ class Sessions(EngineTest):
                 self.assertEqual(process.stdout.readline(), b"got " + line + b"\n")
             process.kill()
 
+    def test_attach_to_what_ends_at_once(self):
+        for which in self.each_kubectl():
+            for number in range(3):
+                code, out, _ = self.said(which, "run", f"quick-{which}-{number}", "--image", WEB, "--restart=Never", "-i",
+                                         "--", "sh", "-c", "cat; exit 42", input=b"in\n")
+                self.assertEqual((code, out), (42, b"in\n"))
+
     def test_port_forward_to_a_server_on_the_loopback_only(self):
         made = self.run_pod("inner", self.SERVER)
         self.run_pod("outer", self.SERVER[:2] + [self.SERVER[2].replace("8081", "18081")], hostNetwork=True)
