@@ -6602,8 +6602,9 @@ class Sessions(EngineTest):
     def test_attach_to_what_ends_at_once(self):
         for which in self.each_kubectl():
             for number in range(3):
-                code, out, _ = self.said(which, "run", f"quick-{which}-{number}", "--image", WEB, "--restart=Never", "-i",
-                                         "--", "sh", "-c", "cat; exit 42", input=b"in\n")
+                name = f"quick-{which}-{number}"
+                code, out, _ = self.said(which, "run", name, "--image", WEB, "--restart=Never", "-i", "--", "sh", "-c",
+                                         "cat; exit 42", input=b"in\n")
                 self.assertEqual((code, out), (42, b"in\n"))
 
     def test_port_forward_to_a_server_on_the_loopback_only(self):
