@@ -6567,8 +6567,7 @@ class Checks:
                 "" if key in labels else "Required value: ") + f"must be '{value}'", labels)
         mismatch = selector is None or not selects(selector_of(selector), labels)
         yield selector is None, "spec.selector", "Required value"
-        yield (mismatch, "spec.template.metadata.labels",
-               MISMATCH if labels else "null: " + MISMATCH, labels or None)
+        yield mismatch, "spec.template.metadata.labels", MISMATCH, labels or None
     def CronJob(metadata, **_):
         yield len(metadata.get("name", "")) > 52, "metadata.name", "must be no more than 52 characters"
     def CronJobSpec(jobTemplate, schedule="", timeZone=None, **_):
@@ -6821,6 +6820,7 @@ def keep_assigned(kind, obj, old):
         spec.update(pick(before, ("finalizers",)))
     elif kind.id == "Pod" and not is_foreign(obj):
         add_tolerations(spec)
+        fill(spec, **pick(before, ("priority", "preemptionPolicy")))
     elif kind.id == "DaemonSet":
         count = int(old["metadata"]["annotations"][TEMPLATE_COUNT]) + (before["template"] != spec["template"])
         obj["metadata"]["annotations"][TEMPLATE_COUNT] = str(count)
@@ -7890,7 +7890,7 @@ class Api:
 
     @staticmethod
     def read_patch(request):
-        """The Content-Type's function (message name, object) -> new object; an apply's configuration. Raises ApiError."""
+        """The Content-Type's function (message name, object) -> new object; an apply's configuration."""
         media = request.content_type.partition(";")[0].strip()
         if media == APPLY:
             twice, validation = [], request.query.get("fieldValidation") or "Warn"

@@ -1454,6 +1454,19 @@ class Requests(Pure):
          f"data: Forbidden: {IMMUTABLE}"),
         ("immutable stays", "configmaps", x(immutable=True), {"immutable": None}, f"immutable: Forbidden: {IMMUTABLE}"),
         ("a Secret's type", "secrets", x(), {"type": "b"}, 'type: Invalid value: "b": field is immutable'),
+        ("a selector beside other faults", "deployments",
+         x_deployment({"a": "b"}, selector={"matchLabels": {"a": "b"}}),
+         {"spec": {"selector": None, "template": {"metadata": {"labels": None}}}}, "[spec.selector: Required value, "
+         "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`, "
+         "spec.selector: Invalid value: null: field is immutable]"),
+        ("a container more", "pods", x_pod(), {"spec": {"containers": [SLEEP, {**SLEEP, "name": "d"}]}},
+         "spec.containers: Forbidden: pod updates may not add or remove containers"),
+        ("a toleration less", "pods", x(spec={"containers": [SLEEP], "tolerations": [
+            {"key": "a", "operator": "Exists"}]}), {"spec": {"tolerations": None}},
+         "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"),
+        ("an owner without uid", "configmaps", x(), {"metadata": {"ownerReferences": [
+            {"apiVersion": "v1", "kind": "Secret", "name": "a"}]}},
+         'metadata.ownerReferences.uid: Invalid value: "": must not be empty'),
         ("a finalizer too late", "configmaps", {"metadata": {"name": "x", "finalizers": ["x.test/f"]}},
          {"metadata": {"finalizers": ["x.test/f", "x.test/g"]}}, "metadata.finalizers: Forbidden: no new finalizers "
          'can be added if the object is being deleted, found new finalizers []string{"x.test/g"}'),
@@ -1547,7 +1560,7 @@ class PatchRules(Pure):
         ("an odd directive", "PodSpec", {}, {"$patch": "odd"}, Refused("unknown patch type: odd in map: ...")),
     ]
 
-    BASE = {"ConfigMap": {}, "Deployment": {"spec": {
+    BASE = {"ConfigMap": {}, "ServiceAccount": {}, "PodDisruptionBudget": {}, "Deployment": {"spec": {
         "replicas": 0, "paused": True, "selector": {"matchLabels": {"x": "y"}}, "template": {
             "metadata": {"labels": {"x": "y"}}, "spec": {"containers": [{"name": "a", "image": "1"}]}}}},
         "Service": {"spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}},
@@ -1597,6 +1610,14 @@ class PatchRules(Pure):
             {"volumes": [{"name": "v", "hostPath": {"path": "/h"}}]}, (422,
             'Deployment.apps "row" is invalid: spec.template.spec.volumes[0].hostPath: '
             "Forbidden: may not specify more than 1 volume type")),
+        ("an owner twice is one", "ConfigMap", "metadata.ownerReferences", [], [
+            {"apiVersion": "v1", "kind": "Secret", "name": "a", "uid": "u"}] * 2,
+            [{"apiVersion": "v1", "kind": "Secret", "name": "a", "uid": "u"}]),
+        ("a budget's selector is replaced, nulls and all", "PodDisruptionBudget", "spec",
+            {"selector": {"matchLabels": {"a": "1", "b": "2"}}}, {"selector": {"matchLabels": {"a": None, "c": "3"}}},
+            {"selector": {"matchLabels": {"a": "", "c": "3"}}}),
+        ("an account's secrets are names", "ServiceAccount", "secrets", [], [{"name": "a", "kind": "Pod"}],
+            [{"name": "a"}]),
         ("list: merge, delete and add at once", "Deployment", "spec.template.spec.containers", {"env": [{"name": "a",
             "value": "1"}, {"name": "b", "value": "2"}]}, {"env": [{"name": "b", "$patch": "delete"}, {"name": "a",
             "value": "9"}, {"name": "n", "value": "3"}]}, {"env": [{"name": "a", "value": "9"}, {"name": "n",
