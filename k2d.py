@@ -205,13 +205,13 @@ KIND_TABLE = """
   v1                       PersistentVolumeClaim    pvc      Namespace disk    status                 obj
   v1                       PersistentVolume         pv       Cluster   disk    status                 obj
   v1                       Pod                      po       Namespace pod     attach,binding,eviction,exec,log,\
-ephemeralcontainers,portforward,status all,gen,obj
+ephemeralcontainers,portforward,proxy,status all,gen,obj
   v1                       PodTemplate              -        Namespace disk    -                      gen,obj
   v1                       ReplicationController    rc       Namespace spec    scale,status           all,gen
   v1                       ResourceQuota            quota    Namespace spec    status                 obj
   v1                       Secret                   -        Namespace disk    -                      -
   v1                       ServiceAccount           sa       Namespace disk    token                  obj
-  v1                       Service                  svc      Namespace disk    status                 all,obj
+  v1                       Service                  svc      Namespace disk    proxy,status           all,obj
   apiregistration.k8s.io/v1 APIService              -        Cluster   empty   -                      api-extensions
   apps/v1                  ControllerRevision       -        Namespace disk    -                      -
   apps/v1                  DaemonSet                ds       Namespace disk    status                 all,gen
@@ -4292,6 +4292,7 @@ class Pods:
         """The files that k2d itself mounts into a container: {what: path}."""
         uid, s = pod["metadata"]["uid"], self.settings
         files, resolv = {}, resolv_conf(pod, s)
+        os.makedirs(pod_folder(s, uid), exist_ok=True)
         if not pod["spec"].get("hostNetwork"):
             files["etc-hosts"] = self.k2d.names.write_hosts(pod)
         if resolv:
@@ -4478,13 +4479,13 @@ class Pods:
             self.queue.add_after(left + 0.05, key_of(pod))
             return False
         if not self.stop(pod, found, left + pod["spec"].get("terminationGracePeriodSeconds", 30)):
+            self.remove_sandbox(found)
             with self.store.transaction():
                 present = self.pod_of(pod["metadata"]["uid"])
                 if present:
                     present["status"] = {**self.status(present, True), "phase": "Failed", "reason": "DeadlineExceeded",
                                          "message": "Pod was active on the node longer than the specified deadline"}
                     self.store.put(KIND["Pod"], present)
-            self.remove_sandbox(found)
         return True
 
     def terminate(self, pod, found):
@@ -5963,8 +5964,10 @@ class Access:
             if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata", "uid") != bound["uid"]:
                 return None
             if bound and kind == "Pod":
-                extra.update({"authentication.kubernetes.io/pod-name": [bound["name"]],
-                              "authentication.kubernetes.io/pod-uid": [bound["uid"]]})
+                pod = self.store.get("Pod", namespace, bound["name"])
+                node = self.store.get("Node", "", pod["spec"].get("nodeName", ""))
+                extra.update({f"authentication.kubernetes.io/{what}-{field}": [obj["metadata"][field]]
+                              for what, obj in (("pod", pod), ("node", node)) if obj for field in ("name", "uid")})
         return User(f"system:serviceaccount:{namespace}:{account['name']}",
                     ("system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"),
                     account["uid"], extra)
@@ -7346,6 +7349,7 @@ class Request:
     def __init__(self, method, target, headers, user):
         path, _, query = target.partition("?")
         self.method, self.path, self.headers, self.user = method, urllib.parse.unquote(path), headers, user
+        self.target = target
         self.options = urllib.parse.parse_qsl(query, keep_blank_values=True)      # as given, some of them repeated
         self.query = dict(self.options)
         self.content_type, self.dry_run = headers.get("Content-Type", ""), "dryRun" in self.query
@@ -7396,6 +7400,8 @@ def route(request, parts):
     if len(rest) > 2 and rest[0] == "namespaces" and (group, version, rest[2]) in RESOURCES:
         namespace, rest = rest[1], rest[2:]
     kind = RESOURCES.get((group, version, rest[0])) if rest else None
+    if rest[2:3] == ["proxy"]:                                  # what follows is for whom it is passed on to
+        rest = rest[:3]
     if not kind or len(rest) > 3 or namespace is not None and not kind.namespaced:
         raise no_such_resource()
     request.kind, request.namespace = kind, namespace if kind.namespaced else ""
@@ -7431,7 +7437,7 @@ VERBS = {  # (method, whether one object is named) -> (method of Api, verb of KI
     ("PUT", True): ("update", "update"), ("PATCH", True): ("update", "patch"), ("POST", True): ("", "create")}
 SUB_VERBS = {"log": ["get"], "finalize": ["update"], **dict.fromkeys(("binding", "eviction", "token"), ["create"]),
              **dict.fromkeys(("scale", "status", "ephemeralcontainers"), ["get", "patch", "update"]),
-             **dict.fromkeys(CONNECTS, ["create", "get"])}
+             **dict.fromkeys(CONNECTS, ["create", "get"]), "proxy": ["create", "delete", "get", "patch", "update"]}
 SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (      # what subresources read and answer
     ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"), ("binding", "v1 Binding"),
     ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"),
@@ -7478,7 +7484,7 @@ class Api:
             request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
         if (request.kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET"):
             self.k2d.renew_lease()
-        if request.subresource in ("log", "binding", "eviction", "token"):
+        if request.subresource in ("log", "binding", "eviction", "token", "proxy"):
             return getattr(self, request.subresource)(request)
         if request.subresource in CONNECTS:
             return self.connect(request)
@@ -8256,6 +8262,39 @@ class Api:
             begin = f"{time.time() - numbers['sinceSeconds']:020.9f}"
         return numbers, max(begin, exact_seconds(query.get("sinceTime")))
 
+    def proxy(self, request):
+        """Pass a request on to a port of a pod, or of what is behind a Service: NAME, NAME:PORT or https:NAME:PORT."""
+        scheme, name, port = ([""] * 2 + request.name.split(":"))[-3:] if request.name.count(":") > 1 else (
+            "", *(request.name + ":").split(":")[:2])
+        path, obj = request.target.partition("/proxy")[2], self.store.get(request.kind.id, request.namespace, name)
+        if not obj:
+            raise not_found(request.kind, name)
+        if obj["kind"] == "Service":
+            wanted = [p for p in obj["spec"].get("ports") or () if port in ("", p.get("name"), str(p["port"]))]
+            subsets = dig(self.store.get("Endpoints", request.namespace, name), "subsets", default=())
+            ends = [(address["ip"], each["port"]) for subset in subsets for address in subset.get("addresses") or ()
+                    for each in subset.get("ports") or () if wanted and each.get("name") == wanted[0].get("name")]
+            if not ends:
+                raise ApiError(503, "ServiceUnavailable", f'no endpoints available for service "{request.name}"')
+            host, port = random.choice(ends)
+        else:
+            ports = [p["containerPort"] for c in obj["spec"]["containers"] for p in c.get("ports") or ()]
+            host, port = dig(obj, "status", "podIP"), port or (ports or [80])[0]
+            if not host:
+                raise bad_request("address not allowed")
+        try:
+            sock = dial(host, int(port), time.monotonic() + IO_SECONDS)
+        except (OSError, ValueError) as error:
+            raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}")
+        hidden = "authorization", "connection", "host", "transfer-encoding", "content-length", "expect"
+        headers = {**without(request.headers, *hidden), "host": f"{host}:{port}", "connection": "close",
+                   "content-length": str(len(request.body)), "x-forwarded-uri": request.target.partition("?")[0]}
+        lines = [f"{request.method} {path if path[:1] == '/' else '/' + path} HTTP/1.1",
+                 *(f"{field}: {value}" for field, value in headers.items())]
+        return lambda handler: handler.serve_proxy(
+            unverified_tls().wrap_socket(sock, server_hostname=host) if scheme == "https" else sock,
+            "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + request.body)
+
     def connect(self, request):
         """exec, attach and portforward: what takes the connection over, or the kubelet's refusal. Raises ApiError."""
         what, pod = request.subresource, json.loads(self.find(request))
@@ -8404,8 +8443,8 @@ def is_served_raw(kind):
 
 def converted(kind, obj):
     """An object without the fields that this version of its kind does not have, and with those it always shows."""
-    return {**clean(kind.schema, obj, Findings([], [], [])), "apiVersion": group_version(kind),
-            "metadata": obj["metadata"]}
+    known = obj if kind.crd else clean(kind.schema, obj, Findings([], [], []))
+    return {**known, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
 
 def to_served(kind, obj):
     """An object at rest as this version of its kind shows it."""
@@ -8465,7 +8504,7 @@ def resource_lists(group, version):
         for name in ("", *sorted(kind.subresources)):
             other, verbs = SUB_KINDS.get(name), {"verbs": SUB_VERBS.get(name) or kind.verbs.split()}
             answers = filled(group=other.group, version=other.group and other.version, kind=other.name) if other else {
-                "kind": kind.name}
+                "kind": kind.name + "ProxyOptions" * (name == "proxy")}
             plain.append({"name": kind.plural + f"/{name}" * bool(name), "singularName": "" if name else kind.singular,
                           "namespaced": kind.namespaced, **answers, **verbs, **({} if name else more)})
             if name:
@@ -9941,6 +9980,24 @@ class Handler:
             self.connection.watch, watch.connection = watch, self.connection
             self.k2d.hub.after(seconds, self.k2d.hub.end_watch, watch)
             self.keep = True                                    # the hub goes on with it
+
+    def serve_proxy(self, sock, data):
+        """Send data, a whole request, and pass the answer on as it comes, until it ends."""
+        self.keep = False
+        with sock:
+            sock.settimeout(IO_SECONDS)
+            sock.sendall(data)
+            head, found = b"", None
+            while not found and len(head) <= HEAD_BYTES:
+                got = sock.recv(65536)
+                if not got:
+                    raise OSError("hung up before it answered")
+                head += got
+                found = HEAD_END.search(head)
+            lines = [line for line in head[:found.start()].split(b"\n") if not line.lower().startswith(b"connection:")]
+            self.sock.sendall(b"\n".join(lines).rstrip(b"\r") + b"\r\nConnection: close\r\n\r\n" + head[found.end():])
+            for got in iter(lambda: sock.recv(65536), b""):
+                self.sock.sendall(got)
 
     def serve_log(self, sock, buffer, tty, stamped, limit, follow, skip):
         """Pass a container's log on, without its first lines to skip, until it ends, the client goes, or limit bytes
