@@ -7151,9 +7151,13 @@ def admit_pod(store, pod):
         found = store.get("RuntimeClass", "", runtime)
         if not found:
             raise forbidden(kind, name, f'pod rejected: RuntimeClass "{runtime}" not found')
-        where = found.get("scheduling") or {}
+        where, own = found.get("scheduling") or {}, spec.get("nodeSelector") or {}
+        for key, value in (where.get("nodeSelector") or {}).items():
+            if own.get(key, value) != value:
+                raise forbidden(kind, name, f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; "
+                                f"pod.spec.nodeSelector[{key}] = {own[key]}")
         spec.update(filled(overhead=dig(found, "overhead", "podFixed"),
-                           nodeSelector={**where.get("nodeSelector", {}), **spec.get("nodeSelector", {})}))
+                           nodeSelector={**where.get("nodeSelector", {}), **own}))
         spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
     merge_label_keys([spec.get(key) for key in ("affinity", "topologySpreadConstraints")], labels_of(pod))
     if spec.get("schedulingGates"):

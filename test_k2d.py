@@ -7872,22 +7872,35 @@ class KilledBetweenEngineCalls(EngineTest):
             C.start(self.relay.url)
         return killed
 
-    def every_point(self, lose):
-        path = self.at("deployments")
-        for limit in range(1, 60):
-            name, before = f"{lose}-{limit}", set(containers(self.NS))
+    def rich(self, name):
+        """A Deployment of pods with an init container, a sidecar, two containers and volumes."""
+        mount = {"volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "m", "mountPath": "/m"}]}
+        once = lambda what, **more: {"name": what, "image": WEB, **mount, "command": [
+            "sh", "-c", f"echo {what} >>/v/begun" + "; exec sleep 3600" * (what != "init")], **more}
+        obj = deployment(name, volumes=[{"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}}], **mount)
+        spec = obj["spec"]["template"]["spec"]
+        spec["containers"].append(once("d"))
+        spec["initContainers"] = [once("init"), once("side", restartPolicy="Always")]
+        return obj
+
+    def every_point(self, lose, rich=False):
+        path, names = self.at("deployments"), {"c", "d", "init", "side", "POD"} if rich else {"c"}
+        for limit in range(1, 90):
+            name, before = f"{'rich' if rich else lose}-{limit}", set(containers(self.NS))
             ready = functools.partial(C.until_ready, self.NS, 1, f"app={name}")
-            obj = deployment(name, volumes=[{"name": "v", "emptyDir": {}}],
-                             volumeMounts=[{"name": "v", "mountPath": "/v"}])
+            obj = self.rich(name) if rich else deployment(name, volumes=[{"name": "v", "emptyDir": {}}],
+                                                          volumeMounts=[{"name": "v", "mountPath": "/v"}])
             with self.subTest(f"create, {lose} {limit} lost"):
                 killed = self.interrupted(limit, lose, lambda: C.do("POST", path, obj), ready)
                 self.assertIn(C.api("POST", path, obj).status, (201, 409))      # it may have died before it answered
                 wanted, = ready()
                 C.until_one("deployments", self.NS, name, lambda obj: obj["status"].get("availableReplicas") == 1)
-                eventually(lambda: set(containers(self.NS)) - before == {f"{self.NS}_{wanted}_c"},
-                           "one container, none left over")
+                eventually(lambda: set(containers(self.NS)) - before == {f"{self.NS}_{wanted}_{one}" for one in names},
+                           "each container once, none left over")
                 self.assertEqual(containers(self.NS)[f"{self.NS}_{wanted}_c"]["State"], "running")
                 self.assertEqual(in_pod(self.NS, wanted, "cat /www/index.html"), f"web 1 on {wanted}")
+                if rich:
+                    self.assertEqual(in_pod(self.NS, wanted, "cat /v/begun /m/a").split(), ["init", "side", "d", "b"])
             with self.subTest(f"delete, {lose} {limit} lost"):
                 gone = functools.partial(C.until, self.at("pods", labels=f"app={name}"), lambda pods: not pods)
                 killed |= self.interrupted(limit, lose, lambda: C.do("DELETE", f"{path}/{name}"), gone)
@@ -7904,6 +7917,10 @@ class KilledBetweenEngineCalls(EngineTest):
 
     def test_the_last_answer_never_reaches_k2d(self):
         self.every_point("answer")
+
+    def test_a_pod_of_several_containers(self):
+        self.create(configmap("m", a="b"))
+        self.every_point("request", True)
 
     def test_an_engine_that_is_away_is_not_an_engine_without_containers(self):
         self.create(deployment("stays"))
