@@ -5074,7 +5074,8 @@ class Controllers:
     def place(self, pod, node, view):
         """Bind one pod to the node and give it its address; returns whether that is settled, one way or the other."""
         spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
-        refused = rejection(pod, node, view) if is_bound else None
+        sysctl = forbidden_sysctls(spec)
+        refused = ("SysctlForbidden", sysctl) if sysctl else rejection(pod, node, view) if is_bound else None
         if not is_bound and self.is_unschedulable(pod, node, view):
             return False
         spec["nodeName"] = ours
