@@ -2483,6 +2483,8 @@ def engine_time(text):
     """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero time."""
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
+INTERRUPTED = "ended by a restart of the engine or of its host"
+
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes.
 
@@ -2539,7 +2541,9 @@ class Found:
         out = {"exitCode": code, "reason": reason, "startedAt": engine_time(self.started_at),
                "finishedAt": engine_time(finished_at or self.finished_at), "containerID": "docker://" + self.id,
                **filled(message=self.message)}
-        if self.error:
+        if self.error == INTERRUPTED:
+            out.update(reason="ContainerStatusUnknown", message=self.error)
+        elif self.error:
             out.update(reason="StartError", message=self.error, exitCode=128, finishedAt=out["finishedAt"] or now())
         return out
 
@@ -3857,6 +3861,7 @@ class Pods:
         self.hooked = {}                        # (uid, container) -> the run, (id, its start), that had its postStart
         self.hooking = set()                    # ids of containers that a hook is at work for
         self.stopping = {}                      # id -> monotonic time when it was told to stop
+        self.lost_at, self.engine_began = None, 0       # when the engine hung up; when it started; Unix seconds
         self.known = False                      # whether the engine has been listed: without it, absence means nothing
         self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
 
@@ -3884,6 +3889,9 @@ class Pods:
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
         listed = {info["Id"]: info for info in self.engine.call("GET", "/containers/json?all=1")}
+        # Docker makes its bridge anew at each start, which nothing else tells; a Podman that restarts ends nothing.
+        bridge = self.engine.call("GET", "/networks/bridge", expect=(404,))
+        self.engine_began = seconds_of(dig(bridge, "Created")) or 0
         with self.lock:
             self.found = {uid: {name: f for name, f in containers.items() if f.id in listed}
                           for uid, containers in self.found.items()}
@@ -3942,11 +3950,19 @@ class Pods:
             before = self.found.get(uid, {}).get(at[1]) or self.gone.pop(at, None)
         if uid in self.keys:
             ended = exit_ or not info["State"].get("Running") and (not before or before.running)
+            if ended and not exit_ and self.is_interruption(info["State"]):
+                info["State"].update(ExitCode=137, Error=INTERRUPTED)
             words = self.last_words(*at, info, before) if ended else ""
             self.note(uid, Found(info, before, exit_, words))
         elif id_ not in self.removing:
             self.adopt(info, exit_)
         return False
+
+    def is_interruption(self, state):
+        """Whether a run that ended well, unseen, did so because the engine or the machine went down: it is not done."""
+        at, boot = seconds_of(state.get("FinishedAt")), int(re.search(r"btime (\d+)", read_text("/proc/stat"))[1])
+        since = (self.lost_at or self.engine_began - 60) - 30
+        return bool(at) and state.get("ExitCode") == 0 and (at < boot or since <= at < self.engine_began)
 
     def note(self, uid, found):
         with self.lock:
@@ -10144,7 +10160,7 @@ class K2d:
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
-        self.pods.known = False
+        self.pods.known, self.pods.lost_at = False, time.time()
         threading.Thread(target=self.update_node, args=(False,), daemon=True).start()
         self.hub.after(self.retry_s, self.connect_engine)
 

@@ -5974,7 +5974,8 @@ class Fuzz(Pure):
             "none"])] * (kind.namespaced and draw.random() < 0.95) + [
             kind.plural]
         parts += [obj["metadata"]["name"]] * (method != "POST" and draw.random() < 0.9)
-        parts += [draw.choice([*(s for s in kind.subresources if s != "proxy"), "status", "scale", "x"])] * (draw.random() < 0.1)
+        below = [*(name for name in kind.subresources if name != "proxy"), "status", "scale", "x"]
+        parts += [draw.choice(below)] * (draw.random() < 0.1)
         query = "&".join(draw.sample(self.QUERIES, draw.choice([0, 0, 1, 2])))
         content = {"PATCH": draw.choice([MERGE, JSON_PATCH, STRATEGIC, APPLY])}.get(method, "application/json")
         if content == APPLY:
@@ -6276,12 +6277,14 @@ class SeveralContainers(EngineTest):
     def test_init_containers_run_one_after_the_other_before_all_else(self):
         wait = "echo 1 >>/s/x; while [ ! -e /s/go ]; do sleep 0.1; done"
         self.run_these("order", self.container("c", "cat /s/x; exec sleep 3600", **self.MOUNT), ready=False, init=[
-            self.container("i1", wait, **self.MOUNT), self.container("i2", "echo 2 >>/s/x", **self.MOUNT)], **self.SCRATCH)
+            self.container("i1", wait, **self.MOUNT), self.container("i2", "echo 2 >>/s/x", **self.MOUNT)],
+            **self.SCRATCH)
         obj = C.until_one("pods", self.NS, "order", lambda obj: "running" in self.statuses(
             obj, "initContainerStatuses").get("i1", {}).get("state", {}))
         shown = self.statuses(obj, "initContainerStatuses")
+        waits = {"waiting": {"reason": "PodInitializing"}}
         self.assertEqual((obj["status"]["phase"], shown["i2"]["state"], first_status(obj)["state"]),
-                         ("Pending", {"waiting": {"reason": "PodInitializing"}}, {"waiting": {"reason": "PodInitializing"}}))
+                         ("Pending", waits, waits))
         initialized = next(c for c in obj["status"]["conditions"] if c["type"] == "Initialized")
         self.assertEqual((initialized["status"], initialized["reason"], initialized["message"]), (
             "False", "ContainersNotInitialized", "containers with incomplete status: [i1 i2]"))
@@ -6314,7 +6317,8 @@ class SeveralContainers(EngineTest):
             return self.container(name, beside, restartPolicy="Always", **self.MOUNT)
         main = "[ -e /s/up ] || exit 9; while [ ! -e /s/go ]; do sleep 0.1; done"
         self.run_these("side", self.container("c", main, **self.MOUNT), init=[
-            sidecar("s1"), self.container("i", "[ -e /s/up ]", **self.MOUNT), sidecar("s2")], restartPolicy="Never", **self.SCRATCH)
+            sidecar("s1"), self.container("i", "[ -e /s/up ]", **self.MOUNT), sidecar("s2")],
+            restartPolicy="Never", **self.SCRATCH)
         obj = C.do("GET", self.at("pods", "side"))
         self.assertEqual([(s["name"], s["ready"], s["started"]) for s in obj["status"]["initContainerStatuses"]],
                          [("s1", True, True), ("i", True, False), ("s2", True, True)])
@@ -6359,7 +6363,8 @@ class SeveralContainers(EngineTest):
                             restartPolicy="Never", securityContext={"runAsUser": 1000}))
         for number, (policy, script, message) in enumerate(self.LAST_WORDS):
             with self.subTest(f"{policy}: {script}"):
-                obj = C.until_one("pods", self.NS, f"words{number}", lambda obj: "terminated" in first_status(obj).get("state", {}))
+                obj = C.until_one("pods", self.NS, f"words{number}",
+                                  lambda obj: "terminated" in first_status(obj).get("state", {}))
                 self.assertEqual(first_status(obj)["state"]["terminated"].get("message"), message)
         self.create(pod("again", ["sh", "-c", "printf no; date >/dev/termination-log; exit 1"]))
         obj = C.until_one("pods", self.NS, "again", lambda obj: first_status(obj).get("restartCount", 0) >= 1)
@@ -6369,7 +6374,8 @@ class SeveralContainers(EngineTest):
     def test_an_image_is_changed_in_place(self):
         self.run_these("image", self.container("a"), self.container("b", "exec sleep 3600"))
         C.do("PATCH", self.at("pods", "image"), {"spec": {"containers": [{"name": "b", "image": WEB2}]}}, STRATEGIC)
-        obj = C.until_one("pods", self.NS, "image", lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
+        obj = C.until_one("pods", self.NS, "image",
+                          lambda obj: is_ready(obj) and self.statuses(obj)["b"]["restartCount"])
         self.assertEqual((self.statuses(obj)["b"]["image"], self.statuses(obj)["a"]["restartCount"]), (WEB2, 0))
         self.assertEqual(engine("GET", f"/containers/{self.NS}_image_b/json")[1]["Config"]["Image"], WEB2)
         self.until_event("Killing", "image", "Container b definition changed, will be restarted")
@@ -7075,19 +7081,22 @@ class Volumes(EngineTest):
 
     def test_a_claim_and_its_engine_volume(self):
         self.create(pod("user", volumes=[named_("v", {"persistentVolumeClaim": {"claimName": "data"}})],
-                        volumeMounts=[{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/s", "subPath": "s"}]))
+                        volumeMounts=[{"name": "v", "mountPath": "/v"},
+                                      {"name": "v", "mountPath": "/s", "subPath": "s"}]))
         self.until_event("FailedScheduling", "user", 'persistentvolumeclaim "data" not found')
         self.create(self.claim("data"))
         claim = self.bound("data")
         self.until_event("ProvisioningSucceeded", "data")
-        self.assertEqual((claim["spec"]["storageClassName"], claim["status"]["capacity"]), ("local", {"storage": "1Gi"}))
+        self.assertEqual((claim["spec"]["storageClassName"], claim["status"]["capacity"]),
+                         ("local", {"storage": "1Gi"}))
         C.until_one("pods", self.NS, "user", is_ready)
         self.assertEqual(in_pod(self.NS, "user", "echo x >/v/f; echo y >/s/g; cat /v/s/g"), "y")
         volume = claim["spec"]["volumeName"]
         self.assertIn("in use", run(DOCKER, "volume", "rm", volume, check=False).stderr)
         C.kubectl("delete", "pod", "user", "-n", self.NS)
         self.volume_pod("next", None, v={"persistentVolumeClaim": {"claimName": "data", "readOnly": True}})
-        self.assertEqual(in_pod(self.NS, "next", "cat /v/f; touch /v/x 2>&1 | grep -o Read.*"), "x\nRead-only file system")
+        self.assertEqual(in_pod(self.NS, "next", "cat /v/f; touch /v/x 2>&1 | grep -o Read.*"),
+                         "x\nRead-only file system")
         grow = lambda size: C.api("PATCH", self.at("persistentvolumeclaims", "data"), {"spec": {"resources": {
             "requests": {"storage": size}}}}, MERGE)
         self.assertEqual(grow("2Gi").status, 200)
@@ -7127,7 +7136,8 @@ class Volumes(EngineTest):
         template = {"volumeClaimTemplate": {"metadata": {"labels": {"x": "y"}}, "spec": self.claim("")["spec"]}}
         self.volume_pod("own", None, v={"ephemeral": template})
         claim = self.bound("own-v")
-        self.assertEqual((claim["metadata"]["labels"], claim["metadata"]["ownerReferences"][0]["kind"]), ({"x": "y"}, "Pod"))
+        self.assertEqual((claim["metadata"]["labels"], claim["metadata"]["ownerReferences"][0]["kind"]),
+                         ({"x": "y"}, "Pod"))
         C.kubectl("delete", "pod", "own", "-n", self.NS)
         C.until(self.at("persistentvolumeclaims"), lambda found: "own-v" not in found)
 
