@@ -6901,6 +6901,7 @@ class SeenFromInside(EngineTest):
 
     def test_a_seccomp_profile_of_the_node(self):
         folder = os.path.join(C.data, "seccomp")
+        self.addCleanup(shutil.rmtree, folder)
         os.makedirs(folder, exist_ok=True)
         k2d.write_text(os.path.join(folder, "mkdir.json"), json.dumps({
             "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"],
@@ -7038,7 +7039,8 @@ class Volumes(EngineTest):
 
     def test_memory(self):
         made = self.volume_pod("memory", None, m={"emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
-        look = "grep ' /m ' /proc/mounts | grep -o 'tmpfs\\|size=[0-9]*k' | sort -u | xargs; stat -c %a /m; echo x > /m/f"
+        look = ("grep ' /m ' /proc/mounts | grep -o 'tmpfs\\|size=[0-9]*k' | sort -u | xargs; "
+                "stat -c %a /m; echo x > /m/f")
         self.assertEqual(in_pod(self.NS, "memory", look), "size=1024k tmpfs\n777")
         C.restart()
         in_pod(self.NS, "memory", "kill 1")
@@ -7887,7 +7889,8 @@ class KilledBetweenEngineCalls(EngineTest):
         mount = {"volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "m", "mountPath": "/m"}]}
         once = lambda what, **more: {"name": what, "image": WEB, **mount, "command": [
             "sh", "-c", f"echo {what} >>/v/begun" + "; exec sleep 3600" * (what != "init")], **more}
-        obj = deployment(name, volumes=[{"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}}], **mount)
+        volumes = [{"name": "v", "emptyDir": {}}, {"name": "m", "configMap": {"name": "m"}}]
+        obj = deployment(name, volumes=volumes, **mount)
         spec = obj["spec"]["template"]["spec"]
         spec["containers"].append(once("d"))
         spec["initContainers"] = [once("init"), once("side", restartPolicy="Always")]
@@ -7895,7 +7898,7 @@ class KilledBetweenEngineCalls(EngineTest):
 
     def every_point(self, lose, rich=False):
         path, names = self.at("deployments"), {"c", "d", "init", "side", "POD"} if rich else {"c"}
-        for limit in range(1, 90):
+        for limit in range(1, 90, 1 + rich):
             name, before = f"{'rich' if rich else lose}-{limit}", set(containers(self.NS))
             ready = functools.partial(C.until_ready, self.NS, 1, f"app={name}")
             obj = self.rich(name) if rich else deployment(name, volumes=[{"name": "v", "emptyDir": {}}],
