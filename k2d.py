@@ -1100,9 +1100,13 @@ def parse_json(data, duplicates=None):
             find(item, f"{path}{key}." if isinstance(value, dict) else f"{path[:-1]}[{key}].")
 
     text, twice = data if isinstance(data, str) else data.decode(), []
-    out = json.loads(text, parse_constant=no_constant, object_pairs_hook=None if duplicates is None else read_pairs)
-    if twice:
-        find(out, "")
+    try:
+        out = json.loads(text, parse_constant=no_constant, object_pairs_hook=None if duplicates is None else read_pairs)
+        if twice:
+            find(out, "")
+    except (ValueError, RecursionError) as error:
+        is_cut = getattr(error, "pos", 0) >= len(text.rstrip())
+        raise ValueError("unexpected end of JSON input" if is_cut else error)
     if "\\ud" in text.lower():                               # half a pair of surrogates is U+FFFD to Go
         halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
         out = json.loads(halved.decode("utf-16", "replace"))
@@ -1146,7 +1150,7 @@ def parse_config(data, duplicates):
     """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs no PyYAML."""
     try:
         found = parse_json(data, duplicates)
-    except (ValueError, RecursionError):
+    except ValueError:
         found = None
     return found if isinstance(found, dict) else parse_yaml(data, duplicates)
 
@@ -1225,11 +1229,6 @@ def from_protobuf(fields, data):
         elif field.kind == "{}":
             entry = dict(wire_fields(value))
             out.setdefault(field.name, {})[entry.get(1, b"").decode()] = read(entry.get(2, b""))
-        elif field.kind and field.type == "int" and isinstance(value, bytes):      # packed
-            at = 0
-            while at < len(value):
-                item, at = varint(value, at)
-                out.setdefault(field.name, []).append(signed(item))
         elif field.kind:
             out.setdefault(field.name, []).append(read(value))
         else:
@@ -1259,11 +1258,9 @@ def parse_body(data, content_type, kind, duplicates=None):
     elif media == "application/json":
         try:
             body = parse_json(data, duplicates)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             shown = data[:200].decode("utf-8", "replace") or "<empty>"
-            at_end = not data.strip() or getattr(error, "pos", 0) >= len(data.rstrip())
-            fault = "unexpected end of JSON input" if at_end else error
-            raise bad_request(f"{unknown} json parse error: {fault} ({shown})")
+            raise bad_request(f"{unknown} json parse error: {error} ({shown})")
     else:
         raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted media "
                        "types include: application/json, application/yaml" +
@@ -1631,12 +1628,10 @@ def apply_conflict(conflicts):
                        f" using {m.version}" * (m.operation == "Update"))
     causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {words(manager)}", "field": path_text(path)}
               for manager in sorted(conflicts) for path in conflicts[manager]]
-    if len(causes) == 1:
-        text = f"1 conflict: {causes[0]['message']}: {causes[0]['field']}"
-    else:
-        text = f"{len(causes)} conflicts: " + "\n".join(
-            "\n".join([f"conflicts with {words(manager)}:", *(f"- {path_text(path)}" for path in conflicts[manager])])
-            for manager in sorted(conflicts))
+    texts = ["\n".join([f"conflicts with {words(manager)}:", *(f"- {path_text(path)}" for path in conflicts[manager])])
+             for manager in sorted(conflicts)]
+    text = (f"1 conflict: {causes[0]['message']}: {causes[0]['field']}" if len(causes) == 1 else
+            f"{len(causes)} conflicts: " + "\n".join(texts))
     return ApiError(409, "Conflict", "Apply failed with " + text, {"causes": causes})
 
 # == 7. Store and watch ======================================================================
@@ -7505,12 +7500,10 @@ class Api:
             request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
         if (request.kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET"):
             self.k2d.renew_lease()
-        if request.subresource in ("log", "binding", "eviction", "token", "proxy"):
-            return getattr(self, request.subresource)(request)
-        if request.subresource in CONNECTS:
-            return self.connect(request)
-        name = {"-": "review", "usage": "usage"}.get(request.kind.kept, request.method_name)
-        return getattr(self, name)(request)
+        subresource, name = request.subresource, {"-": "review", "usage": "usage"}.get(request.kind.kept)
+        if subresource in ("log", "binding", "eviction", "token", "proxy"):
+            name = subresource
+        return getattr(self, "connect" if subresource in CONNECTS else name or request.method_name)(request)
 
     def find(self, request):
         """The bytes of the object that a request names. Raises ApiError 404."""
@@ -7551,18 +7544,7 @@ class Api:
             if not wanted.selector and not wanted.fields:
                 meta["remainingItemCount"] = len(picked) - limit
             picked = picked[:limit]
-        version = form.version or group_version(kind)
-        head = {"kind": (form.kind or kind.name) + "List", "apiVersion": version, "metadata": meta}
-        objects, word = (json.loads(raw) for _, raw in picked), b"items"            # never all of them at once
-        same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","        # what the items leave out
-        items = (b"{" + raw[len(same):] if raw.startswith(same) else raw for _, raw in picked)
-        if form.kind == "Table":
-            head, items, word = {**to_table(kind, [], form), "metadata": meta}, table_rows(kind, objects, form), b"rows"
-            del head["rows"]
-        elif form.kind or not is_served_raw(kind):
-            items = (partial_metadata(obj, form) if form.kind else to_served(kind, obj) for obj in objects)
-        items = b",".join(item if isinstance(item, bytes) else dumps(item) for item in items)
-        return answer(200, b'%s,"%s":[%s]}\n' % (dumps(head)[:-1], word, items))
+        return listed(kind, [raw for _, raw in picked], meta, form)
 
     def start(self, request):
         """(the key after which a list goes on, the version it shows, 0: the present). Raises ApiError 400, 410."""
@@ -7576,20 +7558,18 @@ class Api:
             raise bad_request("invalid continue token: continue key is not valid: it was not made by this server")
         if version < 0 or version >= self.store.floor and 0 <= time.time() - made < CONTINUE_S:
             return (namespace, name), max(0, version)
-        error = ApiError(
-            410, "Expired", "The provided continue parameter is too old to display a consistent list result. You can "
-            "start a new list without the continue parameter, or use the continue token in this response to retrieve "
-            "the remainder of the results. Continuing with the provided token results in an inconsistent list - "
-            "objects that were created, modified, or deleted between the time the first chunk was returned and now may "
-            "show up in the list.")
+        error = ApiError(410, "Expired", "The provided continue parameter is too old to display a consistent list "
+                         "result. You can start a new list without the continue parameter, or use the continue token "
+                         "in this response to retrieve the remainder of the results. Continuing with the provided "
+                         "token results in an inconsistent list - objects that were created, modified, or deleted "
+                         "between the time the first chunk was returned and now may show up in the list.")
         error.status["metadata"] = {"continue": continue_token(-1, (namespace, name))}
         raise error
 
     def watch(self, request):
         check_options("ListOptions", request.query)
         watch, initial = self.selection(request), request.query.get("sendInitialEvents") in ("true", "1")
-        watch.form = request.form
-        since = parse_version(request.query.get("resourceVersion"))
+        since, watch.form = parse_version(request.query.get("resourceVersion")), request.form
         seconds = request.number("timeoutSeconds") or random.randrange(1800, 3600)
         try:
             if initial or not since:
@@ -7941,9 +7921,8 @@ class Api:
         wanted, go_name, apply = PATCHES[media]
         try:
             patch = parse_json(request.body)
-        except (ValueError, RecursionError) as error:
-            at_end = getattr(error, "pos", 0) >= len(request.body.rstrip())
-            raise bad_request(f"error decoding patch: {'unexpected end of JSON input' if at_end else error}")
+        except ValueError as error:
+            raise bad_request(f"error decoding patch: {error}")
         if not isinstance(patch, wanted):
             raise bad_request("error decoding patch: json: cannot unmarshal "
                               f"{JSON_TYPE.get(type(patch), 'null')} into Go value of type {go_name}")
@@ -8101,8 +8080,7 @@ class Api:
                      not is_published(obj)]
             for obj in found:
                 self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
-        return answer(200, {"kind": kind.name + "List", "apiVersion": group_version(kind),
-                            "metadata": {"resourceVersion": str(self.store.version)}, "items": found})
+        return listed(kind, map(dumps, found), {"resourceVersion": str(self.store.version)}, request.form)
 
     # -- subresources that are no part of the object, and reviews, which are never stored
     def binding(self, request):
@@ -8199,25 +8177,12 @@ class Api:
         if request.name and not objects:
             place = f"{request.namespace}/" * kind.namespaced
             raise not_found(kind._replace(plural=kind.singular), place + request.name)
-        if form.kind == "Table":
-            return answer(200, to_table(kind, objects, form))
-        items = [partial_metadata(obj, form) if form.kind else obj for obj in objects]
-        return answer(200, items[0] if request.name else {
-            "kind": (form.kind or kind.name) + "List", "apiVersion": form.version or group_version(kind),
-            "metadata": {}, "items": [item if form.kind else without(item, "kind", "apiVersion") for item in items]})
+        return self.reply(request, 200, objects[0]) if request.name else listed(kind, map(dumps, objects), {}, form)
 
     def log(self, request):
         """A container's log, of this run or the one before; the API server's refusals come before the kubelet's."""
-        name, text = request.query.get("container"), None
-        numbers, begin = self.log_options(request)
-        pod = json.loads(self.find(request))
-        names = [container["name"] for _, container in containers_of(pod["spec"])]
-        if not name and len(pod["spec"]["containers"]) > 1:
-            raise bad_request(f"a container name must be specified for pod {request.name}, choose one of: "
-                              f"[{' '.join(names)}]")
-        name = name or pod["spec"]["containers"][0]["name"]
-        if name not in names:
-            raise bad_request(f"container {name} is not valid for pod {request.name}")
+        (numbers, begin), pod, text = self.log_options(request), json.loads(self.find(request)), None
+        name = chosen_container(pod, request.query.get("container"))
         if not pod["spec"].get("nodeName"):
             return answer(204, b"", "text/plain")
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
@@ -8401,12 +8366,11 @@ class Api:
 def chosen_container(pod, name):
     """The name of the container that a request is for. Raises ApiError 400."""
     spec, known = pod["spec"], pod["metadata"]["name"]
-    every = [container["name"] for field in ("initContainers", "containers", "ephemeralContainers")
-             for container in spec.get(field) or ()]
-    if name and name not in every:
+    names = [container["name"] for _, container in containers_of(spec)]
+    if name and name not in names:
         raise bad_request(f"container {name} is not valid for pod {known}")
     if not name and len(spec["containers"]) > 1:
-        raise bad_request(f"a container name must be specified for pod {known}, choose one of: [{' '.join(every)}]")
+        raise bad_request(f"a container name must be specified for pod {known}, choose one of: [{' '.join(names)}]")
     return name or spec["containers"][0]["name"]
 
 def parse_version(text):
@@ -8500,13 +8464,27 @@ def to_stored(kind, obj):
     return converted(home, obj)
 
 def shown(kind, raw, form):
-    """An object at rest in the form and version its reader asked for."""
+    """An object at rest, as bytes, in the form and version its reader asked for."""
     if not form.kind and is_served_raw(kind):
         return raw
     obj = json.loads(raw)
-    if form.kind:
-        return dumps(to_table(kind, [obj], form) if form.kind == "Table" else partial_metadata(obj, form))
-    return dumps(to_served(kind, obj))
+    return dumps(to_table(kind, [obj], form) if form.kind == "Table" else partial_metadata(obj, form) if form.kind else
+                 to_served(kind, obj))
+
+def listed(kind, raws, meta, form):
+    """The Answer with a list of objects at rest, of which never all are parsed at once."""
+    version, objects, word = form.version or group_version(kind), map(json.loads, raws), b"items"
+    head = {"kind": (form.kind or kind.name) + "List", "apiVersion": version, "metadata": meta}
+    same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","        # what the items leave out
+    if form.kind == "Table":
+        head, items, word = {**to_table(kind, [], form), "metadata": meta}, table_rows(kind, objects, form), b"rows"
+        del head["rows"]
+    elif form.kind or not is_served_raw(kind):
+        items = (partial_metadata(obj, form) if form.kind else to_served(kind, obj) for obj in objects)
+    else:
+        items = (b"{" + raw[len(same):] if raw.startswith(same) else raw for raw in raws)
+    items = b",".join(item if isinstance(item, bytes) else dumps(item) for item in items)
+    return answer(200, b'%s,"%s":[%s]}\n' % (dumps(head)[:-1], word, items))
 
 def partial_metadata(obj, form):
     return {"kind": "PartialObjectMetadata", "apiVersion": form.version, "metadata": obj["metadata"]}
