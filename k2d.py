@@ -7774,32 +7774,24 @@ class Api:
             spec.setdefault("ipFamilyPolicy", "SingleStack")
         taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports") or ()}
         taken |= {(other.get("healthCheckNodePort"), "TCP") for other in others}
-        free_of = lambda protocol: [each for each in NODE_PORTS if (each, protocol) not in taken]
+        any_of = lambda protocol: random.choice([n for n in NODE_PORTS if (n, protocol) not in taken] or [0])
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports") or ()}
         for i, port in enumerate(spec.get("ports") or ()):
-            given, protocol = port.get("nodePort"), port.get("protocol")
+            protocol, number = port.get("protocol"), port.get("nodePort")
             if spec["type"] not in ("NodePort", "LoadBalancer"):
                 port.pop("nodePort", None)
-                continue
-            if not given and spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is False:
-                continue
-            number = given or kept.get((port["port"], protocol))
-            why = ("" if not number else "provided port is not in the valid range. The range of valid ports is "
-                   f"{NODE_PORTS[0]}-{NODE_PORTS[-1]}" if number not in NODE_PORTS else
-                   "provided port is already allocated" if (number, protocol) in taken else "")
-            if why:
-                faults.add(f"spec.ports[{i}].nodePort", "Invalid value", number, why)
-            if not number or not given and (number, protocol) in taken:
-                free = free_of(protocol)
-                if not free:
-                    faults.add(f"spec.ports[{i}].nodePort", "Invalid value", 0, "no free port is left in the range")
-                    break
-                number = random.choice(free)
-            port["nodePort"] = number
-            taken.add((number, protocol))
+            elif number or spec["type"] == "NodePort" or spec.get("allocateLoadBalancerNodePorts") is not False:
+                number = port["nodePort"] = number or kept.get((port["port"], protocol)) or any_of(protocol)
+                why = ("no free port is left in the range" if not number else "provided port is not in the valid "
+                       f"range. The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
+                       if number not in NODE_PORTS else
+                       "provided port is already allocated" if (number, protocol) in taken else "")
+                if why:
+                    faults.add(f"spec.ports[{i}].nodePort", "Invalid value", number, why)
+                taken.add((number, protocol))
         health = spec.pop("healthCheckNodePort", None) or before.get("healthCheckNodePort")
         if spec["type"] == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
-            spec["healthCheckNodePort"] = health or random.choice(free_of("TCP") or [0])
+            spec["healthCheckNodePort"] = health or any_of("TCP")
         faults.check(KIND["Service"], service["metadata"]["name"])
 
     def update(self, request):
@@ -7828,9 +7820,8 @@ class Api:
                                               request.flag("force"), has_status)
                 notes = dig(given, "metadata", "annotations", default={})
                 if request.manager("Apply").name == "kubectl" and notes.get(LAST_APPLIED):
-                    own = {**patch, "metadata": without(patch["metadata"], "annotations")}
-                    others = without(dig(patch, "metadata", "annotations", default={}), LAST_APPLIED)
-                    own["metadata"].update(filled(annotations=others))
+                    bare = {"annotations": {LAST_APPLIED: None}} if "annotations" in patch["metadata"] else {}
+                    own = merge_patch(patch, {"metadata": bare})
                     notes[LAST_APPLIED] = json.dumps(own, sort_keys=True, separators=(",", ":")) + "\n"
                 given = self.cleaned(request, given, shape)
                 if given == self.cleaned(request, before, shape):   # nothing new: all times stay, a new one has none
@@ -7930,7 +7921,7 @@ class Api:
 
     def changed(self, kind, old, given, subresource, request, managers):
         """The object that results from old when a client gives this: what a client may not write stays."""
-        given, before, served = json.loads(dumps(given)), old["metadata"], to_served(kind, old)
+        given, before, served, faults = json.loads(dumps(given)), old["metadata"], to_served(kind, old), Faults()
         if subresource == "scale":
             patch = dig(given, "spec", "replicas", default=0)
             for step in reversed(scale_paths(kind)[0]):
@@ -7949,15 +7940,13 @@ class Api:
             meta = {**without(meta, "ownerReferences"), **pick(before, ("ownerReferences",))}
             new = {**served, part: {**given.get(part, {}), **ours}, "metadata": dict(before) if kind.crd else meta}
             if kind.crd:
-                new, faults = new if "status" in given else without(new, "status"), Faults()
+                new = new if "status" in given else without(new, "status")
                 validate_custom(kind.schema, new, "", faults)
-                faults.check(kind, before["name"])
             if kind.id == "Node" and dig(new, "status", "capacity"):
                 fill(new["status"], allocatable=new["status"]["capacity"])
             if managers is None:
                 managers = request.managers(kind, old, served, new)
             new["metadata"].update(filled(managedFields=write_managers(managers)))
-            faults = Faults()
             validate_meta(kind, new["metadata"], faults)
             faults.check(kind, before["name"])
             return to_stored(kind, new)
@@ -7972,10 +7961,10 @@ class Api:
         if kind.id == "Pod" and new["spec"].get("nodeName") is None and old["spec"].get("nodeName"):
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         new = self.prepare(kind, new, old, request, managers)
-        counted_too = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
-        if "gen" in kind.marks and kind.id != "PriorityClass" and (
-                without(new, "metadata", "status") != without(old, "metadata", "status") or
-                meta.get(counted_too) != before.get(counted_too)):
+        counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
+        is_new = meta.get(counted) != before.get(counted) or without(new, "metadata", "status") != without(
+            old, "metadata", "status")
+        if is_new and "gen" in kind.marks and kind.id != "PriorityClass":
             meta["generation"] = before.get("generation", 1) + 1
         return new
 
@@ -7989,20 +7978,21 @@ class Api:
             return self.store.put(kind, obj, keep)
 
     def delete(self, request):
-        check_options("DeleteOptions", request.query)
         kind, options = request.kind, self.delete_options(request)
         with self.store.transaction():
             obj = json.loads(self.find(request))
             if is_published(obj):
                 raise forbidden(kind, request.name, "it is the published ports of the container "
                                 f"{obj['metadata']['annotations'][FOREIGN]} and goes with it (kubectl delete pod)")
-            left = self.delete_object(KIND[kind.id], obj, options, request.dry_run or bool(options.get("dryRun")))
+            left = self.delete_object(KIND[kind.id], obj, options)
         if left or "obj" in kind.marks:
             return self.reply(request, 200, left or obj)
         details = dict(about(kind, request.name), uid=obj["metadata"]["uid"])
         return answer(200, {**without(SUCCESS, "code"), "details": details})
 
     def delete_options(self, request):
+        """The DeleteOptions in a request's body and query. Raises ApiError 400, 422."""
+        check_options("DeleteOptions", request.query)
         options = self.read(request, SUB_KINDS["delete"]) if request.body.strip() else {}
         options.update(pick(request.query, ("propagationPolicy", "gracePeriodSeconds")))
         try:
@@ -8010,16 +8000,17 @@ class Api:
                 options["gracePeriodSeconds"] = min(max(0, int(options["gracePeriodSeconds"])), 2 ** 31)
         except ValueError:
             raise bad_request(f"gracePeriodSeconds: {options['gracePeriodSeconds']}: want a number of seconds")
-        asked = options.get("dryRun") or []
+        asked = options.get("dryRun") or ["All"] * request.dry_run
         check_options("DeleteOptions", {**options, "dryRun": next((each for each in asked if each != "All"), "All")})
         orphan = options.get("orphanDependents", request.query.get("orphanDependents"))
         if orphan is not None:                                  # deprecated, but still asked for
             options.setdefault("propagationPolicy", "Orphan" if orphan in (True, "true") else "Background")
-        return options
+        return {**options, "dryRun": asked}
 
-    def delete_object(self, kind, obj, options, dry_run=False):
+    def delete_object(self, kind, obj, options):
         """Delete one object inside or outside a transaction; returns what is left of it, None if it is gone."""
-        meta, name, wanted = obj["metadata"], obj["metadata"]["name"], options.get("preconditions") or {}
+        meta, name, dry_run = obj["metadata"], obj["metadata"]["name"], options.get("dryRun")
+        wanted, policy, grace = options.get("preconditions") or {}, options.get("propagationPolicy"), 0
         for field, word, more in (("uid", "UID", "deleted and then recreated"),
                                   ("resourceVersion", "ResourceVersion", "modified")):
             if wanted.get(field) not in (None, meta[field]):
@@ -8030,14 +8021,15 @@ class Api:
             raise forbidden(kind, name, "this namespace may not be deleted")
         if kind.id == "PriorityClass" and name.startswith("system-"):
             raise forbidden(kind, name, "this is a system priority class and cannot be deleted")
-        finalizers, policy = meta.get("finalizers") or (), options.get("propagationPolicy")
-        finalizers = [f for f in finalizers if f not in ("orphan", "foregroundDeletion")] + {
-            "Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
+        added = {"Orphan": ["orphan"], "Foreground": ["foregroundDeletion"]}.get(policy, [])
         if kind.id == "CustomResourceDefinition" and not is_deleting(obj):
-            finalizers = [*(meta.get("finalizers") or ()), CRD_FINALIZER]       # its resources go first
-        grace = self.grace(kind, obj, options)
+            added = [CRD_FINALIZER]                             # its resources go first
+        finalizers = [f for f in meta.get("finalizers") or () if f not in ("orphan", "foregroundDeletion")] + added
+        if kind.id == "Pod" and obj["spec"].get("nodeName") and not has_ended(obj):     # its containers stop first
+            given = options.get("gracePeriodSeconds")
+            grace = obj["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
         if kind.id == "Namespace":
-            obj["status"] = {**obj.get("status", {}), "phase": "Terminating"}
+            grace, obj["status"] = None, {**obj.get("status", {}), "phase": "Terminating"}
         elif not finalizers and grace == 0 and not is_foreign(obj):
             with self.store.transaction():
                 if kind.id == "Pod":                            # its watchers see it marked, then gone
@@ -8061,25 +8053,13 @@ class Api:
                 self.store.put(kind, obj, keep=is_foreign(obj))
         return obj
 
-    @staticmethod
-    def grace(kind, obj, options):
-        """The seconds a deletion waits for the containers: 0 for all but pods, and for pods that have none."""
-        if kind.id != "Pod":
-            return None if kind.id == "Namespace" else 0
-        if not obj["spec"].get("nodeName") or dig(obj, "status", "phase") in ("Succeeded", "Failed"):
-            return 0
-        given = options.get("gracePeriodSeconds")
-        return obj["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
-
     def delete_all(self, request):
-        check_options("DeleteOptions", request.query)
         kind, options, wanted = request.kind, self.delete_options(request), self.selection(request)
         with self.store.transaction():
-            found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
-                     if wanted.name in (None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj) and
-                     not is_published(obj)]
+            found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector) if wanted.name in (
+                None, obj["metadata"]["name"]) and field_matches(wanted.fields, obj) and not is_published(obj)]
             for obj in found:
-                self.delete_object(kind, obj, options, request.dry_run or bool(options.get("dryRun")))
+                self.delete_object(kind, obj, options)
         return listed(kind, map(dumps, found), {"resourceVersion": str(self.store.version)}, request.form)
 
     # -- subresources that are no part of the object, and reviews, which are never stored
@@ -8103,8 +8083,8 @@ class Api:
 
     def eviction(self, request):
         """Delete a pod unless a PodDisruptionBudget forbids it (429)."""
-        given = self.read(request, SUB_KINDS["eviction"])
-        options, dry_run = given.get("deleteOptions") or {}, request.dry_run
+        options = self.read(request, SUB_KINDS["eviction"]).get("deleteOptions") or {}
+        options["dryRun"] = options.get("dryRun") or request.dry_run
         with self.store.transaction():
             pod = json.loads(self.find(request))
             for budget in self.store.list("PodDisruptionBudget", request.namespace):
@@ -8117,11 +8097,11 @@ class Api:
                     text = f"The disruption budget {name} needs {needs} healthy pods and has {has} currently"
                     raise ApiError(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption "
                                    "budget.", {"causes": [{"reason": "DisruptionBudget", "message": text}]})
-                if not dry_run and status.get("disruptionsAllowed"):
+                if not options["dryRun"] and status.get("disruptionsAllowed"):
                     status["disruptionsAllowed"] -= 1
                     self.store.put(KIND["PodDisruptionBudget"], budget)
             set_condition(pod, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
-            self.delete_object(request.kind, pod, options, dry_run or bool(options.get("dryRun")))
+            self.delete_object(request.kind, pod, options)
         return answer(201, SUCCESS)
 
     def token(self, request):
