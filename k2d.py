@@ -7616,12 +7616,11 @@ class Api:
         except Mismatch as error:
             found = error.args[min(len(error.args) - 1, by)]
             raise typed(found) if found.startswith(".") else misfit(found)
-        if by == 1:
-            findings.unknown.sort()
-        faults = [f'unknown field "{path}"' for path in findings.unknown]
-        faults += [f'duplicate field "{path}"' for path in duplicates or ()]
         if findings.unknown and by == 2:
             raise typed(f".{findings.unknown[0]}: field not declared in schema")
+        unknown = sorted(findings.unknown) if by == 1 else findings.unknown
+        faults = [f'{what} field "{path}"' for what, paths in (("unknown", unknown), ("duplicate", duplicates or ()))
+                  for path in paths]
         if faults and validation == "Strict":
             raise misfit("strict decoding error: " + ", ".join(faults))
         request.warnings += faults if validation == "Warn" else ()
@@ -8277,19 +8276,19 @@ class Api:
             is_up = any(found.running for found in containers())
             return Forward(protocol, head, request.name, containers).serve if is_up else refuse(
                 500, f'pod not found ("{request.name}_{request.namespace}")')
-        tty, wanted = request.flag("tty"), {each for each in ("stdin", "stdout", "stderr") if request.flag(each)}
-        wanted -= {"stderr"} if tty else set()
-        found = next((each for each in containers() if each.container == name and each.running), None)
-        if not wanted or not found:
-            return refuse(500, f'container not found ("{name}")') if wanted else refuse(
-                400, "you must specify at least 1 of stdin, stdout, stderr")
-        target, flags = "/containers/" + found.id, {each: each in wanted for each in ("stdin", "stdout", "stderr")}
-        call = "POST", target + "/attach?stream=1&" + "&".join(f"{each}={int(on)}" for each, on in flags.items())
+        tty, found = request.flag("tty"), next((f for f in containers() if f.container == name and f.running), None)
+        wanted = {each for each in ("stdin", "stdout", "stderr") if request.flag(each)} - ({"stderr"} if tty else set())
+        if not wanted:
+            return refuse(400, "you must specify at least 1 of stdin, stdout, stderr")
+        if not found:
+            return refuse(500, f'container not found ("{name}")')
+        target = "/containers/" + found.id
+        call = "POST", target + "/attach?stream=1&" + "&".join(f"{each}=1" for each in wanted)
         if what == "exec":
             command = [value for key, value in request.options if key == "command"]
             try:
                 made = self.k2d.engine.call("POST", target + "/exec", {
-                    **{"Attach" + each.title(): on for each, on in flags.items()}, "Tty": tty, "Cmd": command})
+                    **{"Attach" + each.title(): True for each in wanted}, "Tty": tty, "Cmd": command})
             except EngineError as error:
                 return refuse(500, str(error))
             target = "/exec/" + made["Id"]
@@ -8302,46 +8301,44 @@ class Api:
     def discovery(self, request):
         """The Answer to /, /api, /apis and below, plain or aggregated; None if the path is none of these."""
         root, *below = [part for part in request.path.split("/") if part] or [""]
-        served = {}                                             # group -> its versions, the preferred first
+        groups = {}                             # below this root: group -> {version: both}, the preferred version first
         for kind in KINDS:
-            if kind.version not in served.setdefault(kind.group, []):
-                served[kind.group].append(kind.version)
-        core = served.pop("")
+            if root == ("apis" if kind.group else "api"):
+                groups.setdefault(kind.group, {})[kind.version] = group_version(kind)
         if not root:
             every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
             known = "/healthz /livez /livez/ping /openapi/v2 /openapi/v3 /readyz /readyz/ping /version"
             return answer(200, {"paths": ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *known.split()]})
-        if root not in ("api", "apis"):
-            return None
-        if not below:
+        if groups and not below:
             found = re.search(r"g=apidiscovery\.k8s\.io;v=(v2|v2beta1);as=APIGroupDiscoveryList",
                               request.headers.get("Accept", ""))
             if found:
                 items = [{"metadata": filled(name=group), "versions": [
                     {"version": version, "resources": resource_lists(group, version)[1], "freshness": "Current"}
-                    for version in versions]} for group, versions in (served if root == "apis" else {"": core}).items()]
-                return tagged(request, {
-                    "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
-                    "items": items}, "application/json;" + found[0])
+                    for version in versions]} for group, versions in groups.items()]
+                head = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1]}
+                return tagged(request, {**head, "metadata": {}, "items": items}, "application/json;" + found[0])
             if root == "api":
-                return answer(200, {"kind": "APIVersions", "versions": core, "serverAddressByClientCIDRs": [
-                    {"clientCIDR": "0.0.0.0/0", "serverAddress": f"{self.settings.host_ip}:{self.settings.port}"}]})
-            groups = [api_group(*each) for each in served.items()]
-            return answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-        group, versions = (below[0], served.get(below[0])) if root == "apis" else ("", core)
-        if versions and below == [group]:
+                address = {"clientCIDR": "0.0.0.0/0", "serverAddress": f"{self.settings.host_ip}:{self.settings.port}"}
+                return answer(200, {"kind": "APIVersions", "versions": [*groups[""]],
+                                    "serverAddressByClientCIDRs": [address]})
+            return answer(200, {"kind": "APIGroupList", "apiVersion": "v1",
+                                "groups": [api_group(*each) for each in groups.items()]})
+        group, *rest = below if root == "apis" else ["", *below]
+        versions = groups.get(group)
+        if versions and group and not rest:
             return answer(200, {"kind": "APIGroup", "apiVersion": "v1", **api_group(group, versions)})
-        if versions and below[-1] in versions and len(below) == (2 if group else 1):
-            return answer(200, {"kind": "APIResourceList", **({"apiVersion": "v1"} if group else {}),
-                                "groupVersion": "/".join(below), "resources": resource_lists(group, below[-1])[0]})
+        if versions and len(rest) == 1 and rest[0] in versions:
+            return answer(200, {"kind": "APIResourceList", **filled(apiVersion="v1" if group else ""), "groupVersion":
+                                versions[rest[0]], "resources": resource_lists(group, rest[0])[0]})
 
     @staticmethod
     def version():
         machine, (major, minor, _) = os.uname().machine, SERVES[1:].split(".")
-        return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
-                            "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                            "compiler": "python" + sys.version.split()[0],
-                            "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
+        return answer(200, {
+            "major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "", "gitTreeState":
+            "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "python" +
+            sys.version.split()[0], "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
 
 def chosen_container(pod, name):
     """The name of the container that a request is for. Raises ApiError 400."""
@@ -8400,7 +8397,7 @@ RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecat
 
 def is_stored(kind):
     """Whether objects rest in this version of their kind."""
-    return KIND.get(kind.id, kind).version == kind.version and KIND.get(kind.id, kind).group == kind.group
+    return group_version(KIND.get(kind.id, kind)) == group_version(kind)
 
 def is_served_raw(kind):
     """Whether objects are answered as they rest; custom resources get the defaults of the present schema first."""
@@ -8420,12 +8417,12 @@ def to_served(kind, obj):
     if kind.id == "Event":
         obj = {RENAMED.get(name, name): value for name, value in obj.items()}
     elif kind.id == "HorizontalPodAutoscaler":
-        cpu = lambda metrics, word: next((dig(m, "resource", word, "averageUtilization") for m in metrics or () if dig(
-            m, "resource", "name") == "cpu"), None)
+        cpu = lambda metrics, word: next((dig(m, "resource", word, "averageUtilization") for m in metrics or ()
+                                          if dig(m, "resource", "name") == "cpu"), None)
         spec, status = obj["spec"], obj.get("status", {})
-        obj = {**obj, "spec": {**spec, **filled(targetCPUUtilizationPercentage=cpu(spec.get("metrics"), "target"))},
-               "status": {**status, **filled(
-                   currentCPUUtilizationPercentage=cpu(status.get("currentMetrics"), "current"))}}
+        wanted, found = cpu(spec.get("metrics"), "target"), cpu(status.get("currentMetrics"), "current")
+        obj = {**obj, "spec": {**spec, **filled(targetCPUUtilizationPercentage=wanted)},
+               "status": {**status, **filled(currentCPUUtilizationPercentage=found)}}
     return converted(kind, obj)
 
 def to_stored(kind, obj):
@@ -8471,7 +8468,7 @@ def partial_metadata(obj, form):
 
 # -- discovery
 def api_group(group, versions):
-    each = [{"groupVersion": f"{group}/{version}", "version": version} for version in versions]
+    each = [{"groupVersion": both, "version": version} for version, both in versions.items()]
     return {"name": group, "versions": each, "preferredVersion": each[0]}
 
 def resource_lists(group, version):
@@ -8486,13 +8483,12 @@ def resource_lists(group, version):
                 "kind": kind.name + "ProxyOptions" * (name == "proxy")}
             plain.append({"name": kind.plural + f"/{name}" * bool(name), "singularName": "" if name else kind.singular,
                           "namespaced": kind.namespaced, **answers, **verbs, **({} if name else more)})
+            answers = {"responseKind": {**own, **answers}, **verbs}
             if name:
-                aggregated[-1].setdefault("subresources", []).append(
-                    {"subresource": name, "responseKind": {**own, **answers}, **verbs})
+                aggregated[-1].setdefault("subresources", []).append({"subresource": name, **answers})
             else:
-                aggregated.append({"resource": kind.plural, "responseKind": {**own, **answers},
-                                   "scope": "Namespaced" if kind.namespaced else "Cluster",
-                                   "singularResource": kind.singular, **verbs, **more})
+                aggregated.append({"resource": kind.plural, "scope": "Namespaced" if kind.namespaced else "Cluster",
+                                   "singularResource": kind.singular, **answers, **more})
     return plain, aggregated
 
 def tagged(request, body, content_type="application/json"):
@@ -8613,8 +8609,8 @@ def volume_cells(obj):
     """Capacity, Access Modes, Status, Claim, StorageClass of a PersistentVolume, or what a claim has of these."""
     spec, claim, annotations = obj["spec"], obj["spec"].get("claimRef"), obj["metadata"].get("annotations") or {}
     has = spec if "capacity" in spec else obj.get("status") or {} if spec.get("volumeName") else {}
-    return [dig(has, "capacity", "storage", default="0" if spec.get("volumeName") else ""),
-            ",".join(short for mode, short in ACCESS_MODES.items() if mode in (has.get("accessModes") or ())),
+    modes = ",".join(short for mode, short in ACCESS_MODES.items() if mode in (has.get("accessModes") or ()))
+    return [dig(has, "capacity", "storage", default="0" if spec.get("volumeName") else ""), modes,
             "Terminating" if is_deleting(obj) else dig(obj, "status", "phase", default=""),
             f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "",
             annotations.get("volume.beta.kubernetes.io/storage-class", spec.get("storageClassName") or "")]
@@ -8793,27 +8789,25 @@ def columns_of(kind):
             c["jsonPath"]), None, lambda found, type_=c["type"]: custom_cell(type_, found)))
     return columns, CELLS.get("" if custom else kind.name, lambda obj: ())
 
-def row_cells(columns, obj, others):
-    """The cells of an object; others are those of the columns without a path."""
-    for column in columns:
-        try:
-            yield next(others) if column.steps == () else column.show(jsonpath(column.steps, obj))
-        except (LookupError, TypeError, ValueError):            # nothing there
-            yield column.default
-
 def table_rows(kind, objects, form):
+    """The rows of a Table, one after the other."""
     columns, function = columns_of(kind)
     for obj in objects:
-        yield {"cells": list(row_cells(columns, obj, iter(function(obj)))), "object": {
-            "Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))}
+        cells, others = [], iter(function(obj))
+        for column in columns:
+            try:
+                cells.append(next(others) if column.steps == () else column.show(jsonpath(column.steps, obj)))
+            except (LookupError, TypeError, ValueError):        # nothing there
+                cells.append(column.default)
+        shown = {"Object": obj, "None": None}.get(form.include, partial_metadata(obj, form))
+        yield {"cells": cells, "object": shown}
 
 def to_table(kind, objects, form):
     """A meta.k8s.io Table of objects of one kind."""
     version = objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1 else ""
+    heads = [{**dict(zip(Column._fields, column[:4])), "description": ""} for column in columns_of(kind)[0]]
     return {"kind": "Table", "apiVersion": form.version, "metadata": {"resourceVersion": version},
-            "columnDefinitions": [{**dict(zip(Column._fields, column[:4])), "description": ""}
-                                  for column in columns_of(kind)[0]] if form.columns else None,
-            "rows": list(table_rows(kind, objects, form))}
+            "columnDefinitions": heads if form.columns else None, "rows": list(table_rows(kind, objects, form))}
 
 # -- OpenAPI: SCHEMA again, in the words of clients; made when asked for, not kept
 OPENAPI_SCALARS = {name: dict(zip(("type", "format"), words)) for name, *words in map(str.split, (
