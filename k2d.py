@@ -1216,8 +1216,7 @@ WIRE = {  # how a scalar stands on the wire -> its JSON value
     "bytes": lambda value: base64.b64encode(value).decode(), "Double": lambda data: struct.unpack("<d", data)[0],
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
     "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
-    **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")},
-}
+    **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")}}
 
 def from_protobuf(fields, data):
     """The dict that the JSON of a protobuf message would be; fields is its Message. Raises ValueError, IndexError."""
@@ -7920,12 +7919,13 @@ class Api:
 
     def changed(self, kind, old, given, subresource, request, managers):
         """The object that results from old when a client gives this: what a client may not write stays."""
-        given, before, served, faults = json.loads(dumps(given)), old["metadata"], to_served(kind, old), Faults()
+        before, served, faults = old["metadata"], to_served(kind, old), Faults()
         if subresource == "scale":
             patch = dig(given, "spec", "replicas", default=0)
             for step in reversed(scale_paths(kind)[0]):
                 patch = {step: patch}
-            given = json.loads(dumps(merge_patch(served, patch)))
+            given = merge_patch(served, patch)
+        given = json.loads(dumps(given))                        # it shares nothing with old
         meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
         if kind.id == "Pod":                                    # whose container it is does not change either
             notes = without(meta.pop("annotations", None) or {}, FOREIGN)
@@ -8396,12 +8396,8 @@ RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecat
            "reportingComponent": "reportingController"}         # core Event -> events.k8s.io
 
 def is_stored(kind):
-    """Whether objects rest in this version of their kind."""
+    """Whether objects rest in this version of their kind. Custom ones get the defaults of the present schema, too."""
     return group_version(KIND.get(kind.id, kind)) == group_version(kind)
-
-def is_served_raw(kind):
-    """Whether objects are answered as they rest; custom resources get the defaults of the present schema first."""
-    return is_stored(kind) and not kind.crd
 
 def converted(kind, obj):
     """An object without the fields that this version of its kind does not have, and with those it always shows."""
@@ -8442,7 +8438,7 @@ def to_stored(kind, obj):
 
 def shown(kind, raw, form):
     """An object at rest, as bytes, in the form and version its reader asked for."""
-    if not form.kind and is_served_raw(kind):
+    if not form.kind and is_stored(kind) and not kind.crd:
         return raw
     obj = json.loads(raw)
     return dumps(to_table(kind, [obj], form) if form.kind == "Table" else partial_metadata(obj, form) if form.kind else
@@ -8456,7 +8452,7 @@ def listed(kind, raws, meta, form):
     if form.kind == "Table":
         head, items, word = {**to_table(kind, [], form), "metadata": meta}, table_rows(kind, objects, form), b"rows"
         del head["rows"]
-    elif form.kind or not is_served_raw(kind):
+    elif form.kind or kind.crd or not is_stored(kind):
         items = (partial_metadata(obj, form) if form.kind else to_served(kind, obj) for obj in objects)
     else:
         items = (b"{" + raw[len(same):] if raw.startswith(same) else raw for raw in raws)
@@ -8623,7 +8619,7 @@ def quota_cells(quota):
     return [", ".join(f"{name}: {used.get(name, '0')}/{hard[name]}" for name in sorted(hard)
                       if name.startswith("limits.") == limits) for limits in (False, True)]
 def revision_cells(obj):
-    owner = next((o for o in obj["metadata"].get("ownerReferences") or () if o.get("controller")), None)
+    owner = controller_of(obj)
     group = owner and owner["apiVersion"].rpartition("/")[0]
     return [f"{owner['kind']}{'.' * bool(group)}{group}".lower() + "/" + owner["name"] if owner else "<none>"]
 
@@ -8717,17 +8713,16 @@ NodeMetrics: cpu=usage.cpu memory=usage.memory Window=window ; PodMetrics: cpu m
 COLUMNS = {kind: words for kinds, words in (row.split(": ", 1) for row in COLUMNS.replace("\n  ", " ").replace(
     " ; ", "\n").strip().split("\n")) for kind in kinds.split(",")}
 CELLS = {
-    "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
-    "Secret": lambda obj: [len(obj.get("data") or ())], "ControllerRevision": revision_cells, "Job": job_cells,
-    "CronJob": lambda obj: [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status", "active", default=()))],
     "Pod": pod_cells, "Node": node_cells, "Service": service_cells, "Endpoints": endpoints_cells, "Event": event_cells,
     "EndpointSlice": slice_cells, "PersistentVolume": volume_cells, "PersistentVolumeClaim": claim_cells,
-    "Deployment": ready_cells, "StatefulSet": ready_cells, "HorizontalPodAutoscaler": autoscaler_cells,
-    "Ingress": ingress_cells, "IngressClass": class_cells, "StorageClass": storage_class_cells,
-    "ResourceQuota": quota_cells, "RoleBinding": binding_cells, "ClusterRoleBinding": binding_cells,
+    "Deployment": ready_cells, "StatefulSet": ready_cells, "ControllerRevision": revision_cells, "Job": job_cells,
+    "HorizontalPodAutoscaler": autoscaler_cells, "Ingress": ingress_cells, "IngressClass": class_cells,
+    "StorageClass": storage_class_cells, "ResourceQuota": quota_cells, "RoleBinding": binding_cells,
+    "ClusterRoleBinding": binding_cells, "Secret": lambda obj: [len(obj.get("data") or ())],
+    "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
+    "CronJob": lambda obj: [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status", "active", default=()))],
     "PodMetrics": lambda obj: [quantity_text(sum(quantity_nanos(c["usage"][name]) for c in obj["containers"]))
-                               for name in ("cpu", "memory")],
-}
+                               for name in ("cpu", "memory")]}
 # [?(@left op right)], [index], .name
 STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
 
@@ -8817,11 +8812,10 @@ OPENAPI_SCALARS["ExtraValue"] = {"type": "array", "items": {"type": "string"}}
 
 PACKAGES = [  # Go's packages of types that are not of the package of the first kind they are part of
     ("apimachinery.pkg.apis.meta.v1", "FieldsV1 ObjectMeta DeleteOptions Condition LabelSelector "
-     "FieldSelectorRequirement"), ("apimachinery.pkg.runtime", "RawExtension"),
+     "FieldSelectorRequirement"), ("apimachinery.pkg.runtime", "RawExtension"), ("api.core.v1", "TopologySelectorTerm"),
     ("apimachinery.pkg.api.resource", "Quantity"), ("apimachinery.pkg.util.intstr", "IntOrString"),
-    ("apiextensions-apiserver.pkg.apis.apiextensions.v1", "CustomResourceDefinition JSON JSONSchemaPropsOrArray "
-     "JSONSchemaPropsOrBool JSONSchemaPropsOrStringArray"), ("api.core.v1", "TopologySelectorTerm"),
-    ("kube-aggregator.pkg.apis.apiregistration.v1", "APIService")]
+    ("kube-aggregator.pkg.apis.apiregistration.v1", "APIService"), ("apiextensions-apiserver.pkg.apis.apiextensions.v1",
+     "CustomResourceDefinition JSON JSONSchemaPropsOrArray JSONSchemaPropsOrBool JSONSchemaPropsOrStringArray")]
 BY_NAME = {"fieldsV1": "FieldsV1", "data": "RawExtension", "default": "JSON", "enum": "JSON", "example": "JSON",
            "items": "JSONSchemaPropsOrArray", "additionalItems": "JSONSchemaPropsOrBool",
            "additionalProperties": "JSONSchemaPropsOrBool", "dependencies": "JSONSchemaPropsOrStringArray"}
@@ -8829,8 +8823,6 @@ EITHER = {  # types that `explain` calls by name; in version 2 the first two sta
     "Quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
     "IntOrString": {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]},
     **{name: {"description": "Anything."} if "JSON" in name else {"type": "object"} for name in BY_NAME.values()}}
-STOP_SIGNALS = sorted({*(name for name in vars(signal) if re.fullmatch("SIG[A-Z12]+", name)), "SIGSTKFLT",
-                       *(f"SIGRTMAX-{n}" for n in range(1, 15)), *(f"SIGRTMIN+{n}" for n in range(1, 16))})
 
 def is_required(field):
     """Whether clients must write the field: kubectl before 1.25 refuses an object without it."""
@@ -8866,8 +8858,8 @@ def openapi_field(field, refs, is_v3):
         if field.keys and field.applies:
             out["x-kubernetes-list-map-keys"] = list(field.keys)
     told = sorted((rule for rule in field.rules if re.match(r"\?|,?[A-Z]", rule)), key=lambda rule: rule[0] != "?")
-    if told and not field.kind or field.name == "stopSignal":
-        out["enum"] = sorted(told[0].lstrip("?").split(",")) if told else STOP_SIGNALS
+    if told and not field.kind:
+        out["enum"] = sorted(told[0].lstrip("?").split(","))
     if field.merges and field.keys:
         out["x-kubernetes-patch-merge-key"] = field.keys[0]
     return {**out, "x-kubernetes-patch-strategy": ",".join(strategies)} if strategies else out
@@ -8901,9 +8893,10 @@ def openapi_definitions(kinds, root):
             continue
         fields = Message(name).by_name.values()             # not to be kept: most are never needed again
         properties = {field.name: openapi_field(field, refs, is_v3) for field in fields}
+        if name in named:
+            properties.update(KIND_TEXTS)
         yield names[name], {"type": "object", **filled(
-            properties={**properties, **(KIND_TEXTS if name in named else {})},
-            required=sorted(field.name for field in fields if is_required(field)), **{
+            properties=properties, required=sorted(field.name for field in fields if is_required(field)), **{
                 "x-kubernetes-group-version-kind": [gvk(named[name])] if name in named else [],
                 "x-kubernetes-map-type": "atomic" if name in atomic else ""})}
         done.add(name)
@@ -8912,27 +8905,25 @@ def openapi_definitions(kinds, root):
 def gvk(kind):
     return {"group": kind.group, "kind": kind.name, "version": kind.version}
 
-OPENAPI_VERBS = [  # whether one object is named, method, action, parameters of the query
-    (False, "get", "list", ""), (False, "post", "post", "dryRun fieldManager fieldValidation"),
-    (False, "delete", "deletecollection", "dryRun gracePeriodSeconds propagationPolicy"),
-    (True, "get", "get", ""), (True, "put", "put", "dryRun fieldManager fieldValidation"),
-    (True, "patch", "patch", "dryRun fieldManager fieldValidation force"),
-    (True, "delete", "delete", "dryRun gracePeriodSeconds propagationPolicy")]
+PARAMETERS = {  # of the query, by method
+    "get": (), **dict.fromkeys(("post", "put"), ("dryRun", "fieldManager", "fieldValidation")),
+    "patch": ("dryRun", "fieldManager", "fieldValidation", "force"),
+    "delete": ("dryRun", "gracePeriodSeconds", "propagationPolicy")}
 
 def openapi_paths(kinds, scalar):
     """Yield (path, operations) of these kinds; scalar is how a parameter says that it is text."""
     for kind in kinds:
         out = {}
-        path = (f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" +
-                ("namespaces/{namespace}/" if kind.namespaced else "") + kind.plural)
-        for is_one, method, action, parameters in OPENAPI_VERBS:
-            if {"post": "create", "put": "update"}.get(action, action) not in kind.verbs.split():
-                continue
-            out.setdefault(path + "/{name}" if is_one else path, {})[method] = {
-                "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
-                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
-                "parameters": [{"name": name, "in": "query", **scalar} for name in parameters.split()],
-                "responses": {"200": {"description": "OK"}}}
+        path = f"/{'apis' if kind.group else 'api'}/{group_version(kind)}/" + (
+            "namespaces/{namespace}/" * kind.namespaced) + kind.plural
+        for (method, is_one), (_, verb) in VERBS.items():
+            if verb in kind.verbs.split() and (method, is_one) != ("POST", True):
+                action, method = {"create": "post", "update": "put"}.get(verb, verb), method.lower()
+                out.setdefault(path + "/{name}" * is_one, {})[method] = {
+                    "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
+                    "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
+                    "parameters": [{"name": name, "in": "query", **scalar} for name in PARAMETERS[method]],
+                    "responses": {"200": {"description": "OK"}}}
         yield from out.items()
 
 def joined(pairs):
@@ -8953,24 +8944,22 @@ def openapi(request, parts):
     if parts[:1] == ["v3"] and "/".join(parts[1:]) in by_path:
         kinds = by_path["/".join(parts[1:])]
         schemas = openapi_definitions(kinds, "#/components/schemas/")
-        return tagged(request, joined([
-            ("openapi", "3.0.0"), ("info", info), ("paths", openapi_paths(kinds, {"schema": text})),
-            ("components", [("schemas", schemas)])]))
+        return tagged(request, joined([("openapi", "3.0.0"), ("info", info), (
+            "paths", openapi_paths(kinds, {"schema": text})), ("components", [("schemas", schemas)])]))
     if parts != ["v2"]:
         return None
     document = [("swagger", "2.0"), ("info", info), ("paths", openapi_paths(KINDS, text)),
                 ("definitions", openapi_definitions(KINDS, "#/definitions/"))]
     if "protobuf" in request.headers.get("Accept", ""):
-        return answer(200, to_gnostic("Document", document),
-                      "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")
+        media = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+        return answer(200, to_gnostic("Document", document), media)
     return tagged(request, joined(document))
 
 # gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key: (field number, message; "" for text)}; "*" is
 # any key, "x" one that begins with x-: both are written as a pair of the key and its value.
 GNOSTIC = {
     "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
-    "Info": {"title": (1, ""), "version": (2, "")},
-    "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
+    "Info": {"title": (1, ""), "version": (2, "")}, "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
     "PathItem": {verb: (number, "Operation") for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
     "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
