@@ -7848,10 +7848,9 @@ class Api:
             if not is_patch and not version and (kind.crd or kind.id in CONDITIONAL):
                 faults.add("metadata.resourceVersion", "Invalid value", "0x0" if kind.crd else 0,
                            "must be specified for an update")
-                faults.check(kind if kind.crd else kind._replace(name=kind.plural), request.name)
             if uid != present["uid"] and is_patch and not is_apply:
                 faults.add("metadata.uid", "Invalid value", uid, "field is immutable")
-            faults.check(kind, request.name)
+            faults.check(kind if kind.crd or is_patch else kind._replace(name=kind.plural), request.name)
             if uid != present["uid"]:
                 raise conflict(kind, request.name, f"Precondition failed: UID in precondition: {uid}, UID in object "
                                f"meta: {present['uid']}")
@@ -7991,7 +7990,6 @@ class Api:
 
     def delete_options(self, request):
         """The DeleteOptions in a request's body and query. Raises ApiError 400, 422."""
-        check_options("DeleteOptions", request.query)
         options = self.read(request, SUB_KINDS["delete"]) if request.body.strip() else {}
         options.update(pick(request.query, ("propagationPolicy", "gracePeriodSeconds")))
         try:
@@ -7999,8 +7997,9 @@ class Api:
                 options["gracePeriodSeconds"] = min(max(0, int(options["gracePeriodSeconds"])), 2 ** 31)
         except ValueError:
             raise bad_request(f"gracePeriodSeconds: {options['gracePeriodSeconds']}: want a number of seconds")
-        asked = options.get("dryRun") or ["All"] * request.dry_run
-        check_options("DeleteOptions", {**options, "dryRun": next((each for each in asked if each != "All"), "All")})
+        asked = options.get("dryRun") or [value for key, value in request.options if key == "dryRun"]
+        check_options("DeleteOptions", {**request.query, **options, "dryRun": next(
+            (each for each in asked if each != "All"), "All")})
         orphan = options.get("orphanDependents", request.query.get("orphanDependents"))
         if orphan is not None:                                  # deprecated, but still asked for
             options.setdefault("propagationPolicy", "Orphan" if orphan in (True, "true") else "Background")
@@ -8959,7 +8958,8 @@ def openapi(request, parts):
 # any key, "x" one that begins with x-: both are written as a pair of the key and its value.
 GNOSTIC = {
     "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
-    "Info": {"title": (1, ""), "version": (2, "")}, "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
+    "Info": {"title": (1, ""), "version": (2, "")},
+    "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
     "PathItem": {verb: (number, "Operation") for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
     "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
     "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
