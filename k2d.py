@@ -7960,9 +7960,8 @@ class Api:
             new["spec"]["nodeName"] = old["spec"]["nodeName"]
         new = self.prepare(kind, new, old, request, managers)
         counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
-        is_new = meta.get(counted) != before.get(counted) or without(new, "metadata", "status") != without(
-            old, "metadata", "status")
-        if is_new and "gen" in kind.marks and kind.id != "PriorityClass":
+        if "gen" in kind.marks and kind.id != "PriorityClass" and (meta.get(counted) != before.get(counted) or
+                without(new, "metadata", "status") != without(old, "metadata", "status")):
             meta["generation"] = before.get("generation", 1) + 1
         return new
 
