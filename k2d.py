@@ -8399,8 +8399,8 @@ def is_stored(kind):
 
 def converted(kind, obj):
     """An object without the fields that this version of its kind does not have, and with those it always shows."""
-    known = obj if kind.crd else clean(kind.schema, obj, Findings([], [], []))
-    return {**known, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
+    found = (clean_custom if kind.crd else clean)(kind.schema, obj, Findings([], [], []))
+    return {**found, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
 
 def to_served(kind, obj):
     """An object at rest as this version of its kind shows it."""
