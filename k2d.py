@@ -1107,7 +1107,7 @@ def parse_json(data, duplicates=None):
     except (ValueError, RecursionError) as error:
         is_cut = getattr(error, "pos", 0) >= len(text.rstrip())
         raise ValueError("unexpected end of JSON input" if is_cut else error)
-    if "\\ud" in text.lower():                               # half a pair of surrogates is U+FFFD to Go
+    if "\\ud" in text.lower():                              # half a pair of surrogates is U+FFFD to Go
         halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
         out = json.loads(halved.decode("utf-16", "replace"))
     return out
@@ -7803,8 +7803,7 @@ class Api:
             given = self.read(request, shape)
             self.check_identity(request, given["metadata"], False)
         with self.store.transaction():
-            row = self.store.row(kind.id, (request.namespace or "", request.name))
-            if not row and is_apply and not request.subresource:
+            if is_apply and not request.subresource and not self.store.row(kind.id, (request.namespace, request.name)):
                 return self.create_applied(request, patch)
             old = json.loads(self.find(request))
             before, managers = to_scale(kind, old) if is_scale else to_served(kind, old), None
@@ -8333,10 +8332,10 @@ class Api:
     @staticmethod
     def version():
         machine, (major, minor, _) = os.uname().machine, SERVES[1:].split(".")
-        return answer(200, {
-            "major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "", "gitTreeState":
-            "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "python" +
-            sys.version.split()[0], "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
+        return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
+                            "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+                            "compiler": "python" + sys.version.split()[0],
+                            "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
 
 def chosen_container(pod, name):
     """The name of the container that a request is for. Raises ApiError 400."""
