@@ -9239,12 +9239,13 @@ def send(sock, data):
         del data[:sent]
 
 class Far:
-    """A socket at a container's end, and what waits to be written to it. ended: no more will come; deaf: it takes no
-    more; streams: the client's streams that belong to it, by their kind."""
-    __slots__ = ("sock", "out", "ended", "deaf", "streams")
+    """A socket at a container's end, and what waits to be written to it. ended: no more will come; lasting: it is not
+    told of that; deaf: it takes no more; streams: the client's streams that belong to it, by their kind."""
+    __slots__ = ("sock", "out", "ended", "deaf", "lasting", "streams")
 
     def __init__(self):
-        self.sock, self.out, self.ended, self.deaf, self.streams = None, bytearray(), False, False, {}
+        self.sock, self.out, self.streams = None, bytearray(), {}
+        self.ended = self.deaf = self.lasting = False
 
     def take(self, what, text):
         self.ended = self.ended or what != "data"
@@ -9257,7 +9258,8 @@ class Far:
             send(self.sock, self.out)
             if self.ended and not self.out:
                 self.deaf = True
-                self.sock.shutdown(socket.SHUT_WR)
+                if not self.lasting:
+                    self.sock.shutdown(socket.SHUT_WR)
         except OSError:                                         # it hears no more, but may still have something to say
             self.deaf = True
             self.out.clear()
@@ -9369,8 +9371,10 @@ class Terminal(Session):
             self.on_far(self.far, rest)
             self.resize()
             # The engine attaches to what has ended too, and would wait for its next start.
-            ended = self.target.startswith("/containers") and not dig(
-                self.engine.call("GET", self.target + "/json"), "State", "Running")
+            info = self.engine.call("GET", self.target + "/json") if self.target.startswith("/containers") else {}
+            ended = info and not info["State"]["Running"]
+            # At the end of a stdin that may come again, the engine would leave us; the container's is open anyway.
+            self.far.lasting = bool(info) and not info["Config"]["StdinOnce"]
             until = time.monotonic() + 1 if ended else float("inf")
             while not self.gone and self.fars and time.monotonic() < until:
                 self.turn(1 if ended else None)
