@@ -9948,10 +9948,10 @@ class Handler:
             sock.settimeout(IO_SECONDS)
             sock.sendall(data)
             head, found = b"", None
-            while not found and len(head) <= HEAD_BYTES:
+            while not found:
                 got = sock.recv(65536)
-                if not got:
-                    raise OSError("hung up before it answered")
+                if not got or len(head) > HEAD_BYTES:
+                    raise OSError("hung up before it answered, or does not come to the end of its head")
                 head += got
                 found = HEAD_END.search(head)
             lines = [line for line in head[:found.start()].split(b"\n") if not line.lower().startswith(b"connection:")]
