@@ -2161,9 +2161,8 @@ def resource_field(pod, container, selector, allocatable):
     """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is not set is what
     the node has. container: the one it stands in, or None in a volume. Raises ConfigError."""
     name, (kind, _, resource) = selector.get("containerName"), selector.get("resource", "").partition(".")
-    containers = [*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())]
     if name:
-        container = next((c for c in containers if c["name"] == name), None)
+        container = next((c for _, c in containers_of(pod["spec"]) if c["name"] == name), None)
     if not container:
         raise ConfigError(f"container {name} not found")
     usual = resource in ("cpu", "memory", "ephemeral-storage")
@@ -2179,23 +2178,20 @@ def resource_field(pod, container, selector, allocatable):
 def service_environment(pod, services):
     """The variables that tell a pod of the Services of its namespace (and always of kubernetes), as the kubelet's
     envvars.FromServices. services: the Service objects of all namespaces."""
-    own, chosen, env = pod["metadata"]["namespace"], {}, {}
-    for service in filter(cluster_ip, services):
-        namespace, name = key_of(service)
-        if namespace == own and pod["spec"].get("enableServiceLinks", True):
-            chosen[name] = service
-        elif (namespace, name) == ("default", "kubernetes"):
-            chosen.setdefault(name, service)
+    own, links, env = pod["metadata"]["namespace"], pod["spec"].get("enableServiceLinks", True), {}
+    own_last = sorted(filter(cluster_ip, services), key=lambda service: key_of(service)[0] == own)
+    chosen = {key[1]: service for key, service in zip(map(key_of, own_last), own_last)
+              if key == ("default", "kubernetes") or key[0] == own and links}
+    spelled = lambda name: name.upper().replace("-", "_")
     for name, service in sorted(chosen.items()):
-        ip, ports, prefix = cluster_ip(service), service["spec"]["ports"], name.upper().replace("-", "_")
-        env[f"{prefix}_SERVICE_HOST"], env[f"{prefix}_SERVICE_PORT"] = ip, str(ports[0]["port"])
-        env.update((f"{prefix}_SERVICE_PORT_{port['name'].upper().replace('-', '_')}", str(port["port"]))
-                   for port in ports if port.get("name"))
+        ip, ports, prefix = cluster_ip(service), service["spec"]["ports"], spelled(name)
+        env.update({f"{prefix}_SERVICE_HOST": ip, f"{prefix}_SERVICE_PORT": str(ports[0]["port"])})
         for port in reversed(ports):                            # the plain NAME_PORT is that of the first
             number, protocol = str(port["port"]), port.get("protocol", "TCP")
             url, link = f"{protocol.lower()}://{ip}:{number}", f"{prefix}_PORT_{number}_{protocol}"
             env.update({f"{prefix}_PORT": url, link: url, link + "_PROTO": protocol.lower(), link + "_PORT": number,
                         link + "_ADDR": ip})
+            env.update({f"{prefix}_SERVICE_PORT_{spelled(port['name'])}": number} if port.get("name") else {})
     return env
 
 def environment(pod, container, lookup, host_ip, cluster, allocatable):
@@ -2244,9 +2240,8 @@ def kernel_hostname(pod):
     if not domain or not pod["spec"].get("setHostnameAsFQDN"):
         return hostname
     if len(fqdn) > 64:
-        raise ConfigError("failed to construct FQDN from pod hostname and cluster domain, "
-                          f"FQDN {fqdn} is too long (64 characters is the max, {len(fqdn)} characters requested)",
-                          "FailedCreatePodSandBox")
+        raise ConfigError(f"failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long "
+                          f"(64 characters is the max, {len(fqdn)} characters requested)", "FailedCreatePodSandBox")
     return fqdn
 
 def uses_cluster_dns(spec):
@@ -2306,12 +2301,12 @@ def security_profiles(security, settings):
             out.append("seccomp=" + read_text(path))
         except OSError as error:
             raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}', "CreateContainerError")
-    if apparmor["type"] in ("Localhost", "RuntimeDefault") and first_line(
-            "/sys/module/apparmor/parameters/enabled") != "Y":
+    has_apparmor = first_line("/sys/module/apparmor/parameters/enabled") == "Y"
+    if apparmor["type"] in ("Localhost", "RuntimeDefault") and not has_apparmor:
         raise ConfigError("Cannot enforce AppArmor: AppArmor is not enabled on the host")
-    out += ["seccomp=unconfined"] * (seccomp["type"] == "Unconfined")
-    out += {"Unconfined": ["apparmor=unconfined"], "Localhost": [f"apparmor={apparmor.get('localhostProfile')}"]}.get(
-        apparmor["type"], [])
+    out += [f"{name}=unconfined" for name, profile in (("seccomp", seccomp), ("apparmor", apparmor))
+            if profile["type"] == "Unconfined"]
+    out += [f"apparmor={apparmor.get('localhostProfile')}"] * (apparmor["type"] == "Localhost")
     return out + [f"label={key}:{value}" for key, value in (security.get("seLinuxOptions") or {}).items() if value]
 
 def security_context(pod, container):
@@ -2371,11 +2366,9 @@ def subpath_of(mount, env):
     return path
 
 def to_docker_mounts(pod, container, env, sources):
-    """HostConfig's Mounts and Binds of one container.
-
-    sources  what prepare_volumes() and hold_subpaths() gave: {"VOLUME/SUBPATH": path on the host, or the fields of an
-             engine's mount}; "etc-hosts", "resolv-conf" and "termination-log" are files, mounted where the container
-             mounts nothing itself."""
+    """HostConfig's Mounts and Binds of one container. sources: what prepare_volumes() and hold_subpaths() gave,
+    {"VOLUME/SUBPATH": path on the host, or the fields of an engine's mount}; "etc-hosts", "resolv-conf" and
+    "termination-log" are files, mounted where the container mounts nothing itself."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes") or ()}
     wanted, mounts, binds = [(mount, volumes[mount["name"]], f"{mount['name']}/{subpath_of(mount, env)}")
                              for mount in container.get("volumeMounts") or ()], [], []
@@ -2390,8 +2383,7 @@ def to_docker_mounts(pod, container, env, sources):
         propagation = PROPAGATION.get(mount.get("mountPropagation"))
         if dig(volume, "emptyDir", "medium") == "Memory" and key[-1] == "/" and ":" not in target:
             # Gone after a reboot: a folder that the engine makes in /run is memory, too.
-            flags = ["ro" if read_only else "rw", *([propagation] if propagation else [])]
-            binds.append(f"{source}:{target}:{','.join(flags)}")
+            binds.append(f"{source}:{target}:{'ro' if read_only else 'rw'}{',' + propagation if propagation else ''}")
         else:           # unlike Binds, Mounts fail where the source is missing, instead of making a folder
             mounts.append({**({"Type": "bind", "Source": source, **filled(BindOptions=filled(Propagation=propagation))}
                               if isinstance(source, str) else source), "Target": target, "ReadOnly": read_only})
@@ -2434,12 +2426,9 @@ def to_docker_sandbox(pod, sources, settings):
             "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
 def to_docker_container(pod, container, env, sources, settings, join="", target="", init=False):
-    """The body of the engine's create call for one container of a pod.
-
-    env      {"NAME": "value"}, references resolved.
-    sources  see to_docker_mounts()
-    join     the id of the container whose namespaces it shares, the sandbox; "" if it has its own.
-    target   the id of the container whose processes an ephemeral container sees."""
+    """The body of the engine's create call for one container of a pod. env: {"NAME": "value"}, references resolved;
+    sources: see to_docker_mounts(); join: the id of the sandbox whose namespaces it shares, "" if it has its own;
+    target: the id of the container whose processes an ephemeral container sees."""
     spec, (user, security) = pod["spec"], security_options(pod, container, settings)
     ephemeral = container in (spec.get("ephemeralContainers") or ())
     restart = container.get("restartPolicy") or ("OnFailure" if init and spec["restartPolicy"] == "Always" else
@@ -2447,11 +2436,8 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
     whole, host = own_namespaces(pod, settings)
     if join:
         share = f"container:{join}"
-        whole, host = {}, {**pick(host, ("PidMode",)), "NetworkMode": share, "IpcMode": host["IpcMode"]}
-        if not spec.get("hostIPC"):
-            host["IpcMode"] = share
-        if spec.get("shareProcessNamespace"):
-            host["PidMode"] = share
+        whole, host = {}, {"NetworkMode": share, "IpcMode": "host" if spec.get("hostIPC") else share,
+                           "PidMode": share if spec.get("shareProcessNamespace") else host["PidMode"]}
     if target:
         host["PidMode"] = f"container:{target}"
     return {
@@ -3187,11 +3173,11 @@ def run_checked(*command, stdin=b""):
 def read_text(path):
     with open(path) as file:
         return file.read()
-def first_line(path):
-    return read_text(path).split("\n")[0] if os.path.exists(path) else ""
 def write_text(path, text):
     with open(path, "w") as file:
         file.write(text)
+def first_line(path):
+    return read_text(path).split("\n")[0] if os.path.exists(path) else ""
 
 class Network:
     """The bridge, its routes and NAT rules. Called by the controller thread, except where a method says otherwise."""
@@ -3269,11 +3255,9 @@ class Network:
         came from. Any thread."""
         ports = f"/sys/class/net/{self.settings.network}/brif"
         for port in os.listdir(ports) if self.bridge_netfilter() and os.path.isdir(ports) else ():
-            try:
+            with suppress(OSError):                   # the container went away meanwhile
                 if read_text(f"{ports}/{port}/hairpin_mode")[:1] != "1":
                     write_text(f"{ports}/{port}/hairpin_mode", "1")
-            except OSError:                           # the container went away meanwhile
-                continue
 
     def allocate(self):
         """A free pod address, in turn, so that a freed one rests. Any thread; the caller's transaction stores it."""
@@ -3306,16 +3290,15 @@ class Network:
         except EngineError as error:
             raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so that reset can go on")
 
-RESOLV_CONF = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"        # systemd's first is a stub on 127.0.0.53
+def host_resolv_conf():
+    """The text of the host's resolv.conf; with systemd of the second, where the first names its stub alone."""
+    texts = [*map(read_text, filter(os.path.exists, ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")))]
+    return next((text for text in texts if re.search(r"(?m)^nameserver\s+(?!127\.)", text)), "".join(texts[-1:]))
 
 def upstream_resolver():
-    """[(address, 53)] of the host's own resolver, [] if it has none."""
-    for path in filter(os.path.exists, RESOLV_CONF):
-        found = re.findall(r"^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", read_text(path), re.M)
-        outside = [address for address in found if not address.startswith("127.")]
-        if outside or found and path.startswith("/run"):
-            return [((outside or found)[0], 53)]
-    return []
+    """[(address, 53)] of the host's own resolver, [] if it has none but on its loopback."""
+    return [(ip, 53) for ip in re.findall(r"(?m)^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", host_resolv_conf())
+            if not ip.startswith("127.")][:1]
 
 # -- names in files: /etc/hosts of each pod, /etc/resolv.conf of those that do not use the engine's resolver
 def hosts_text(pod, services):
@@ -3341,9 +3324,7 @@ def resolv_conf(pod, settings, host=None):
     the text of the host's, if not to be read here."""
     if uses_cluster_dns(pod["spec"]) and not pod["spec"].get("hostNetwork"):
         return None
-    if host is None:
-        host = next(map(read_text, filter(os.path.exists, RESOLV_CONF[::-1])), "")
-    servers, searches, options = dns_config(pod, settings, host)
+    servers, searches, options = dns_config(pod, settings, host_resolv_conf() if host is None else host)
     return "".join([*(f"nameserver {server}\n" for server in servers), *(
         f"{word} {' '.join(values)}\n" for word, values in (("search", searches), ("options", options)) if values)])
 
@@ -3455,6 +3436,7 @@ class Names:
 # blocks, the Prober decides when and what follows. Rules and words are the kubelet's (pkg/kubelet/prober, pkg/probe).
 PROBES = {"startup": None, "readiness": False, "liveness": True}    # kind -> what holds before it has a result
 OUTPUT_BYTES = 10 << 10                 # read of an answer's body or a command's output
+HANDLERS = "exec", "httpGet", "tcpSocket", "grpc", "sleep"
 HEALTH = "UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"     # grpc.health.v1.HealthCheckResponse.ServingStatus
 KUBE_AGENT = "kube-{}/" + SERVES[1:].rpartition(".")[0]
 
@@ -3462,15 +3444,14 @@ def run_handler(k2d, pod, container, found, handler, timeout_s, purpose="probe")
     """One exec, httpGet, tcpSocket, grpc or sleep: (True, "" or a warning), (False, what failed), or (None, why it
     could not be tried). purpose: "probe", or "lifecycle" for a hook. timeout_s None: no limit. Blocks its caller."""
     deadline = timeout_s and time.monotonic() + timeout_s
-    kind = next(kind for kind in ("exec", "httpGet", "tcpSocket", "grpc", "sleep") if handler.get(kind))
-    action = handler[kind]
+    kind, action = next((kind, handler[kind]) for kind in HANDLERS if handler.get(kind))
     if kind == "sleep":
         time.sleep(min(action["seconds"], timeout_s or action["seconds"]))
         return True, ""
     if kind == "exec":
         env = {entry["name"]: entry.get("value", "") for entry in container.get("env") or ()}
         words = [expand(word, env) if purpose == "probe" else word for word in action["command"]]
-        return run_exec(k2d.engine, found.id, words, timeout_s)
+        return run_exec(k2d.engine, found.id, words, deadline, timeout_s)
     named = {port.get("name"): port["containerPort"] for port in container.get("ports") or ()}
     host, port = action.get("host") or dig(pod, "status", "podIP", default=""), action["port"]
     port = named.get(port, port)
@@ -3481,7 +3462,7 @@ def run_handler(k2d, pod, container, found, handler, timeout_s, purpose="probe")
         plain = purpose == "lifecycle" and text.endswith("HTTP response to HTTPS client")
         return get_http({**action, "scheme": "HTTP"}, host, port, deadline, purpose) if plain else (ok, text)
     if kind == "grpc":
-        return check_grpc(host, port, action.get("service", ""), deadline, f"{timeout_s}s")
+        return check_grpc(host, port, action.get("service", ""), deadline, timeout_s)
     try:
         dial(host, port, deadline).close()
         return True, ""
@@ -3506,40 +3487,32 @@ def pieces(sock, deadline):
         yield got
     raise socket.timeout("timed out")
 
-def run_exec(engine, id_, command, timeout_s):
+def run_exec(engine, id_, command, deadline, timeout_s):
     try:
         body = {"AttachStdout": True, "AttachStderr": True, "Cmd": command}
         path = "/exec/" + engine.call("POST", f"/containers/{id_}/exec", body)["Id"]
         sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False}, timeout=60)
-        deadline, late = timeout_s and time.monotonic() + timeout_s, False
-        with sock, reaching_engine():
-            try:
-                for more in pieces(sock, deadline):
-                    data += more if len(data) < 1 << 16 else b""        # a frame of it has at most 32 KiB
-            except socket.timeout:
-                late = True
+        with sock, reaching_engine(), suppress(socket.timeout):
+            for more in pieces(sock, deadline):
+                data += more if len(data) < 1 << 16 else b""            # a frame of it has at most 32 KiB
         info = engine.call("GET", path + "/json")
-        while info["Running"] and not late:                             # it may outlive its output
+        while info["Running"] and not (deadline and time.monotonic() > deadline):       # it may outlive its output
             time.sleep(0.05)
-            info, late = engine.call("GET", path + "/json"), deadline and time.monotonic() > deadline
+            info = engine.call("GET", path + "/json")
     except EngineError as error:
         return None, str(error)
-    if late:
+    if info["Running"]:
         with suppress(ProcessLookupError):
-            if info["Running"] and info.get("Pid"):
+            if info.get("Pid"):
                 os.kill(info["Pid"], signal.SIGKILL)                    # the engine has no call to end an exec
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
-    output = b"".join(text for _, text in sorted(log_frames(data, False)[0], key=lambda frame: frame[0]))
-    text = output[:OUTPUT_BYTES].decode("utf-8", "replace")
+    frames = sorted(log_frames(data, False)[0], key=lambda frame: frame[0])
+    text = b"".join(text for _, text in frames)[:OUTPUT_BYTES].decode("utf-8", "replace")
     if info["ExitCode"] in (126, 127) and text.startswith("OCI runtime exec failed"):
         return None, text                                               # there is no such command
     return info["ExitCode"] == 0, text if info["ExitCode"] else ""
 
-@lru_cache(1)
-def unverified_tls():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
+unverified_tls = lru_cache(1)(ssl._create_unverified_context)           # PEP 476
 
 def get_http(action, host, port, deadline, purpose):
     """An httpGet; redirects are followed within the host. To a hook every answer is a good one."""
@@ -3578,9 +3551,9 @@ def exchange_http(url, headers, deadline):
     secure = parts.scheme == "https"
     sock = dial(parts.hostname, parts.port or (443 if secure else 80), deadline)
     with unverified_tls().wrap_socket(sock, server_hostname=parts.hostname) if secure else sock as sock:
-        lines = [f"GET {urllib.parse.urlunsplit(('', '', *parts[2:4], '')) or '/'} HTTP/1.1", "Connection: close"]
-        host = [] if "Host" in dict(headers) else [("Host", parts.netloc)]
-        lines += [f"{name}: {value}" for name, value in host + headers if value or name != "Accept"]
+        lines = [f"GET {urllib.parse.urlunsplit(('', '', *parts[2:4], '')) or '/'} HTTP/1.1", "Connection: close",
+                 *([] if "Host" in dict(headers) else [f"Host: {parts.netloc}"]),
+                 *(f"{name}: {value}" for name, value in headers if value or name != "Accept")]
         sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
         for more in pieces(sock, deadline):
             got += more
@@ -3625,26 +3598,22 @@ def grpc_status(data):
         at = end
     return None
 
-def check_grpc(host, port, service, deadline, timeout):
-    data, status = b"", None
+def check_grpc(host, port, service, deadline, timeout_s):
+    data, status, what = b"", None, f'failed to connect service at "{host}:{port}"'
     try:
-        sock = dial(host, port, deadline)
-    except OSError as error:
-        return False, f'error: failed to connect service at "{host}:{port}": {error}'
-    with sock:
-        try:
+        with dial(host, port, deadline) as sock:
+            what = "health rpc probe failed"
             sock.sendall(grpc_request(f"{host}:{port}", service))
             for more in pieces(sock, deadline):
-                if not data:                                # first come its SETTINGS, to be acknowledged
-                    sock.sendall(http2_frame(4, 1, 0, b""))
+                sock.sendall(b"" if data else http2_frame(4, 1, 0, b""))        # first come its SETTINGS: noted
                 data += more
                 status = grpc_status(data)
                 if status is not None:
                     break
-        except socket.timeout:
-            return False, f"timeout: health rpc did not complete within {timeout}"
-        except OSError as error:
-            return False, f"error: health rpc probe failed: {error.strerror or error}"
+    except socket.timeout:
+        return False, f"timeout: health rpc did not complete within {timeout_s}s"
+    except OSError as error:
+        return False, f"error: {what}: {error.strerror or error}"
     if status in (None, -1):
         return False, "error: health rpc probe failed: no such service, or no grpc.health.v1.Health"
     name = HEALTH[status] if status < len(HEALTH) else str(status)
@@ -3715,8 +3684,7 @@ class Prober:
             return self.forget(uid, name)
         if not run or run.began != began or is_deleting(pod) and kind != "readiness":
             return
-        container = next(c for c in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ()))
-                         if c["name"] == name)
+        container = next(container for _, container in containers_of(pod["spec"]) if container["name"] == name)
         spec, probe, text = container[kind + "Probe"], run.probes[kind], ""
         for _ in range(3 if found and found.state == "running" else 0):     # else it is paused, or being looked at
             ok, text = run_handler(self.k2d, pod, container, found, spec, spec["timeoutSeconds"])
@@ -8192,15 +8160,13 @@ class Api:
                 with sock:
                     lines = sum(text.count(b"\n") for text in log_text(sock, rest, found.tty))
                 tail, skip = "all", max(0, lines - tail)
-            if request.headers.get("Upgrade", "").lower() == "websocket":
-                protocol, _, head = upgrade(request.headers, "log")
-                return Terminal(self.k2d.engine, protocol, head, ("GET", path({"tail": tail})), found.tty,
-                                limit=numbers.get("limitBytes")).serve
+            is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
+            protocol, _, head = upgrade(request.headers, "log") if is_socket else (None, "", None)
             sock, _, rest = self.k2d.engine.stream("GET", path({"tail": tail}))
         except EngineError as error:
             raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
         return lambda handler: handler.serve_log(sock, rest, found.tty, timestamps, numbers.get("limitBytes"), follow,
-                                                 skip)
+                                                 skip, protocol, head)
 
     @staticmethod
     def log_options(request):
@@ -9000,8 +8966,8 @@ def to_gnostic(name, value):
     return b"".join(out)
 
 # == 17a. Streams ============================================================================
-# exec, attach, port-forward, and logs over a WebSocket. A protocol turns bytes into events and back, and touches no
-# socket; a Session moves the bytes. The events:
+# exec, attach and port-forward. A protocol turns bytes into events and back, and touches no socket; a Session moves the
+# bytes. The events:
 #   ("open", stream, headers)   ("data", stream, bytes) a piece as it came   ("end" or "reset", stream, b"")
 #   ("reply", None, bytes) to be sent back   ("gone", None, b"") the client ends it all
 STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
@@ -9101,7 +9067,7 @@ SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").enco
     b"00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,"
     b"application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8"
     b"charset=iso-8859-1,utf-,*,enq=0.")
-SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY, HEADERS = 1, 2, 3, 6, 7, 8
+SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY = 1, 2, 3, 6, 7
 
 class Spdy:
     """The server's side of SPDY/3.1 as Kubernetes uses it: its library (moby/spdystream) neither sends nor heeds
@@ -9145,14 +9111,11 @@ class Spdy:
             self.last, no_headers = stream, self.deflate.compress(bytes(4)) + self.deflate.flush(self.zlib.Z_SYNC_FLUSH)
             yield "reply", None, self.control(SYN_REPLY, body[:4] + no_headers)
             yield "open", stream, self.unpack(body[10:])
-        elif what == HEADERS:
-            self.unpack(body[4:])                               # all headers share one state of compression
+            yield from [("end", stream, b"")] * (flags & 1)
         elif what == PING and stream % 2:                       # else an answer to one of ours
             yield "reply", None, self.control(PING, body)
         elif what in (RST_STREAM, GOAWAY):
             yield "reset" if what == RST_STREAM else "gone", stream, b""
-        if what in (SYN_STREAM, HEADERS) and flags & 1:
-            yield "end", stream, b""
 
     def unpack(self, block):
         """The headers of a compressed block, at most HEAD_BYTES of them."""
@@ -9278,10 +9241,8 @@ class Session:
 
     def serve(self, handler):
         """Take over a request's connection until the session ends. Raises OSError where the client has gone."""
-        handler.keep = True                                     # the head says itself what becomes of the connection
-        handler.write_head(101, self.head)
-        handler.keep, self.sock = False, handler.sock
-        handler.k2d.hub.call(handler.k2d.hub.release, handler.connection)        # it may go on for days
+        handler.take_over(101, self.head)
+        self.sock = handler.sock
         self.sock.setblocking(False)
         try:
             self.receive(handler.connection.buffer)
@@ -9348,12 +9309,12 @@ class Session:
         send(self.sock, self.out)
 
 class Terminal(Session):
-    """exec, attach or a log: one far end, which begins with the engine's answer to a call. wanted: the names of the
-    streams; none: a log, all of which goes out at once; target: the path of the exec or the container."""
-    def __init__(self, engine, protocol, head, call, tty, wanted=frozenset(), target="", as_json=True, limit=None):
+    """exec or attach: one far end, which begins with the engine's answer to a call. wanted: the names of the streams;
+    target: the path of the exec or the container; as_json: how the client wants the status."""
+    def __init__(self, engine, protocol, head, call, tty, wanted, target, as_json):
         super().__init__(protocol, head)
         self.engine, self.call, self.tty, self.wanted, self.target = engine, call, tty, wanted, target
-        self.as_json, self.limit, self.buffer, self.sizes, self.size = as_json, limit, b"", b"", None
+        self.as_json, self.buffer, self.sizes, self.size = as_json, b"", b"", None
         self.streams, self.far = dict(CHANNELS) if protocol.channels else {}, Far()
         self.fars, self.far.deaf = [self.far], "stdin" not in wanted
 
@@ -9385,11 +9346,9 @@ class Terminal(Session):
         except EngineError as error:
             what = "executing command in" if self.target.startswith("/exec") else "attaching to"
             text = f"error {what} container: {error}"
-            status = {"metadata": {}, "status": "Failure", "message": "Internal error occurred: " + text, "code": 500,
-                      "reason": "InternalError", "details": {"causes": [{"message": text}]}}
-        if "error" in self.wanted:
-            text = dumps(status) if self.as_json else status.get("message", "").encode()
-            self.out += self.protocol.data(self.streams["error"], text) if text else b""
+            status = failure("InternalError", "Internal error occurred: " + text, {"message": text}, code=500)
+        text = dumps(status) if self.as_json else status.get("message", "").encode()
+        self.out += self.protocol.data(self.streams["error"], text) if text else b""
         for name in self.wanted - {"stdin", "resize"}:
             self.out += self.protocol.end(self.streams[name])
         self.finish()
@@ -9415,13 +9374,7 @@ class Terminal(Session):
         frames, self.buffer = log_frames(self.buffer + data, self.tty)
         for number, text in frames:
             name = "stderr" if number == 2 else "stdout"
-            if self.limit is not None:
-                text = text[:self.limit]
-                self.limit -= len(text)
-            if text and (name in self.wanted or not self.wanted):
-                self.out += self.protocol.data(self.streams.get(name), text)
-        if self.limit == 0 and far in self.fars:
-            self.drop(far)
+            self.out += self.protocol.data(self.streams[name], text) if text and name in self.wanted else b""
 
     def exit_status(self):
         """The Status of a command that failed, once it has ended; None for one that did well."""
@@ -9430,9 +9383,13 @@ class Terminal(Session):
             self.turn(pause)
             pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
         code = info.get("ExitCode")
-        return {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
-                "message": f"command terminated with non-zero exit code: command terminated with exit code {code}",
-                "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}} if code else None
+        text = f"command terminated with non-zero exit code: command terminated with exit code {code}"
+        return failure("NonZeroExitCode", text, {"reason": "ExitCode", "message": str(code)}) if code else None
+
+def failure(reason, message, cause, **more):
+    """What an error stream says of what went wrong: a Status without its kind."""
+    return {"metadata": {}, "status": "Failure", "message": message, "reason": reason, "details": {"causes": [cause]},
+            **more}
 
 def connect_inside(pid, port):
     """A connection to a port of the loopback that a process sees; a server there may listen on nothing else. Made in a
@@ -9747,40 +9704,34 @@ class Hub:
         udp.setblocking(False)
         udp.bind((address, 0))
         def on_query(sock, mask):
-            for _ in range(64):
-                try:
+            with suppress(OSError):                             # nothing more to read, or nobody to answer
+                for _ in range(64):
                     data, sender = sock.recvfrom(4096)
                     found = answer_dns(data, resolve)
                     if found:
                         sock.sendto(found, sender)
-                except OSError:                                 # nothing more to read, or nobody to answer
-                    return
         self.selector.register(udp, selectors.EVENT_READ, on_query)
         return udp.getsockname()[1]
 
     # -- the engine's events
     def follow(self, sock, data, on_line, on_end):
         """Call on_line(bytes) for each line that comes on a socket, on_end() when it ends."""
-        def feed(got):
-            nonlocal data
-            *lines, data = (data + got).split(b"\n")
-            for line in filter(bytes.strip, lines):
-                self.guard(on_line, line)
         def on_data(sock, mask):
+            nonlocal data
             try:
-                got = sock.recv(65536)
-            except BlockingIOError:
-                return
+                got = unblocked(sock.recv, 65536)
             except OSError:
                 got = b""
-            feed(got)
-            if not got:
+            *lines, data = (data + (got or b"")).split(b"\n")
+            for line in filter(bytes.strip, lines):
+                self.guard(on_line, line)
+            if got == b"":
                 self.selector.unregister(sock)
                 sock.close()
                 on_end()
         sock.setblocking(False)
         self.selector.register(sock, selectors.EVENT_READ, on_data)
-        feed(b"")
+        on_data(sock, 0)
 
 class Headers(dict):
     """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110, 5.3)."""
@@ -9851,24 +9802,18 @@ class Handler:
             request = self.request = Request(self.method, target, self.headers, self.k2d.access.user(self.headers))
             self.k2d.api.admit(request)
             request.body = self.read_body()
-            return self.dispatch(request)
+            if request.kind:
+                return self.k2d.api.handle(request)
+            parts = [part for part in request.path.split("/") if part]
+            return request.method in ("GET", "HEAD") and (
+                self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:])
+                ) or answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
         except (ApiError, OSError):
             raise
         except Exception:                                       # a fault of ours: the log says where
             import traceback
             log(f"{self.method} {path}: {traceback.format_exc()}")
             raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
-
-    def dispatch(self, request):
-        parts = [part for part in request.path.split("/") if part]
-        if request.method in ("GET", "HEAD"):
-            found = not request.kind and (
-                self.k2d.api.discovery(request) or parts[:1] == ["openapi"] and openapi(request, parts[1:]))
-            if found:
-                return found
-        if not request.kind:
-            return answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
-        return self.k2d.api.handle(request)
 
     def read_body(self):
         """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError where it ends early."""
@@ -9932,6 +9877,13 @@ class Handler:
         self.sock.sendall("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     # -- answers that go on
+    def take_over(self, code, headers):
+        """Begin an answer that may go on for days, to the end of the connection."""
+        self.keep = code == 101                                 # such a head says itself what becomes of the connection
+        self.write_head(code, headers)
+        self.keep = False
+        self.k2d.hub.call(self.k2d.hub.release, self.connection)
+
     def serve_watch(self, watch, first, seconds):
         """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
         self.keep = False                                       # for the client: its end is the connection's
@@ -9952,10 +9904,10 @@ class Handler:
             sock.settimeout(IO_SECONDS)
             sock.sendall(data)
             head, found = b"", None
-            while not found and len(head) <= HEAD_BYTES:
+            while not found:
                 got = sock.recv(65536)
-                if not got:
-                    raise OSError("hung up before it answered")
+                if not got or len(head) > HEAD_BYTES:
+                    raise OSError("hung up before it answered, or does not come to the end of its head")
                 head += got
                 found = HEAD_END.search(head)
             lines = [line for line in head[:found.start()].split(b"\n") if not line.lower().startswith(b"connection:")]
@@ -9963,27 +9915,28 @@ class Handler:
             for got in iter(lambda: sock.recv(65536), b""):
                 self.sock.sendall(got)
 
-    def serve_log(self, sock, buffer, tty, stamped, limit, follow, skip):
-        """Pass a container's log on, without its first lines to skip, until it ends, the client goes, or limit bytes
-        are out. Who reads slowly is waited for, and nothing more is read meanwhile."""
-        self.keep, ends = False, select.poll()
-        self.k2d.hub.call(self.k2d.hub.release, self.connection)     # it may go on for days
+    def serve_log(self, sock, buffer, tty, stamped, limit, follow, skip, protocol=None, head=None):
+        """Pass a container's log on, without its first lines to skip, until it ends, the client goes (or says anything
+        while it follows), or limit bytes are out. protocol, head: of its WebSocket, if it has one. Who reads slowly is
+        waited for, and nothing more is read meanwhile."""
+        ends = select.poll()
         for end in (sock, self.sock):
             ends.register(end, select.POLLIN)
-        self.sock.settimeout(None)                                   # a pager may stand still for long
         has_more = lambda: not follow or not any(end == self.sock.fileno() for end, _ in ends.poll())
         with sock:
-            self.write_head(200, {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
+            self.take_over(101 if protocol else 200,
+                           head or {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"})
+            self.sock.settimeout(None)                               # a pager may stand still for long
             for text in log_text(sock, buffer, tty, stamped, has_more):
                 lines = text.split(b"\n", skip) if skip else [text]
                 skip -= len(lines) - 1
                 text = b"" if skip else lines[-1][:limit]
                 if text:
-                    self.sock.sendall(chunk(text))
+                    self.sock.sendall(protocol.data(None, text) if protocol else chunk(text))
                     limit = None if limit is None else limit - len(text)
                 if limit == 0:
                     break
-            self.sock.sendall(b"0\r\n\r\n")
+            self.sock.sendall(protocol.goodbye() if protocol else b"0\r\n\r\n")
 
 # == 18. Command line ========================================================================
 # The wiring, and the commands.
@@ -10139,11 +10092,10 @@ class K2d:
                 "node-role.kubernetes.io/control-plane": ""})
             told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
-                "capacity": capacity, "allocatable": capacity,
+                "capacity": capacity, "allocatable": capacity, "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
                 "addresses": [{"type": "InternalIP", "address": s.host_ip}, {"type": "Hostname", "address": s.node}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}}, **filled(images=self.images),
-                "nodeInfo": {
+                **filled(images=self.images), "nodeInfo": {
                     "machineID": first_line("/etc/machine-id"), "systemUUID": first_line("/etc/machine-id"),
                     "bootID": first_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
                     "kernelVersion": info.get("KernelVersion", ""), "osImage": info.get("OperatingSystem", ""),
