@@ -4376,7 +4376,8 @@ class Pods:
         tell("Normal", "Pulling", f'Pulling image "{image}"')
         if missing:
             tell("Warning", "FailedToRetrieveImagePullSecret",
-                 f"Unable to retrieve some image pull secrets ({missing}); attempting to pull the image may not succeed.")
+                 f"Unable to retrieve some image pull secrets ({missing}); attempting to pull the image may not "
+                 "succeed.")
         try:
             self.pull_by_any(image, logins(image, filter(None, secrets.values())) or [None], progress)
             info, took = self.image(image), f"{time.monotonic() - began:.3g}s"
