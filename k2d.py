@@ -1954,19 +1954,12 @@ class Engine:
             head, _, rest = got.partition(b"\r\n\r\n")
             status = int(head.split(None, 2)[1])
             if status >= 400:
-                raise EngineError(status, self.words(rest + drain(sock)))
+                text = (rest + drain(sock)).decode("utf-8", "replace").strip()
+                raise EngineError(status, json.loads(text)["message"] if text[:1] == "{" else text)
             return sock, head, rest
         except BaseException:
             sock.close()
             raise
-
-    @staticmethod
-    def words(data):
-        """What the engine says of an error."""
-        try:
-            return json.loads(data)["message"]
-        except (ValueError, KeyError, TypeError):
-            return data.decode("utf-8", "replace").strip()
 
     @reaching_engine()
     def call(self, method, path, body=None, expect=()):
@@ -1975,9 +1968,9 @@ class Engine:
         try:
             sock, _, rest = self.stream(method, path, body, timeout=60)
         except EngineError as error:
-            if error.status not in expect:
-                raise
-            return None
+            if error.status in expect:
+                return None
+            raise
         with sock:
             data = rest + drain(sock)
         return json.loads(data) if data[:1] in (b"{", b"[") else None
@@ -1985,9 +1978,8 @@ class Engine:
     def pull(self, image, login=None, tell=None):
         """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for its registry; tell:
         see make_image(). Raises EngineError with the registry's words."""
-        coded = base64.urlsafe_b64encode(dumps(login)).decode() if login else ""
-        self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), tell=tell,
-                        headers=[f"X-Registry-Auth: {coded}"] if login else ())
+        headers = [f"X-Registry-Auth: {base64.urlsafe_b64encode(dumps(login)).decode()}"] if login else ()
+        self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), None, headers, tell)
 
     def ensure_sandbox(self):
         """Make the image of sandboxes, unless the engine has it. Raises EngineError, EngineGone."""
@@ -2040,7 +2032,7 @@ def logins(image, secrets):
     """The logins for an image's registry, the best first, as the kubelet's keyring finds them. secrets: the data of
     Secrets of both types, each {key: bytes}."""
     from fnmatch import fnmatchcase
-    name, known = split_image(image)[0], {}                 # known: HOST/PATH -> its logins
+    name, known = split_image(image)[0], []                 # known: (HOST/PATH, login)
     host, slash, path = name.partition("/")
     if not slash or not re.search("[.:]|^localhost$", host):
         host, path = "docker.io", name if slash else f"library/{name}"
@@ -2051,17 +2043,18 @@ def logins(image, secrets):
                 user, password = entry.get("username", ""), entry.get("password", "")
                 if entry.get("auth"):
                     user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
-                place = re.sub("^([^/]*)/v[12]/", r"\1/", re.sub("^https?://", "", place)).rstrip("/")
-                known.setdefault(place, []).append({"username": user, "password": password, "serveraddress": place})
+                place = re.sub("^(?:https?://)?([^/]*)(?:/v[12](?=/))?", r"\1", place).rstrip("/")
+                known.append((place, {"username": user, "password": password, "serveraddress": place}))
         except (ValueError, KeyError, AttributeError):      # what cannot be read opens nothing
             continue
 
     def fits(place):
-        parts = [re.split("[.:]", each.partition("/")[0]) for each in (host, place)]
-        return len(parts[0]) == len(parts[1]) and all(map(fnmatchcase, *parts)) and path.startswith(
-            place.partition("/")[2])
-    return [login for place in sorted(known, reverse=True) if fits(place) for login in known[place]] or (
-        known.get("index.docker.io", []) if host == "docker.io" else [])
+        its_host, _, its_path = place.partition("/")
+        parts, its_parts = re.split("[.:]", host), re.split("[.:]", its_host)
+        return len(parts) == len(its_parts) and all(map(fnmatchcase, parts, its_parts)) and path.startswith(its_path)
+    known.sort(key=lambda each: each[0], reverse=True)
+    return [login for place, login in known if fits(place)] or [
+        login for place, login in known if (host, place) == ("docker.io", "index.docker.io")]
 
 SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
 SANDBOX_IMAGE = "k2d.io/sandbox:1"
@@ -2070,9 +2063,6 @@ SANDBOX_CODE = {  # the engine's architecture: (bits, machine and flags of ELF, 
     "arm64": (64, 183, 0, "c81080d2200280d2010f80d20108a0f2020080d2030180d2010000d4280980d2000080d2010080d2030080d2"
                           "010000d4fbffff17"),
     "arm": (32, 40, 5 << 24, "ae70a0e31100a0e30115a0e3541081e20020a0e30830a0e3000000ef1d70a0e3000000effcffffea"),
-    "386": (32, 3, 0, "b8ae0000006a115bb95400400031d26a085ecd806a1d58cd80ebf9"),
-    "riscv64": (64, 243, 0, "9308600813051001b7054000938585071306000093068000730000009308900413050000930500009306000073"
-                            "0000006ff0dffe"),
 }
 
 def sandbox_program(bits, machine, flags, code):
