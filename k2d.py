@@ -347,7 +347,7 @@ VolumeSource: hostPath:HostPathVolumeSource emptyDir:EmptyDirVolumeSource(medium
   fsType=xfs readOnly:bool) !27storageos:StorageOSVolumeSource(volumeName volumeNamespace fsType readOnly:bool
   secretRef:LocalObjectReference#) !csi:CSIVolumeSource(*driver|req readOnly:bool? fsType:? volumeAttributes:{}
   nodePublishSecretRef:LocalObjectReference#)
-  ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
+  !ephemeral:EphemeralVolumeSource(volumeClaimTemplate:PersistentVolumeClaimTemplate(metadata:ObjectMeta+
   spec:PersistentVolumeClaimSpec+|need)|req) !image:ImageVolumeSource(reference pullPolicy|Always,IfNotPresent,Never);
 LocalObjectReference: name;
 HostPathVolumeSource: *path|req type:?=|,BlockDevice,CharDevice,Directory,DirectoryOrCreate,File,FileOrCreate,Socket;
@@ -2754,31 +2754,27 @@ def volume_files(kind, source, lookup):
         raise ConfigError(f"references non-existent {kind.lower()} key: {missing[0]}")
     return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
 
-def user_of_files(pod):
-    """The user whom all containers of a pod run as, None if it does not say so or they differ (FsUserFrom)."""
-    own = dig(pod, "spec", "securityContext", "runAsUser")
-    users = {dig(c, "securityContext", "runAsUser", default=own)
+def projected_files(pod, volume, settings, lookup):
+    """The files of a volume that shows what the API holds, for project_files(). Raises ConfigError."""
+    files, mode = {}, next((each["defaultMode"] for each in volume.values() if "defaultMode" in each), 0o644)
+    # A token is for the one user whom all containers run as; where they differ or do not say, for whoever reads it.
+    users = {security_context(pod, c).get("runAsUser")
              for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))}
-    return users.pop() if len(users) == 1 else None
-
-def projected_files(pod, name, source, lookup, settings):
-    """The files of a volume that shows what the API holds, by its sources. Raises ConfigError."""
-    files, mode, user = {}, source.get("defaultMode", 0o644), user_of_files(pod)
-    private = user is not None or dig(pod, "spec", "securityContext", "fsGroup") is not None
-    for each in source.get("sources") or ():
+    owner = list(users - {None}) if len(users) == 1 else []
+    private = owner or dig(pod, "spec", "securityContext", "fsGroup") is not None
+    for each in dig(volume, "projected", "sources", default=[volume]):     # a volume of one source looks like an entry
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
             selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef", "fieldPath", default="")
-            text = (resource_field(pod, None, selector, dig(
-                lookup("Node", settings.node), "status", "allocatable", default={}))
-                    if selector else pod_field(pod, field, settings.host_ip))
-            files[item["path"]] = (text or "").encode(), item.get("mode", mode)
+            text = resource_field(pod, None, selector, dig(
+                lookup("Node", settings.node), "status", "allocatable", default={})) if selector else pod_field(
+                    pod, field, settings.host_ip)
+            files[item["path"]] = text.encode(), item.get("mode", mode)
         token = each.get("serviceAccountToken")
         if token:
-            owner = [] if user is None else [user]
-            files[token["path"]] = lookup("Token", (name, token)), 0o600 if private else mode, *owner
+            files[token["path"]] = lookup("Token", (volume["name"], token)), 0o600 if private else mode, *owner
     return files
 
 def project_files(folder, files, group=None):
@@ -2835,10 +2831,8 @@ def set_group(folder, group, only_if_root_differs=False):
             os.close(fd)
 
 # -- mounts of the host: they live in /run/k2d/UID, outlive k2d, and are gone after a reboot
-RUN = "/run/k2d"
-
 def run_folder(uid, *parts):
-    return os.path.join(RUN, uid, *parts)
+    return os.path.join("/run/k2d", uid, *parts)
 
 def host_root():
     """Where the host's files are seen as the engine sees them: k2d may live in a mount namespace of its own, such as
@@ -2898,38 +2892,34 @@ def hold_subpaths(pod, container, env, sources):
     for i, mount in enumerate(container.get("volumeMounts") or ()):
         path, name = subpath_of(mount, env), mount["name"]
         root, target = sources[name + "//"], run_folder(uid, "held", f"{container['name']}.{i}")
-        if not path:
-            continue
-        if not isinstance(root, str):                           # nfs: the server finds it
+        if path and not isinstance(root, str):                  # nfs: the server finds it
             device = root["VolumeOptions"]["DriverConfig"]["Options"]["device"]
             out[f"{name}/{path}"] = merge_patch(root, {"VolumeOptions": {"DriverConfig": {"Options": {
                 "device": os.path.join(device, path)}}}})
-            continue
-        try:
-            fd = open_beneath(root, path)
+        elif path:
             try:
-                if not FROM_API & volumes[name].keys():
-                    hold(os.path.join(root, path), os.fstat(fd), target)
-            finally:
-                os.close(fd)
-        except OSError as error:        # no details for those who may read the pod: they would tell of the host's files
-            log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
-            raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container "{container["name"]}"')
-        out[f"{name}/{path}"] = os.path.join(root, path) if FROM_API & volumes[name].keys() else target
+                fd, where = open_beneath(root, path), os.path.join(root, path)
+                try:
+                    out[f"{name}/{path}"] = (where if FROM_API & volumes[name].keys() else
+                                             hold(where, os.fstat(fd), target))
+                finally:
+                    os.close(fd)
+            except OSError as error:    # no details for those who may read the pod: they would tell of the host's files
+                log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
+                raise ConfigError(
+                    f'failed to prepare subPath for volumeMount "{name}" of container "{container["name"]}"')
     return out
 
 def hold(path, wanted, target):
     """Have a bind mount of a path at target, and nothing else: wanted is the os.stat() of what must be there."""
-    def is_held():
-        try:
-            return os.path.samestat(os.stat(host_root() + target, follow_symlinks=False), wanted)
-        except FileNotFoundError:
-            return False
+    place = host_root() + target
+    is_held = lambda: os.path.lexists(place) and os.path.samestat(os.lstat(place), wanted)
     if not is_held():
         mount_on_host(HOLD, path, target)
-        if not is_held():               # somebody was quick to put something else in its place
-            mount_on_host('umount -l "$1"', target)
-            raise OSError(f"{path} has changed while it was mounted")
+    if not is_held():                   # somebody was quick to put something else in its place
+        mount_on_host('umount -l "$1"', target)
+        raise OSError(f"{path} has changed while it was mounted")
+    return target
 
 # -- what each type of volume is made from
 HOST_PATH_TYPES = {"Directory": stat.S_ISDIR, "File": stat.S_ISREG, "Socket": stat.S_ISSOCK,
@@ -2950,9 +2940,7 @@ def prepare_host_path(source):
 
 def prepare_files(pod, volume, settings, lookup):
     folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
-    source = volume.get("projected") or {"sources": [volume]}       # a volume of one source is its own entry of sources
-    mode = next((each["defaultMode"] for each in volume.values() if "defaultMode" in each), 0o644)
-    files = projected_files(pod, volume["name"], {"defaultMode": mode, **source}, lookup, settings)
+    files = projected_files(pod, volume, settings, lookup)
     project_files(folder, files, dig(pod, "spec", "securityContext", "fsGroup"))
     return folder, os.path.join(folder, "..data")                   # the latter for a subPath: never past our symlinks
 
@@ -2960,11 +2948,12 @@ def prepare_empty_dir(pod, volume, settings, lookup):
     uid, group = pod["metadata"]["uid"], dig(pod, "spec", "securityContext", "fsGroup")
     mode, source = 0o777 if group is None else 0o2777, volume.get("emptyDir") or {}
     if source.get("medium") == "Memory":
-        folder, limits = run_folder(uid, "volumes", volume["name"]), [source.get("sizeLimit"), total_memory(pod)]
+        folder = run_folder(uid, "volumes", volume["name"])
         if not os.path.isdir(host_root() + folder):
-            sizes = [f"size={quantity_value(limit)}" for limit in limits if limit]
-            size = min(sizes, key=lambda text: int(text[5:]), default="size=50%")
-            mount_on_host(MOUNT_MEMORY, folder, f"{size},mode={mode:o},gid={group or 0}")
+            limits = [dig(c, "resources", "limits", "memory") for c in pod["spec"]["containers"]]
+            sizes = [quantity_value(source.get("sizeLimit") or "0"), all(limits) and sum(map(quantity_value, limits))]
+            size = min(filter(None, sizes), default="50%")      # what all may use together, where none is unlimited
+            mount_on_host(MOUNT_MEMORY, folder, f"size={size},mode={mode:o},gid={group or 0}")
         return folder, folder
     folder = pod_folder(settings, uid, "volumes", volume["name"])
     if not os.path.isdir(folder):
@@ -2974,64 +2963,50 @@ def prepare_empty_dir(pod, volume, settings, lookup):
         os.rename(folder + ".new", folder)
     return folder, folder
 
-def total_memory(pod):
-    """The memory that all containers of a pod may use together, None if one of them has no limit."""
-    limits = [dig(c, "resources", "limits", "memory") for c in pod["spec"]["containers"]]
-    return str(sum(map(quantity_value, limits))) if all(limits) else None
-
 def to_docker_nfs(source, options=()):
     """The fields of an engine's mount of an NFS export; its volume has no name and goes with the container."""
     told = ["addr=" + source["server"], *(options or ["nfsvers=4"]), *["ro"] * bool(source.get("readOnly"))]
     return {"Type": "volume", "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": {
         "type": "nfs", "o": ",".join(told), "device": ":" + source["path"]}}}}
 
-def claim_of(pod, volume):
-    """The name of the claim behind a volume, None for other volumes."""
-    return (f"{pod['metadata']['name']}-{volume['name']}" if "ephemeral" in volume else
-            dig(volume, "persistentVolumeClaim", "claimName"))
-
 def claims_of(pod):
-    return [name for name in (claim_of(pod, volume) for volume in pod["spec"].get("volumes") or ()) if name]
+    """The names of the claims behind a pod's volumes."""
+    return [each["persistentVolumeClaim"]["claimName"] for each in pod["spec"].get("volumes") or ()
+            if "persistentVolumeClaim" in each]
 
 def claim_trouble(pod, lookup):
     """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it can."""
-    for volume in pod["spec"].get("volumes") or ():
-        name = claim_of(pod, volume)
-        claim = lookup("PersistentVolumeClaim", name) if name else None
-        if name and not claim:
-            return (f'waiting for ephemeral volume controller to create the persistentvolumeclaim "{name}"'
-                    if "ephemeral" in volume else f'persistentvolumeclaim "{name}" not found')
-        if claim and is_deleting(claim):
-            return f'persistentvolumeclaim "{name}" is being deleted'
-        if claim and dig(claim, "status", "phase") == "Lost":
-            return (f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume '
-                    f'"{claim["spec"]["volumeName"]}"')
-        if claim and dig(claim, "status", "phase") != "Bound":
+    for name in claims_of(pod):
+        claim = lookup("PersistentVolumeClaim", name)
+        phase = dig(claim, "status", "phase")
+        if not claim or is_deleting(claim):
+            return f'persistentvolumeclaim "{name}" {"is being deleted" if claim else "not found"}'
+        if phase == "Lost":
+            volume = claim["spec"]["volumeName"]
+            return f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume "{volume}"'
+        if phase != "Bound":
             return "pod has unbound immediate PersistentVolumeClaims"
     return ""
 
 def prepare_claim(pod, volume, settings, lookup):
-    name, meta, group = claim_of(pod, volume), pod["metadata"], dig(pod, "spec", "securityContext", "fsGroup")
+    name, group = volume["persistentVolumeClaim"]["claimName"], dig(pod, "spec", "securityContext", "fsGroup")
     claim = lookup("PersistentVolumeClaim", name)
     pv = lookup("PersistentVolume", dig(claim, "spec", "volumeName", default=""))
-    why = (f'failed to fetch PVC from API server: persistentvolumeclaims "{name}" not found' if not claim else
-           "PVC is not bound" if dig(claim, "status", "phase") != "Bound" or not pv else
-           f"PVC was not created for pod {meta['namespace']}/{meta['name']} (pod is not owner)"
-           if "ephemeral" in volume and dig(controller_of(claim), "uid") != meta["uid"] else "")
-    if why:
-        which = f"[{volume['name']}]"
+    if not pv or dig(claim, "status", "phase") != "Bound":
+        which, namespace = f"[{volume['name']}]", pod["metadata"]["namespace"]
+        why = ("PVC is not bound" if claim else
+               f'failed to fetch PVC from API server: persistentvolumeclaims "{name}" not found')
         raise ConfigError(f"Unable to attach or mount volumes: unmounted volumes={which}, unattached volumes={which}, "
-                          f"failed to process volumes={which}: error processing PVC {meta['namespace']}/{name}: {why}",
+                          f"failed to process volumes={which}: error processing PVC {namespace}/{name}: {why}",
                           "FailedMount")
-    spec, policy = pv["spec"], dig(pod, "spec", "securityContext", "fsGroupChangePolicy")
+    spec = pv["spec"]
     if "nfs" in spec:
-        source = to_docker_nfs(spec["nfs"], spec.get("mountOptions"))
-        return source, source
+        return (to_docker_nfs(spec["nfs"], spec.get("mountOptions")),) * 2
     if "hostPath" not in spec and "local" not in spec:
         raise ConfigError("no volume plugin matched: k2d mounts persistent volumes of types hostPath, local and nfs")
     path = prepare_host_path(spec.get("hostPath") or {"path": spec["local"]["path"], "type": "Directory"})
     if group is not None and (is_ours(pv) or "local" in spec):
-        set_group(path, group, policy == "OnRootMismatch")
+        set_group(path, group, pod["spec"]["securityContext"].get("fsGroupChangePolicy") == "OnRootMismatch")
     by_name = {"Type": "volume", "Source": pv["metadata"]["name"], "VolumeOptions": {"NoCopy": True}}
     return by_name if is_ours(pv) else path, path               # by its name, the engine knows that it is in use
 
@@ -3044,8 +3019,7 @@ def is_ours(pv):
 # Volume source -> what makes it: called with pod, volume, settings, lookup; returns what the engine mounts, and where
 # subPaths begin.
 VOLUME_SOURCES = {
-    **dict.fromkeys(FROM_API, prepare_files), "emptyDir": prepare_empty_dir,
-    **dict.fromkeys(("persistentVolumeClaim", "ephemeral"), prepare_claim),
+    **dict.fromkeys(FROM_API, prepare_files), "emptyDir": prepare_empty_dir, "persistentVolumeClaim": prepare_claim,
     "hostPath": lambda pod, volume, *_: (prepare_host_path(volume["hostPath"]),) * 2,
     "nfs": lambda pod, volume, *_: (to_docker_nfs(volume["nfs"]),) * 2}
 
@@ -4963,8 +4937,7 @@ class Controllers:
             self.add("Node", "", node)
         if b'"hostPort"' in change.raw:
             self.add("nat")
-        if b'"claimName":' in change.raw or b'"ephemeral":' in change.raw:
-            self.add("ephemeral", *change.key)
+        if b'"claimName":' in change.raw:
             for claim in claims_of(json.loads(change.raw)):
                 self.add("PersistentVolumeClaim", namespace, claim)
                 self.add("finalize", "PersistentVolumeClaim", namespace, claim)
@@ -5601,16 +5574,6 @@ class Controllers:
                 pv = self.store.get("PersistentVolume", "", name)
                 if pv and not is_deleting(pv):
                     self.api.delete_object(KIND["PersistentVolume"], pv, {})
-
-    def ephemeral(self, namespace, name):
-        """The claims of a pod's generic ephemeral volumes: they go with the pod."""
-        pod = self.store.get("Pod", namespace, name)
-        for volume in dig(pod, "spec", "volumes", default=()) if pod and not is_deleting(pod) else ():
-            template, claim = dig(volume, "ephemeral", "volumeClaimTemplate"), claim_of(pod, volume)
-            if template and not self.store.row("PersistentVolumeClaim", (namespace, claim)):
-                self.api.create(KIND["PersistentVolumeClaim"], namespace, {"spec": template["spec"], "metadata": {
-                    **pick(template.get("metadata", {}), ("labels", "annotations")), "name": claim,
-                    "ownerReferences": [owner_reference(pod)]}})
 
     # -- quotas, disruption budgets, tokens, custom resources
     def ResourceQuota(self, quota, namespace, name):

@@ -7134,15 +7134,6 @@ class Volumes(EngineTest):
             C.kubectl("delete", "pvc", "mine", "-n", self.NS)
             C.until_one("persistentvolumes", None, "kt-pv", lambda pv: pv["status"]["phase"] == "Released")
 
-    def test_a_claim_of_the_pod_itself(self):
-        template = {"volumeClaimTemplate": {"metadata": {"labels": {"x": "y"}}, "spec": self.claim("")["spec"]}}
-        self.volume_pod("own", None, v={"ephemeral": template})
-        claim = self.bound("own-v")
-        self.assertEqual((claim["metadata"]["labels"], claim["metadata"]["ownerReferences"][0]["kind"]),
-                         ({"x": "y"}, "Pod"))
-        C.kubectl("delete", "pod", "own", "-n", self.NS)
-        C.until(self.at("persistentvolumeclaims"), lambda found: "own-v" not in found)
-
     def test_groups_of_files(self):
         self.create(self.claim("group"), configmap("group", a="A"))
         self.bound("group")
