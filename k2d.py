@@ -4539,17 +4539,15 @@ class Pods:
                 self.remove_files(uid)
 
 # == 13a. Scheduler ==========================================================================
-# Pure: whether a pod may go to a node, by kube-scheduler's plugins, in their order and words. The containers of others
+# Pure: whether a pod may go to the node, by kube-scheduler's plugins, in their order and words. The containers of others
 # count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
-View = namedtuple("View", "nodes pods namespaces")      # {name: Node}, the bound pods that have not ended,
-CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}      # {name: labels}
+View = namedtuple("View", "pods namespaces")            # the node's pods that have not ended, {namespace: labels}
+CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 def labels_of(obj):
     return dig(obj, "metadata", "labels", default={})
 def priority_of(pod):
     return pod["spec"].get("priority") or 0
-def pods_on(node, view):
-    return [pod for pod in view.pods if pod["spec"]["nodeName"] == node["metadata"]["name"]]
 def required_terms(pod, which):
     found = dig(pod, "spec", "affinity", which, "requiredDuringSchedulingIgnoredDuringExecution", default=())
     return dig(found, "nodeSelectorTerms", default=()) if which == "nodeAffinity" else found
@@ -4581,13 +4579,13 @@ def is_wanted(pod, node):
 
 def host_ports(pod):
     """[(address, protocol, number)] of the ports that a pod takes of its node."""
-    lasting = [c for c in pod["spec"].get("initContainers") or () if c.get("restartPolicy") == "Always"]
     return [(p.get("hostIP") or "0.0.0.0", p.get("protocol", "TCP"), p["hostPort"])
-            for c in (*lasting, *pod["spec"]["containers"]) for p in c.get("ports") or () if p.get("hostPort")]
+            for c in (*sidecars_of(pod["spec"]), *pod["spec"]["containers"])
+            for p in c.get("ports") or () if p.get("hostPort")]
 
 def lacks_ports(pod, node, view):
     wanted = host_ports(pod)
-    taken = [port for other in pods_on(node, view) for port in host_ports(other)] if wanted else ()
+    taken = [port for other in view.pods for port in host_ports(other)] if wanted else ()
     return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0])) for a in wanted for b in taken)
 
 def pod_requests(pod):
@@ -4597,15 +4595,15 @@ def pod_requests(pod):
     asked = lambda container: amounts(dig(container, "resources", "requests"))
     for container in spec.get("initContainers") or ():
         peak |= sidecars + asked(container)                 # what is needed while this one starts
-        if container.get("restartPolicy") == "Always":
+        if is_sidecar(container):
             sidecars += asked(container)
     return (sum(map(asked, spec["containers"]), sidecars) | peak) + amounts(spec.get("overhead"))
 
 def lacks_resources(pod, node, view):
     """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
-    others, wanted, status = [p for p in pods_on(node, view) if not is_foreign(p)], pod_requests(pod), node["status"]
+    others, wanted = [p for p in view.pods if not is_foreign(p)], pod_requests(pod)
     wanted["pods"], used = 10 ** 9, sum(map(pod_requests, others), Counter(pods=len(others) * 10 ** 9))
-    has = {name: quantity_nanos(amount) for name, amount in (status.get("allocatable") or {}).items()}
+    has = {name: quantity_nanos(amount) for name, amount in (node["status"].get("allocatable") or {}).items()}
     names = dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted)))
     rows = [(name, *(-(-amounts.get(name, 0) // 10 ** (6 if name == "cpu" else 9)) for amounts in (wanted, used, has)))
             for name in names]
@@ -4619,20 +4617,10 @@ def spread_constraints(pod):
     return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
 
 def is_crowded(pod, node, view):
-    """Whether a pod would make its topology domain of this node larger than the smallest by more than maxSkew."""
-    constraints, namespace = spread_constraints(pod), pod["metadata"]["namespace"]
-    for c in constraints:
-        counts, key, selector = Counter(), c["topologyKey"], c.get("labelSelector")
-        for each in view.nodes.values():
-            if (all(other["topologyKey"] in labels_of(each) for other in constraints) and
-                    (c.get("nodeAffinityPolicy") == "Ignore" or is_wanted(pod, each)) and
-                    (c.get("nodeTaintsPolicy") != "Honor" or not is_repelled(pod, each))):
-                counts[labels_of(each)[key]] += sum(is_selected(selector or None, other) and not is_deleting(other) and
-                                                    key_of(other)[0] == namespace for other in pods_on(each, view))
-        least = 0 if len(counts) < (c.get("minDomains") or 1) else min(counts.values())
-        if counts[labels_of(node)[key]] + is_selected(selector, pod) - least > c["maxSkew"]:
-            return True
-    return False
+    """Whether pods would be spread unevenly. The node is the one topology domain, so only where there should be more."""
+    alike = [p for p in view.pods if key_of(p)[0] == key_of(pod)[0] and not is_deleting(p)]
+    return any(sum(is_selected(c.get("labelSelector") or None, p) for p in (*alike, pod)) > c["maxSkew"]
+               for c in spread_constraints(pod) if (c.get("minDomains") or 1) > 1)
 
 def means(term, owner, pod, view):
     """Whether a PodAffinityTerm of the pod owner means another pod."""
@@ -4642,17 +4630,15 @@ def means(term, owner, pod, view):
     return is_selected(term.get("labelSelector"), pod) and (namespace in (names or ()) or (
         selector is not None and selects(selector_of(selector), view.namespaces.get(namespace))))
 
-def is_near(term, pod, node, view):
-    """Whether a bound pod is in the topology domain of a node."""
-    value = labels_of(node).get(term["topologyKey"])
-    return value is not None and labels_of(view.nodes.get(pod["spec"]["nodeName"])).get(term["topologyKey"]) == value
-
 def misses_company(pod, node, view):
-    terms = required_terms(pod, "podAffinity")
-    company = [p for p in view.pods if all(means(term, pod, p, view) for term in terms)] if terms else ()
-    if not company and all(means(term, pod, pod, view) for term in terms):     # the first of some that want each other
-        return any(term["topologyKey"] not in labels_of(node) for term in terms)
-    return not all(any(is_near(term, p, node, view) for p in company) for term in terms)
+    terms = required_terms(pod, "podAffinity")      # of some that want each other, the first is company to itself
+    company = any(all(means(term, pod, p, view) for term in terms) for p in (*view.pods, pod))
+    return not company or any(term["topologyKey"] not in labels_of(node) for term in terms)
+
+def repels(owner, pod, node, view):
+    """Whether the anti-affinity of one pod keeps another from its node."""
+    return any(term["topologyKey"] in labels_of(node) and means(term, owner, pod, view)
+               for term in required_terms(owner, "podAntiAffinity"))
 
 PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
                            "node affinity/selector", "node(s) didn't match pod topology spread constraints")
@@ -4667,11 +4653,9 @@ FILTERS = [  # what a plugin objects to, its words, whether it helps if other po
      SPREAD + " (missing required label)", False),
     (is_crowded, SPREAD, True),
     (misses_company, "node(s) didn't match pod affinity rules", False),
-    (lambda pod, node, view: any(means(term, pod, p, view) and is_near(term, p, node, view) for p in view.pods
-                                 for term in required_terms(pod, "podAntiAffinity")),
+    (lambda pod, node, view: any(repels(pod, p, node, view) for p in view.pods),
      "node(s) didn't match pod anti-affinity rules", True),
-    (lambda pod, node, view: any(means(term, p, pod, view) and is_near(term, p, node, view) for p in view.pods
-                                 for term in required_terms(p, "podAntiAffinity")),
+    (lambda pod, node, view: any(repels(p, pod, node, view) for p in view.pods),
      "node(s) didn't satisfy existing pods anti-affinity rules", True),
 ]
 
@@ -4686,11 +4670,9 @@ def misfit(pod, node, view):
             return [text], helps
     return [], False
 
-def count_reasons(reasons):
-    """The reasons of each node, [[text]], as kube-scheduler counts them."""
-    counts = Counter(reason for each in reasons for reason in each)
-    told = ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
-    return f"0/{len(reasons)} nodes are available: {told}."
+def unavailable(reasons):
+    """The reasons as kube-scheduler counts them, of the one node."""
+    return f"0/1 nodes are available: {', '.join(sorted(f'1 {reason}' for reason in reasons))}."
 
 def rejection(pod, node, view):
     """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or None."""
@@ -4705,19 +4687,16 @@ def rejection(pod, node, view):
 
 def choose_victims(pod, node, view, budgets):
     """(the less important pods to delete so that a pod fits, why that does not help); budgets are kept if they can."""
-    allowed = {budget["metadata"]["uid"]: dig(budget, "status", "disruptionsAllowed", default=0) for budget in budgets}
-    lower = sorted((p for p in pods_on(node, view) if not is_foreign(p) and priority_of(p) < priority_of(pod)),
+    lower = sorted((p for p in view.pods if not is_foreign(p) and priority_of(p) < priority_of(pod)),
                    key=lambda p: (-priority_of(p), dig(p, "status", "startTime", default="")))
     rest, victims, guarded = [p for p in view.pods if p not in lower], [], []
     reasons, _ = misfit(pod, node, view._replace(pods=rest))
     if reasons or not lower:
         return [], reasons if lower else ["No preemption victims found for incoming pod"]
-    for p in lower:
-        for budget in budgets:
-            if key_of(budget)[0] == key_of(p)[0] and is_selected(budget["spec"].get("selector") or None, p):
-                allowed[budget["metadata"]["uid"]] -= 1
-                guarded += [p] * (allowed[budget["metadata"]["uid"]] < 0 and p not in guarded)
-    for p in guarded + [p for p in lower if p not in guarded]:      # as many stay as can, the more important first
+    for budget in budgets:                                          # those beyond what it allows
+        guarded += [p for p in lower if key_of(budget)[0] == key_of(p)[0] and is_selected(
+            budget["spec"].get("selector") or None, p)][dig(budget, "status", "disruptionsAllowed", default=0):]
+    for p in sorted(lower, key=lambda p: p not in guarded):         # as many stay as can, the more important first
         (victims if misfit(pod, node, view._replace(pods=[*rest, p]))[0] else rest).append(p)
     return victims, []
 
@@ -4726,6 +4705,7 @@ def set_condition(pod, *words):
     old = dig(pod, "status", "conditions", default=[])
     new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
     pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
+
 # == 13b. Usage ==============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.

@@ -2779,14 +2779,13 @@ class Scheduling(Pure):
                 "name": "p", "namespace": namespace, "uid": repr((labels, requests, ports, spec)),
                 "labels": labels or {}}}
 
-    def view(self, *pods, node=None, **more):
-        nodes = {name: {**each, "metadata": {**each["metadata"], "name": name}}
-                 for name, each in {"n": node or self.NODE, **more}.items()}
-        return k2d.View(nodes, list(pods), {"x": {"team": "x"}, "y": {"team": "y"}})
+    @staticmethod
+    def view(*pods):
+        return k2d.View(list(pods), {"x": {"team": "x"}, "y": {"team": "y"}})
 
     def misfit(self, spec, *pods, **node):
         node = {**self.NODE, "spec": node}
-        return k2d.misfit(self.pod(bound=False, **spec), node, self.view(*pods, node=node))
+        return k2d.misfit(self.pod(bound=False, **spec), node, self.view(*pods))
 
     @staticmethod
     def node_affinity(*terms):
@@ -2920,8 +2919,8 @@ class Scheduling(Pure):
             ("it does not help", cpu("2", 2), [low, mid], [], ([], ["Insufficient cpu"])),
         ], lambda pod, pods, budgets: k2d.choose_victims(pod, self.NODE, self.view(*pods), budgets))
 
-    def test_nodes_are_counted(self):
-        self.assertEqual(k2d.count_reasons([["b", "a"], ["a"]]), "0/2 nodes are available: 1 b, 2 a.")
+    def test_reasons_are_counted(self):
+        self.assertEqual(k2d.unavailable(["b", "a"]), "0/1 nodes are available: 1 a, 1 b.")
 
 
 class ProbeRules(Pure):
