@@ -4539,7 +4539,7 @@ class Pods:
                 self.remove_files(uid)
 
 # == 13a. Scheduler ==========================================================================
-# Pure: whether a pod may go to the node, by kube-scheduler's plugins, in their order and words. The containers of others
+# Pure: whether a pod may go to the node, by kube-scheduler's plugins, in their order and words. Containers of others
 # count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
 View = namedtuple("View", "pods namespaces")            # the node's pods that have not ended, {namespace: labels}
 CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
@@ -4617,7 +4617,7 @@ def spread_constraints(pod):
     return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
 
 def is_crowded(pod, node, view):
-    """Whether pods would be spread unevenly. The node is the one topology domain, so only where there should be more."""
+    """Whether pods would be spread unevenly: as the node is the only domain, just where there should be more."""
     alike = [p for p in view.pods if key_of(p)[0] == key_of(pod)[0] and not is_deleting(p)]
     return any(sum(is_selected(c.get("labelSelector") or None, p) for p in (*alike, pod)) > c["maxSkew"]
                for c in spread_constraints(pod) if (c.get("minDomains") or 1) > 1)
@@ -4861,7 +4861,7 @@ class Controllers:
         self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
         self.started = False                        # whether start() has looked at all: NAT wants the whole picture
         self.waiting = 0                            # how many pods fit on no node: what changes may make room for them
-        self.leaving = {}                           # node -> {uid: since when} of pods that bear a taint for a while
+        self.leaving = {}                           # uid -> since when, of pods that bear a taint for a while
 
     def reconcile(self, key):
         what, *args = key
@@ -4884,7 +4884,7 @@ class Controllers:
     # -- what a change concerns
     def observe(self, changes, watches):
         for change in changes:
-            (namespace, name), deleted, raw = change.key, change.type == "DELETED", change.raw
+            kind, (namespace, name), raw, deleted = change.kind, change.key, change.raw, change.type == "DELETED"
             meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
             for ref in meta.get("ownerReferences") or ():
                 owner = kind_named(ref["apiVersion"], ref["kind"])
@@ -4894,71 +4894,60 @@ class Controllers:
                     self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
             if deleted:
                 self.add("collect", meta["uid"])
-                home = self.store.row("Namespace", ("", namespace)) if change.kind.namespaced else None
-                if home and b'"Terminating"' in home.raw:
-                    self.add("Namespace", "", namespace)
             elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
-                self.add("finalize", change.kind.id, namespace, name)
-            if change.kind.namespaced:
+                self.add("finalize", kind.id, namespace, name)
+            if kind.namespaced:
                 self.add_all("ResourceQuota", namespace)
-            if change.kind.id == "Pod":
-                self.observe_pod(change, deleted)
-            else:
-                self.observe_other(change.kind.id, change, deleted)
+                if deleted or name == "kube-root-ca.crt":
+                    self.add("Namespace", "", namespace)        # which may wait for just this, or want it back
+            if hasattr(self, kind.id):
+                self.add(kind.id, namespace, name)
+            (self.observe_pod if kind.id == "Pod" else self.observe_other)(change, deleted)
 
     def observe_pod(self, change, deleted):
-        namespace = change.key[0]
+        pod, namespace = json.loads(change.raw), change.key[0]
         self.k2d.pods.on_pod(change)
         if not deleted and b'"podIP":' not in change.raw or self.waiting and (
-                change.type != "MODIFIED" or change.labels != change.old.labels or
-                re.search(rb'"phase":"(Succeeded|Failed)"', change.raw) or b'"podIP":' not in change.old.raw):
+                change.type != "MODIFIED" or change.labels != change.old.labels or has_ended(pod) or
+                b'"podIP":' not in change.old.raw):
             self.add("schedule")
-        for node in self.leaving:
-            self.add("Node", "", node)
+        if self.leaving:
+            self.add("Node", "", self.settings.node)
         if b'"hostPort"' in change.raw:
             self.add("nat")
-        if b'"claimName":' in change.raw:
-            for claim in claims_of(json.loads(change.raw)):
-                self.add("PersistentVolumeClaim", namespace, claim)
-                self.add("finalize", "PersistentVolumeClaim", namespace, claim)
+        for claim in claims_of(pod):
+            self.add("PersistentVolumeClaim", namespace, claim)
+            self.add("finalize", "PersistentVolumeClaim", namespace, claim)
         for key, selector in list(self.selectors.items()):
             if key[0] == namespace and any(row and selects(selector, row.labels) for row in (change, change.old)):
                 self.add("Service", *key)
         self.add_all("PodDisruptionBudget", namespace)
-        if change.type == "ADDED" and not controller_of(json.loads(change.raw)):        # an orphan may be adopted
+        if change.type == "ADDED" and not controller_of(pod):       # an orphan may be adopted
             self.add_all("ReplicaSet", namespace)
             self.add_all("ReplicationController", namespace)
 
-    def observe_other(self, kind, change, deleted):
-        namespace, name = change.key
-        if hasattr(self, kind):
-            self.add(kind, namespace, name)
+    def observe_other(self, change, deleted):
+        kind, (namespace, name) = change.kind.id, change.key
+        spec = json.loads(change.raw)["spec"] if kind in ("Service", "PersistentVolumeClaim") else {}
         if kind == "Service":
             self.selectors.pop(change.key, None)
-            spec = json.loads(change.raw)["spec"]
             if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
                 self.selectors[change.key] = selector_of(spec["selector"])
             self.k2d.names.changed += 1
             self.add("hosts")
-        if kind == "Node" or self.waiting and kind in ("PersistentVolumeClaim", "Namespace"):
-            self.add("schedule")
         if kind in ("Service", "Endpoints"):
             self.add("nat")
-        elif kind in ("ConfigMap", "Secret", "ServiceAccount"):
+        if kind == "Node" or self.waiting and kind in ("PersistentVolumeClaim", "Namespace"):
+            self.add("schedule")
+        if kind in ("ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.k2d.pods.retry(pod["metadata"]["uid"])
                 self.k2d.pods.queue.add(key_of(pod))
-            if name in ("kube-root-ca.crt", "default"):
-                self.add("Namespace", "", namespace)
-        elif kind == "PersistentVolumeClaim":
-            self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec", "volumeName", default=""))
-            for pod in self.store.list("Pod", namespace, holding=b'"volumes"'):
-                if name in claims_of(pod):
-                    self.k2d.pods.not_before.pop(pod["metadata"]["uid"], None)
-                    self.k2d.pods.queue.add(key_of(pod))
+        if kind == "PersistentVolumeClaim":
+            self.add("PersistentVolume", "", spec.get("volumeName", ""))
         elif kind in ("PersistentVolume", "StorageClass"):
             self.add_all("PersistentVolumeClaim", None)
-            self.add("finalize", kind, *change.key)
+            self.add("finalize", kind, namespace, name)
         elif kind == "Event" and not deleted:
             self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
@@ -4980,18 +4969,19 @@ class Controllers:
     def schedule(self):
         """Bind the pods that wait for a node, the most important first, or say why they do not fit. Those that their
         maker has bound the kubelet takes or rejects."""
-        nodes, ours = {node["metadata"]["name"]: node for node in self.store.list("Node")}, self.settings.node
-        pods = [pod for pod in self.store.list("Pod") if not has_ended(pod)] if ours in nodes else []
-        settled = lambda pod: (dig(pod, "status", "podIP") or is_foreign(pod) or
-                               pod["spec"].get("nodeName", ours) != ours)
-        view = View(nodes, [pod for pod in pods if pod["spec"].get("nodeName") and settled(pod)],
-                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
+        ours = self.settings.node
+        node = self.store.get("Node", "", ours)
+        pods = [pod for pod in self.store.list("Pod") if node and not has_ended(pod) and (
+            pod["spec"].get("nodeName", ours) == ours)]
+        settled = lambda pod: dig(pod, "status", "podIP") or is_foreign(pod)
+        view = View(list(filter(settled, pods)), {name: row.labels for (_, name), row in
+                                                  self.store.rows["Namespace"].items()})
         waiting = [pod for pod in pods if not settled(pod) and not is_deleting(pod) and (
             pod["spec"].get("nodeName") or not pod["spec"].get("schedulingGates") and
             pod["spec"].get("schedulerName", "default-scheduler") == "default-scheduler")]
         waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
                                       pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-        self.waiting = sum(not self.place(pod, nodes[ours], view) for pod in waiting)
+        self.waiting = sum(not self.place(pod, node, view) for pod in waiting)
 
     def place(self, pod, node, view):
         """Bind one pod to the node and give it its address; returns whether that is settled, one way or the other."""
@@ -5020,15 +5010,13 @@ class Controllers:
 
     def is_unschedulable(self, pod, node, view):
         """Whether a pod has to wait: then it says why, and less important ones may have to make room."""
-        ours, status, useless = self.settings.node, pod["status"], "Preemption is not helpful for scheduling"
-        get = lambda kind, name: self.store.get(kind, key_of(pod)[0], name)
-        fault, found = claim_trouble(pod, get), {name: misfit(pod, each, view) for name, each in view.nodes.items()}
-        reasons, helps = found[ours]
-        nominated = status.pop("nominatedNodeName", None)
+        ours, status, nominated = self.settings.node, pod["status"], pod["status"].pop("nominatedNodeName", None)
+        fault = claim_trouble(pod, lambda kind, name: self.store.get(kind, key_of(pod)[0], name))
+        reasons, helps = misfit(pod, node, view)
         if not fault and not reasons:
             return False
         tell = lambda of, *words: self.k2d.event(of, *words, component="default-scheduler")
-        victims, hopeless = [], [useless]
+        victims, hopeless = [], ["Preemption is not helpful for scheduling"]
         after = "not eligible due to preemptionPolicy=Never." * (pod["spec"].get("preemptionPolicy") == "Never")
         if helps and nominated and any(is_deleting(p) and is_condition(p, "DisruptionTarget") for p in view.pods):
             after = after or "not eligible due to a terminating pod on the nominated node."
@@ -5040,13 +5028,10 @@ class Controllers:
             tell(victim, "Normal", "Preempted", f"Preempted by pod {pod['metadata']['uid']} on node {ours}")
         if victims or nominated and after:                      # the room it waits for is not for those after it
             status["nominatedNodeName"] = ours
-            view.pods.append({**pod, "spec": {**pod["spec"], "nodeName": ours}})
-        # A node that somebody else has made has no kubelet: it may fit, but nothing is bound to it by us.
-        text = f"0/{len(found)} nodes are available: {fault}." if fault else count_reasons(
-            [each or ["node(s) had unknown conditions"] for each, _ in found.values()])
+            view.pods.append(pod)
+        text = f"0/1 nodes are available: {fault}." if fault else unavailable(reasons)
         if not victims:
-            text += " no new claims to deallocate, preemption: " + (after or count_reasons(
-                [hopeless if name == ours else [useless] for name in found]))
+            text += " no new claims to deallocate, preemption: " + (after or unavailable(hopeless))
         if dig(get_condition(pod, "PodScheduled"), "message") != text:
             tell(pod, "Warning", "FailedScheduling", text)
         set_condition(pod, "PodScheduled", "False", "Unschedulable", text)
@@ -5061,36 +5046,34 @@ class Controllers:
     def Node(self, node, _, name):
         """Taint a cordoned node, offer its extended resources, evict what does not tolerate its NoExecute taints."""
         spec, status = node["spec"], node.get("status", {})
-        taints = [taint for taint in spec.get("taints") or () if taint["key"] != CORDONED["key"]]
-        if spec.get("unschedulable"):
-            taints += [taint for taint in spec.get("taints") or () if taint not in taints] or [
-                {**CORDONED, "timeAdded": now()}]
+        taints = [t for t in spec.get("taints") or () if t["key"] != CORDONED["key"] or spec.get("unschedulable")]
+        if spec.get("unschedulable") and CORDONED["key"] not in [t["key"] for t in taints]:
+            taints.append({**CORDONED, "timeAdded": now()})
         node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
         extended = {key: amount for key, amount in (status.get("capacity") or {}).items() if "/" in key}
         if extended:
             status["allocatable"] = {**(status.get("allocatable") or {}), **extended}
         self.store.put(KIND["Node"], node)
-        evicting = [taint for taint in taints if taint["effect"] == "NoExecute"]
-        before, after = self.leaving.pop(name, {}), {}
-        for pod in self.store.list("Pod", holding=b'"%s"' % name.encode()) if evicting or before else ():
-            uid, used = pod["metadata"]["uid"], [tolerance(pod, taint) for taint in evicting]
-            if pod["spec"].get("nodeName") != name or is_deleting(pod) or is_foreign(pod):
+        if name != self.settings.node:                          # one that somebody else has made: nothing runs there
+            return
+        evicting, before, self.leaving = [t for t in taints if t["effect"] == "NoExecute"], self.leaving, {}
+        for pod in self.store.list("Pod", holding=b'"nodeName":"%s"' % name.encode()) if evicting or before else ():
+            if is_deleting(pod) or is_foreign(pod):
                 continue
+            uid, used = pod["metadata"]["uid"], [tolerance(pod, taint) for taint in evicting]
             tell = lambda text: self.k2d.event(pod, "Normal", "TaintManagerEviction", f"{text} {'/'.join(key_of(pod))}",
                                                component="taint-eviction-controller")
             limits = [t["tolerationSeconds"] for t in used if t and t.get("tolerationSeconds") is not None]
             since = before.get(uid, time.monotonic())
             left = since + min(limits) - time.monotonic() if limits else 0
             if all(used) and left > 0:
-                after[uid] = since
+                self.leaving[uid] = since
                 self.queue.add_after(left + 0.05, ("Node", "", name))
-            elif not all(used) or limits:
+            elif limits or not all(used):
                 tell("Marking for deletion Pod")
                 self.disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
             elif uid in before:
                 tell("Cancelling deletion of Pod")
-        if after:
-            self.leaving[name] = after
 
     # -- ReplicaSet, ReplicationController and Deployment
     def ReplicaSet(self, rs, namespace, name):
