@@ -4833,6 +4833,12 @@ def owner_reference(owner):
             "blockOwnerDeletion": True}
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
+def storage_nanos(claim):
+    return quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
+def is_for(pv, claim):
+    ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
+    return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
+        ref.get("uid") in (None, "", claim["metadata"]["uid"]))
 def revision_of(rs):
     return int(rs["metadata"].get("annotations", {}).get(REVISION, 0))
 def get_condition(obj, type_):
@@ -5307,13 +5313,13 @@ class Controllers:
     def Namespace(self, ns, _, name):
         since = seconds_of(ns["metadata"].get("deletionTimestamp"))
         if not since:
-            if not self.store.row("ServiceAccount", (name, "default")):
-                self.api.create(KIND["ServiceAccount"], name, {"metadata": {"name": "default"}})
-            present, data = self.store.get("ConfigMap", name, "kube-root-ca.crt"), {"ca.crt": self.k2d.ca}
-            if present:
-                self.store.put(KIND["ConfigMap"], {**present, "data": data})
-            else:
-                self.api.create(KIND["ConfigMap"], name, {"metadata": {"name": "kube-root-ca.crt"}, "data": data})
+            for kind, each, fields in (("ServiceAccount", "default", {}),
+                                       ("ConfigMap", "kube-root-ca.crt", {"data": {"ca.crt": self.k2d.ca}})):
+                present = self.store.get(kind, name, each)
+                if present:
+                    self.store.put(KIND[kind], {**present, **fields})
+                else:
+                    self.api.create(KIND[kind], name, {"metadata": {"name": each}, **fields})
             return
         wait = since + NAMESPACE_GRACE_S - time.time()
         if wait > 0:    # its content goes a moment later: the rest of a `kubectl delete -f` still finds its objects
@@ -5387,47 +5393,42 @@ class Controllers:
     # -- claims and persistent volumes (pkg/controller/volume/persistentvolume)
     def PersistentVolumeClaim(self, claim, namespace, name):
         """Bind a claim to a volume, or say why not; a bound one follows its volume."""
-        spec, meta, status = claim["spec"], claim["metadata"], claim["status"]
+        spec, volume = claim["spec"], claim["spec"].get("volumeName")
         tell = lambda *words: self.k2d.event(claim, *words, component="persistentvolume-controller")
         if is_deleting(claim):
             return
-        if spec.get("storageClassName") is None and not spec.get("volumeName") and default_class(self.store):
-            spec["storageClassName"] = default_class(self.store)        # one that came after the claim
-        pv = self.store.get("PersistentVolume", "", spec.get("volumeName", ""))
-        owner = dig(pv, "spec", "claimRef", default={})
-        is_mine = pv and (owner.get("namespace"), owner.get("name")) == (namespace, name) and (
-            owner.get("uid") in (None, "", meta["uid"]))
-        if BIND_COMPLETED in meta.get("annotations", ()) and not (is_mine or pv and not owner):
-            if status.get("phase") != "Lost":
+        if spec.get("storageClassName") is None and not volume:
+            spec.update(filled(storageClassName=default_class(self.store)))     # one that came after the claim
+        pv = self.store.get("PersistentVolume", "", volume) if volume else self.matching(claim)
+        is_taken = bool(dig(pv, "spec", "claimRef")) and not is_for(pv, claim)
+        if BIND_COMPLETED in claim["metadata"].get("annotations", ()) and (is_taken or not pv):
+            if claim["status"].get("phase") != "Lost":
                 tell("Warning", *(("ClaimMisbound", "Two claims are bound to the same volume, this one is bound "
                                    "incorrectly") if pv else ("ClaimLost", "Bound claim has lost its PersistentVolume. "
                                                               "Data on the volume is lost!")))
             claim["status"] = {"phase": "Lost"}
-        elif pv and owner and not is_mine:
-            tell("Warning", "FailedBinding", f'volume "{pv["metadata"]["name"]}" already bound to a different claim.')
-        elif pv or not spec.get("volumeName") and self.matching(claim):
-            return self.bind(pv or self.matching(claim), claim)
-        elif not spec.get("volumeName"):
+        elif is_taken:
+            tell("Warning", "FailedBinding", f'volume "{volume}" already bound to a different claim.')
+        elif pv:
+            self.bind(pv, claim)
+        elif not volume:
             self.ask_for_volume(claim, tell)
         self.store.put(KIND["PersistentVolumeClaim"], claim)
 
     def matching(self, claim):
         """The volume that a claim gets: one reserved for it, else the smallest that suits it; None if there is none."""
-        spec, meta, found = claim["spec"], claim["metadata"], []
-        least, selector = dig(spec, "resources", "requests", "storage", default="0"), spec.get("selector")
+        spec, found = claim["spec"], []
         for pv in self.store.list("PersistentVolume"):
-            offer, ref = pv["spec"], pv["spec"].get("claimRef") or {}
-            size, modes = quantity_nanos(offer["capacity"].get("storage", "0")), set(offer.get("accessModes") or ())
-            mine = [ref.get("namespace"), ref.get("name")] == [meta["namespace"], meta["name"]] and (
-                ref.get("uid") in (None, "", meta["uid"]))
-            suits = (modes >= set(spec["accessModes"]) and size >= quantity_nanos(least) and
-                     offer.get("volumeMode") == spec.get("volumeMode") and
-                     offer.get("storageClassName", "") == (spec.get("storageClassName") or ""))
-            free = not ref and not is_deleting(pv) and dig(pv, "status", "phase") == "Available" and (
-                not selector or selects(selector_of(selector), pv["metadata"].get("labels")))
-            if suits and (mine or free):
+            offer, mine = pv["spec"], is_for(pv, claim)
+            size = quantity_nanos(offer["capacity"].get("storage", "0"))
+            free = not offer.get("claimRef") and not is_deleting(pv) and dig(pv, "status", "phase") == "Available" and (
+                selects(selector_of(spec.get("selector")), pv["metadata"].get("labels")))
+            if (mine or free) and (
+                    set(offer.get("accessModes") or ()) >= set(spec["accessModes"]) and size >= storage_nanos(claim) and
+                    offer.get("volumeMode") == spec.get("volumeMode") and
+                    offer.get("storageClassName", "") == (spec.get("storageClassName") or "")):
                 found.append((not mine, size, pv["metadata"]["name"], pv))
-        return min(found, key=lambda each: each[:3])[3] if found else None
+        return min(found, key=lambda each: each[:3], default=[None])[-1]
 
     def bind(self, pv, claim):
         """Make a volume and a claim each other's, and tell the claim what it has."""
@@ -5436,39 +5437,35 @@ class Controllers:
         if dig(offer, "claimRef", "uid") != meta["uid"]:
             if not offer.get("claimRef"):
                 pv["metadata"].setdefault("annotations", {})[BOUND_BY] = "yes"
-            offer["claimRef"] = {**pick(claim, ("kind", "apiVersion")), **pick(meta, (
-                "namespace", "name", "uid", "resourceVersion"))}
+            offer["claimRef"] = {**pick(claim, ("kind", "apiVersion")),
+                                 **pick(meta, ("namespace", "name", "uid", "resourceVersion"))}
         if not spec.get("volumeName"):
             spec["volumeName"], notes[BOUND_BY] = pv["metadata"]["name"], "yes"
-        wanted = dig(spec, "resources", "requests", "storage", default="0")
-        if is_ours(pv) and quantity_nanos(wanted) > quantity_nanos(offer["capacity"]["storage"]):
-            offer["capacity"]["storage"] = wanted           # the engine's volumes have no size: the figure alone grows
+        if is_ours(pv) and storage_nanos(claim) > quantity_nanos(offer["capacity"]["storage"]):
+            offer["capacity"] = spec["resources"]["requests"]       # the engine's volumes have no size: a figure grows
         notes[BIND_COMPLETED] = "yes"
         self.set_phase(pv, "Bound")
         claim["status"] = {"phase": "Bound", "accessModes": offer["accessModes"], "capacity": dict(offer["capacity"])}
-        self.store.put(KIND["PersistentVolumeClaim"], claim)
 
     def ask_for_volume(self, claim, tell):
         """No volume suits a claim: have one made, or say what is missing."""
-        spec, (namespace, name) = claim["spec"], key_of(claim)
-        class_ = spec.get("storageClassName") or ""
-        found = self.store.get("StorageClass", "", class_)
-        waits = dig(found, "volumeBindingMode") == "WaitForFirstConsumer" and not any(
-            name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"volumes"'))
-        if waits:
+        spec, (namespace, name), class_ = claim["spec"], key_of(claim), claim["spec"].get("storageClassName") or ""
+        found, failed = self.store.get("StorageClass", "", class_), ("Warning", "ProvisioningFailed")
+        if dig(found, "volumeBindingMode") == "WaitForFirstConsumer" and not any(
+                name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"volumes"')):
             tell("Normal", "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
         elif not class_:
             tell("Normal", "FailedBinding",
                  "no persistent volumes available for this claim and no storage class is set")
         elif not found:
-            tell("Warning", "ProvisioningFailed", f'storageclass.storage.k8s.io "{class_}" not found')
+            tell(*failed, f'storageclass.storage.k8s.io "{class_}" not found')
         elif found["provisioner"] != PROVISIONER:
             tell("Normal", "ExternalProvisioning", "Waiting for a volume to be created either by the external "
                  f"provisioner '{found['provisioner']}' or manually by the system administrator. If volume creation is "
                  "delayed, please verify that the provisioner is running and correctly registered.")
         elif spec.get("volumeMode") == "Block" or spec.get("dataSourceRef") or spec.get("selector"):
-            tell("Warning", "ProvisioningFailed", f'Failed to provision volume with StorageClass "{class_}": an engine '
-                 "volume can be no block device, no copy of other data, and not be selected by labels")
+            tell(*failed, f'Failed to provision volume with StorageClass "{class_}": an engine volume can be no block '
+                 "device, no copy of other data, and not be selected by labels")
         else:
             self.add("provision", namespace, name)
 
@@ -5493,12 +5490,12 @@ class Controllers:
                 return
             self.api.create(KIND["PersistentVolume"], "", {
                 "metadata": {"name": volume, "annotations": {PROVISIONED_BY: PROVISIONER}}, "spec": {
-                    "capacity": claim["spec"]["resources"]["requests"], **pick(claim["spec"], (
-                        "accessModes", "storageClassName", "volumeMode")),
+                    **pick(claim["spec"], ("accessModes", "storageClassName", "volumeMode")),
+                    "capacity": claim["spec"]["resources"]["requests"],
                     "persistentVolumeReclaimPolicy": class_.get("reclaimPolicy", "Delete"),
                     "hostPath": {"path": path, "type": "Directory"},        # `docker volume rm` is noticed
-                    "claimRef": {**pick(claim, ("kind", "apiVersion")), **pick(claim["metadata"], (
-                        "namespace", "name", "uid"))}}})
+                    "claimRef": {**pick(claim, ("kind", "apiVersion")),
+                                 **pick(claim["metadata"], ("namespace", "name", "uid"))}}})
             tell("Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {volume} using {PROVISIONER}")
 
     def set_phase(self, pv, phase, **told):
@@ -5509,24 +5506,23 @@ class Controllers:
     def PersistentVolume(self, pv, namespace, name):
         """Available, Bound to its claim, or Released by it; then its reclaim policy says what follows."""
         ref, phase = pv["spec"].get("claimRef") or {}, dig(pv, "status", "phase")
-        claim = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""), ref.get("name", ""))
+        claim, policy = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""), ref.get("name", "")), (
+            pv["spec"]["persistentVolumeReclaimPolicy"])
         if not ref.get("uid"):
-            return self.set_phase(pv, "Available")
-        if dig(claim, "metadata", "uid") == ref["uid"]:
-            return phase == "Bound" or self.add("PersistentVolumeClaim", *key_of(claim))
-        policy = pv["spec"]["persistentVolumeReclaimPolicy"]
-        tell = lambda *words: self.k2d.event(pv, "Warning", *words, component="persistentvolume-controller")
-        if policy == "Delete" and is_ours(pv):
+            self.set_phase(pv, "Available")
+        elif dig(claim, "metadata", "uid") == ref["uid"]:
+            if phase != "Bound":
+                self.add("PersistentVolumeClaim", *key_of(claim))
+        elif policy == "Retain" or policy == "Delete" and is_ours(pv):
             self.set_phase(pv, "Released")
-            self.add("reclaim", name)
-        elif policy == "Retain":
-            self.set_phase(pv, "Released")
+            if policy == "Delete":
+                self.add("reclaim", name)
         elif phase != "Failed":
             reason, why = {"Recycle": ("VolumeFailedRecycle", "No recycler plugin found for the volume!"), "Delete": (
                 "VolumeFailedDelete", f'error getting deleter volume plugin for volume "{name}": no deletable volume '
                 "plugin matched")}[policy]
             self.set_phase(pv, "Failed", message=why, reason=reason)
-            tell(reason, why)
+            self.k2d.event(pv, "Warning", reason, why, component="persistentvolume-controller")
 
     def reclaim(self, name):
         """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the engine."""
