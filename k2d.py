@@ -2768,9 +2768,8 @@ def projected_files(pod, volume, settings, lookup):
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
         for item in dig(each, "downwardAPI", "items", default=()):
             selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef", "fieldPath", default="")
-            text = resource_field(pod, None, selector, dig(
-                lookup("Node", settings.node), "status", "allocatable", default={})) if selector else pod_field(
-                    pod, field, settings.host_ip)
+            has = dig(lookup("Node", settings.node), "status", "allocatable", default={})
+            text = resource_field(pod, None, selector, has) if selector else pod_field(pod, field, settings.host_ip)
             files[item["path"]] = text.encode(), item.get("mode", mode)
         token = each.get("serviceAccountToken")
         if token:
@@ -4583,7 +4582,7 @@ def host_ports(pod):
             for c in (*sidecars_of(pod["spec"]), *pod["spec"]["containers"])
             for p in c.get("ports") or () if p.get("hostPort")]
 
-def lacks_ports(pod, node, view):
+def lacks_ports(pod, view):
     wanted = host_ports(pod)
     taken = [port for other in view.pods for port in host_ports(other)] if wanted else ()
     return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0])) for a in wanted for b in taken)
@@ -4616,7 +4615,7 @@ def is_selected(selector, pod):
 def spread_constraints(pod):
     return [c for c in pod["spec"].get("topologySpreadConstraints") or () if c["whenUnsatisfiable"] == "DoNotSchedule"]
 
-def is_crowded(pod, node, view):
+def is_crowded(pod, view):
     """Whether pods would be spread unevenly: as the node is the only domain, just where there should be more."""
     alike = [p for p in view.pods if key_of(p)[0] == key_of(pod)[0] and not is_deleting(p)]
     return any(sum(is_selected(c.get("labelSelector") or None, p) for p in (*alike, pod)) > c["maxSkew"]
@@ -4630,45 +4629,36 @@ def means(term, owner, pod, view):
     return is_selected(term.get("labelSelector"), pod) and (namespace in (names or ()) or (
         selector is not None and selects(selector_of(selector), view.namespaces.get(namespace))))
 
-def misses_company(pod, node, view):
+def misses_company(pod, labels, view):
     terms = required_terms(pod, "podAffinity")      # of some that want each other, the first is company to itself
     company = any(all(means(term, pod, p, view) for term in terms) for p in (*view.pods, pod))
-    return not company or any(term["topologyKey"] not in labels_of(node) for term in terms)
+    return not company or any(term["topologyKey"] not in labels for term in terms)
 
-def repels(owner, pod, node, view):
-    """Whether the anti-affinity of one pod keeps another from its node."""
-    return any(term["topologyKey"] in labels_of(node) and means(term, owner, pod, view)
+def repels(owner, pod, labels, view):
+    """Whether the anti-affinity of one pod keeps another from a node of these labels."""
+    return any(term["topologyKey"] in labels and means(term, owner, pod, view)
                for term in required_terms(owner, "podAntiAffinity"))
 
 PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
                            "node affinity/selector", "node(s) didn't match pod topology spread constraints")
-FILTERS = [  # what a plugin objects to, its words, whether it helps if other pods go
-    (lambda pod, node, view: node["spec"].get("unschedulable") and not tolerance(pod, CORDONED),
-     "node(s) were unschedulable", False),
-    (lambda pod, node, view: is_repelled(pod, node), "node(s) had untolerated taint(s)", False),
-    (lambda pod, node, view: not is_wanted(pod, node), AFFINITY, False),
-    (lacks_ports, PORTS, True),
-    (lacks_resources, "Insufficient ", True),
-    (lambda pod, node, view: any(c["topologyKey"] not in labels_of(node) for c in spread_constraints(pod)),
-     SPREAD + " (missing required label)", False),
-    (is_crowded, SPREAD, True),
-    (misses_company, "node(s) didn't match pod affinity rules", False),
-    (lambda pod, node, view: any(repels(pod, p, node, view) for p in view.pods),
-     "node(s) didn't match pod anti-affinity rules", True),
-    (lambda pod, node, view: any(repels(p, pod, node, view) for p in view.pods),
-     "node(s) didn't satisfy existing pods anti-affinity rules", True),
-]
-
 def misfit(pod, node, view):
     """(why a pod may not go to a node, as the first plugin says that objects; whether it helps if pods go)."""
-    for test, text, helps in FILTERS:
-        found = test(pod, node, view)
-        if found and test is lacks_resources:
-            return ["Too many pods" if name == "pods" else text + name for name, *_ in found], all(
-                wanted <= has or name == "pods" for name, wanted, _, has in found)
-        if found:
-            return [text], helps
-    return [], False
+    labels, lacking = labels_of(node), lacks_resources(pod, node, view)
+    return next(((reasons, helps) for objects, reasons, helps in (
+        (node["spec"].get("unschedulable") and not tolerance(pod, CORDONED), ["node(s) were unschedulable"], False),
+        (is_repelled(pod, node), ["node(s) had untolerated taint(s)"], False),
+        (not is_wanted(pod, node), [AFFINITY], False),
+        (lacks_ports(pod, view), [PORTS], True),
+        (lacking, ["Too many pods" if name == "pods" else "Insufficient " + name for name, *_ in lacking],
+         all(wanted <= has or name == "pods" for name, wanted, _, has in lacking)),
+        (any(c["topologyKey"] not in labels for c in spread_constraints(pod)),
+         [SPREAD + " (missing required label)"], False),
+        (is_crowded(pod, view), [SPREAD], True),
+        (misses_company(pod, labels, view), ["node(s) didn't match pod affinity rules"], False),
+        (any(repels(pod, p, labels, view) for p in view.pods),
+         ["node(s) didn't match pod anti-affinity rules"], True),
+        (any(repels(p, pod, labels, view) for p in view.pods),
+         ["node(s) didn't satisfy existing pods anti-affinity rules"], True)) if objects), ([], False))
 
 def unavailable(reasons):
     """The reasons as kube-scheduler counts them, of the one node."""
@@ -4681,7 +4671,7 @@ def rejection(pod, node, view):
             return "OutOf" + name, (f"Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, "
                                     f"capacity: {has}")
     faults = [
-        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, node, view), PORTS),
+        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, view), PORTS),
         ("TaintToleration", is_repelled(pod, node, ["NoExecute"]), "node(s) had taints that the pod didn't tolerate")]
     return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults if found), None)
 
@@ -5586,20 +5576,18 @@ class Controllers:
             crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers") or () if f != CRD_FINALIZER]
             register(crd, False)
             return self.api.settle(kind, crd)
-        taken = next((k for k in KINDS if k.group == spec["group"] and k.id != name and (
-            k.plural == names["plural"] or k.name == names["kind"])), None)
-        word = names["kind"] if taken and taken.name == names["kind"] else names["plural"]
+        others = {word for k in KINDS if k.group == spec["group"] and k.id != name for word in (k.name, k.plural)}
+        taken = next((word for word in (names["kind"], names["plural"]) if word in others), "")
         status["conditions"] = [
-            condition(old, "NamesAccepted", *(("False", "KindConflict", f'"{word}" is already in use') if taken else
+            condition(old, "NamesAccepted", *(("False", "KindConflict", f'"{taken}" is already in use') if taken else
                                               ("True", "NoConflicts", "no conflicts found"))),
             condition(old, "Established", *(("False", "NotAccepted", "not all names are accepted") if taken else
                                             ("True", "InitialNamesAccepted", "the initial names have been accepted"))),
             *but("NamesAccepted", "Established")]
         if not taken:
             status["acceptedNames"] = names
-        stored = status.get("storedVersions") or []
-        status["storedVersions"] = stored + [v["name"] for v in spec["versions"] if v.get("storage") and
-                                             v["name"] not in stored]
+        stored = [v["name"] for v in spec["versions"] if v.get("storage")]
+        status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or ()), *stored]))
         register(crd, not taken)
         self.store.put(kind, crd)
 
