@@ -4801,8 +4801,7 @@ class Usage:
 WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
 BIND_COMPLETED, BOUND_BY = "pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
-REVISION = "deployment.kubernetes.io/revision"
-HASH_LABEL = "pod-template-hash"
+REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
 SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, so that no hash spells a word (k8s.io/apimachinery, rand)
 
@@ -5073,20 +5072,19 @@ class Controllers:
 
     # -- ReplicaSet, ReplicationController and Deployment
     def ReplicaSet(self, rs, namespace, name):
-        spec, pods, again = rs["spec"], self.pods_of(rs), (rs["kind"], namespace, name)
+        spec, pods = rs["spec"], self.pods_of(rs)
         active = [pod for pod in pods if not is_deleting(pod)]
         failure = None if is_deleting(rs) else self.scale_pods(rs, active, replicas_of(rs))
         waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
-        if any(waits):
-            self.queue.add_after(min(filter(None, waits)) + 0.05, again)
+        later = [wait + 0.05 for wait in waits if wait] + [10] * bool(failure)
+        if later:
+            self.queue.add_after(min(later), (rs["kind"], namespace, name))
         labels = [(each["metadata"].get("labels") or {}).items() for each in (spec["template"], *active)]
         counts = filled(fullyLabeledReplicas=sum(labels[0] <= each for each in labels[1:]),
                         readyReplicas=len(waits) - waits.count(None), availableReplicas=waits.count(0))
         failed = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
         rs["status"] = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
                         "observedGeneration": rs["metadata"]["generation"], **filled(conditions=failure and failed)}
-        if failure:
-            self.queue.add_after(10, again)
         self.store.put(KIND[rs["kind"]], rs)
 
     ReplicationController = ReplicaSet
@@ -5250,27 +5248,23 @@ class Controllers:
                 if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
                     self.store.remove(KIND[kind], obj)
             return
-        subsets, slices, wanted = {}, [], service["spec"].get("ports") or ()
+        subsets, slices, labels = {}, [], labels_of(service)
+        ports_in = lambda pod: tuple((p.get("name", ""), target_port(p, pod), p.get("protocol", "TCP"))
+                                     for p in service["spec"].get("ports") or () if target_port(p, pod))
+        as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
         for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
             if dig(pod, "status", "podIP") and not has_ended(pod):
-                ports = tuple((p.get("name", ""), number, p.get("protocol", "TCP")) for p in wanted
-                              for number in [target_port(p, pod)] if number)
                 place, address, endpoint = endpoint_of(pod, service, self.settings.node)
-                slices.append((ports, endpoint))
+                slices.append((ports_in(pod), endpoint))
                 if not is_deleting(pod):
-                    subsets.setdefault(ports, {}).setdefault(place, []).append(address)
-        as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
-        body = [{**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
-                for ports, found in sorted(subsets.items())]
-        labels = service["metadata"].get("labels") or {}
-        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None,
-                    filled(subsets=body))
-        ports = slices[0][0] if slices else [(p.get("name", ""), p["targetPort"], p.get("protocol", "TCP"))
-                                             for p in wanted if isinstance(p.get("targetPort"), int)]
+                    subsets.setdefault(ports_in(pod), {}).setdefault(place, []).append(address)
+        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None, filled(subsets=[
+            {**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
+            for ports, found in sorted(subsets.items())]))
+        ports = slices[0][0] if slices else ports_in({"spec": {"containers": []}})      # of none: the numbers at least
         labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
-        self.derive("EndpointSlice", namespace, slice_name, labels, service, {
-            "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
-            "ports": as_ports(ports)})
+        self.derive("EndpointSlice", namespace, slice_name, labels, service, {"addressType": "IPv4", "endpoints": [
+            endpoint for own, endpoint in slices if own == ports], "ports": as_ports(ports)})
 
     def derive(self, kind, namespace, name, labels, owner, body):
         """Put an object that follows from others, keeping its identity."""
@@ -5532,9 +5526,9 @@ class Controllers:
 
     def PodDisruptionBudget(self, pdb, namespace, name):
         """How many pods may be evicted now (KEP-85; pkg/controller/disruption)."""
-        spec, selector, generation = pdb["spec"], pdb["spec"].get("selector"), pdb["metadata"]["generation"]
-        pods = [] if selector is None else [
-            pod for pod in self.store.list("Pod", namespace, selector_of(selector)) if not has_ended(pod)]
+        spec, generation = pdb["spec"], pdb["metadata"]["generation"]
+        pods = [pod for pod in self.store.list("Pod", namespace) if is_selected(spec.get("selector"), pod) and
+                not has_ended(pod)]
         healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
         owners = {ref["uid"]: self.owner(ref, namespace) for ref in filter(None, map(controller_of, pods))}
         scale = sum(replicas_of(owner) for owner in owners.values() if owner and "spec" in owner)
