@@ -5179,18 +5179,17 @@ class Controllers:
     @staticmethod
     def limits(d):
         """(maxSurge, maxUnavailable) as numbers; both zero would never roll."""
-        strategy, replicas = d["spec"]["strategy"], replicas_of(d)
-        if strategy.get("type") == "Recreate":
+        rolling, replicas = d["spec"]["strategy"].get("rollingUpdate"), replicas_of(d)
+        if not rolling:                                         # Recreate
             return 0, 0
-        rolling = strategy.get("rollingUpdate") or {}
-        surge = resolve_count(rolling.get("maxSurge", "25%"), replicas, True)
-        unavailable = resolve_count(rolling.get("maxUnavailable", "25%"), replicas, False)
+        surge = resolve_count(rolling["maxSurge"], replicas, True)
+        unavailable = resolve_count(rolling["maxUnavailable"], replicas, False)
         return surge, min(max(unavailable, 0 if surge else 1), replicas)
 
     def roll(self, d, new, old):
         """One step of a rollout, as the deployment controller's rolloutRolling and rolloutRecreate."""
         replicas, present, (surge, unavailable) = replicas_of(d), replicas_of(new), self.limits(d)
-        if d["spec"]["strategy"].get("type") == "Recreate":
+        if d["spec"]["strategy"]["type"] == "Recreate":
             for rs in old:
                 self.set_replicas(d, rs, 0)
             owners = {rs["metadata"]["uid"] for rs in old}
