@@ -5308,10 +5308,20 @@ class Controllers:
         if wait > 0:    # its content goes a moment later: the rest of a `kubectl delete -f` still finds its objects
             return self.queue.add_after(wait, ("Namespace", "", name))
         kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
-        for kind in kinds:
+        for kind in [KIND["Pod"]] if any(self.store.keys("Pod", name)) else kinds:       # pods go before all else
             for obj in self.store.list(kind.id, name):
                 if not is_deleting(obj):
                     self.api.delete_object(kind, obj, {})
+        held = [obj for kind in kinds for obj in self.store.list(kind.id, name) if obj["metadata"].get("finalizers")]
+        if held:
+            kept = ", ".join(sorted(f"{finalizer} in {n} resource instances" for finalizer, n in Counter(
+                f for obj in held for f in obj["metadata"]["finalizers"]).items()))
+            found, failure = dig(ns, "status", "conditions", default=()), "NamespaceDeletionContentFailure"
+            ns["status"]["conditions"] = [condition(found, type_, "True", *words) for type_, *words in (
+                (failure, "ContentDeletionFailed", f"Failed to delete all resource types, {len(held)} remaining"),
+                ("NamespaceFinalizersRemaining", "SomeFinalizersRemain", "Some content in the namespace has finalizers "
+                 f"remaining: {kept}"))]
+            self.store.put(KIND["Namespace"], ns)
         if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
             ns["spec"].pop("finalizers", None)
             self.store.remove(KIND["Namespace"], ns)
@@ -10012,7 +10022,10 @@ class K2d:
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
         meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
-        namespace, path = meta.get("namespace") or "default", f"spec.containers{{{container}}}" if container else ""
+        namespace, path = meta.get("namespace") or "default", ""
+        for field in CONTAINER_LISTS if container else ():
+            if any(c["name"] == container for c in dig(obj, "spec", field, default=())):
+                path = f"spec.{field}{{{container}}}"
         at, what = time.monotonic(), (reason, text, container)
         with self.store.transaction():
             left, then, names = self.told.pop((meta["uid"], component), (EVENT_BURST, at, {}))
