@@ -5786,6 +5786,9 @@ ACCOUNT_NAME = "kubernetes.io/service-account.name"
 def user_info(user):
     return filled(username=user.name, uid=user.uid, groups=list(user.groups), extra=user.extra)
 
+def in_base64(text):
+    return base64.b64encode(text.encode()).decode()
+
 def is_subject(user, subject, namespace):
     """Whether a subject of a role binding means this user."""
     if subject["kind"] == "ServiceAccount":
@@ -5795,22 +5798,23 @@ def is_subject(user, subject, namespace):
 def permits(rule, verb, group, resource, name, path):
     """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
     has = lambda field, *wanted: any(value in wanted for value in rule.get(field) or ())
-    if not has("verbs", "*", verb) or path is not None:
+    if path is not None:
         return has("verbs", "*", verb) and any(path == url or url.endswith("*") and path.startswith(url[:-1])
                                                for url in rule.get("nonResourceURLs") or ())
     below = ("*/" + resource.partition("/")[2],) if "/" in resource else ()
-    return has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
+    return has("verbs", "*", verb) and has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
         not rule.get("resourceNames") or has("resourceNames", name))
 
 def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
-    for kind in KINDS:
-        if kind.plural in wanted:
-            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources
-                                                                     if verbs != READ or s not in CONNECTS)])
-    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(set(found))}
+    for kind in [kind for kind in KINDS if kind.plural in wanted]:
+        below = [f"{kind.plural}/{each}" for each in kind.subresources if verbs != READ or each not in CONNECTS]
+        groups.setdefault(kind.group, set()).update([kind.plural, *below])
+    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
             for group, found in sorted(groups.items())]
+def path_rules(*paths):
+    return [{"verbs": ["get"], "nonResourceURLs": list(paths)}]
 
 CONNECTS = ("attach", "exec", "portforward")    # to get them is no mere reading
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
@@ -5821,17 +5825,16 @@ EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
         resource_rules(*COMMON, "secrets", "leases", verbs=WRITE) +
         [{"verbs": READ.split(), "apiGroups": [""], "resources": [f"pods/{name}" for name in CONNECTS]}])
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
-DISCOVERY = sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                       {"verbs": ["*"], "nonResourceURLs": ["*"]}],
     "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
         "localsubjectaccessreviews", verbs="create"),
     "edit": EDIT, "view": VIEW,
-    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": DISCOVERY}],
-    "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
-    "system:service-account-issuer-discovery": [{"verbs": ["get"], "nonResourceURLs": [
-        path + end for path in ("/.well-known/openid-configuration", "/openid/v1/jwks") for end in ("/", "")]}],
+    "system:discovery": path_rules(*sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])),
+    "system:public-info-viewer": path_rules(*PUBLIC),
+    "system:service-account-issuer-discovery": path_rules(
+        *(path + end for path in ("/.well-known/openid-configuration", "/openid/v1/jwks") for end in ("/", ""))),
     "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", verbs="create") +
                          resource_rules("selfsubjectreviews", verbs="create"),
 }
@@ -5849,7 +5852,10 @@ class Access:
         self.settings, self.store, self.folder = settings, store, settings.path("pki")
         os.makedirs(self.folder, 0o700, exist_ok=True)
         self.certify()
-        self.token = settings.secret or self.stored_token()
+        token = settings.path("token")
+        if not settings.secret and not first_line(token):
+            write_file(token, (os.urandom(24).hex() + "\n").encode())
+        self.token = settings.secret or read_text(token).strip()
         if not os.path.exists(self.file("sa.key")):
             write_file(self.file("sa.key"), os.urandom(32))
         with open(self.file("sa.key"), "rb") as file:
@@ -5859,18 +5865,12 @@ class Access:
     def file(self, name):
         return os.path.join(self.folder, name)
 
-    def stored_token(self):
-        path = self.settings.path("token")
-        if not first_line(path):
-            write_file(path, (os.urandom(24).hex() + "\n").encode())
-        return read_text(path).strip()
-
     def certify(self):
         """Make the CA once, and the server's certificate again whenever its names change."""
-        s, names = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
-        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + name for name in names)])
+        s, within = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
+        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + end for end in within)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
-        wanted = ",".join(["DNS:" + name for name in names] + ["IP:" + address for address in addresses])
+        wanted = ",".join([*("DNS:" + name for name in names), *("IP:" + address for address in addresses)])
         if not os.path.exists(self.file("ca.crt")):
             self.sign("ca", "root", "/CN=k2d-ca", "", "-selfsign")
         if first_line(self.file("server.names")) != wanted:
@@ -5883,17 +5883,15 @@ class Access:
         key, request, config, made = (self.file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
         write_file(config, OPENSSL_CONFIG.format(folder=self.folder, names=names or "DNS:none").encode())
         write_file(self.file("index"), b"")
+        old = os.umask(0o077)                                   # put back only if all goes well: else k2d ends here
         for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
                      ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out", request),
                      ("ca", "-batch", "-notext", "-config", config, "-extensions", extensions, "-keyfile",
                       self.file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)):
-            old = os.umask(0o077)
-            try:
-                code, output = run("openssl", *argv)
-            finally:
-                os.umask(old)
+            code, output = run("openssl", *argv)
             if code:
                 raise SystemExit(f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
+        os.umask(old)
         os.replace(made, self.file(name + ".crt"))
         for entry in os.listdir(self.folder):
             if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
@@ -5917,7 +5915,7 @@ class Access:
         name = headers.get("Impersonate-User")
         if not name:
             return user
-        groups = tuple(filter(None, headers.get("Impersonate-Group", "").split(",")))
+        groups = [group for group in headers.get("Impersonate-Group", "").split(",") if group]
         for resource, who in (("users", name), *(("groups", group) for group in groups)):
             if not self.allowed(user, "impersonate", "", resource, name=who):
                 raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
@@ -5925,32 +5923,29 @@ class Access:
         own = ANONYMOUS.groups if name == ANONYMOUS.name else ("system:authenticated",)
         account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
         more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
-        return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
+        return User(name, tuple(dict.fromkeys([*(groups or more), *own])), headers.get("Impersonate-Uid", ""), {})
 
     def user_of(self, token, audiences=None):
         """The User that a bearer token stands for, or None."""
         if hmac.compare_digest(token.encode(), self.token.encode()):
             return ADMIN
         claims = self.read_token(token)
-        known = dig(claims, "kubernetes.io", default={})
-        namespace, account = known.get("namespace", ""), known.get("serviceaccount") or {}
-        row = self.store.get("ServiceAccount", namespace, account.get("name", ""))
-        if not row or row["metadata"]["uid"] != account.get("uid") or not set(audiences or [self.issuer]) & set(
-                claims["aud"]):
+        if not claims or not set(audiences or [self.issuer]) & set(claims["aud"]):
             return None
-        extra = {"authentication.kubernetes.io/credential-id": ["JTI=" + claims["jti"]]}
-        for kind in ("Pod", "Secret"):                          # what the token is bound to must still be there
+        known, extra = claims["kubernetes.io"], {"credential-id": "JTI=" + claims["jti"]}
+        namespace, prefix = known["namespace"], "authentication.kubernetes.io/"
+        for kind in ("ServiceAccount", "Pod", "Secret"):        # what the token is bound to must still be there
             bound = known.get(kind.lower())
             if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata", "uid") != bound["uid"]:
                 return None
             if bound and kind == "Pod":
                 pod = self.store.get("Pod", namespace, bound["name"])
                 node = self.store.get("Node", "", pod["spec"].get("nodeName", ""))
-                extra.update({f"authentication.kubernetes.io/{what}-{field}": [obj["metadata"][field]]
+                extra.update({f"{what}-{field}": obj["metadata"][field]
                               for what, obj in (("pod", pod), ("node", node)) if obj for field in ("name", "uid")})
-        return User(f"system:serviceaccount:{namespace}:{account['name']}",
+        return User(claims["sub"],
                     ("system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"),
-                    account["uid"], extra)
+                    known["serviceaccount"]["uid"], {prefix + key: [value] for key, value in extra.items()})
 
     # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
     def make_token(self, account, seconds, audiences, bound=None):
@@ -5975,8 +5970,7 @@ class Access:
         text, _, signature = token.encode("utf-8", "replace").rpartition(b".")
         if not text or not hmac.compare_digest(signature, self.sign_token(text)):
             return None
-        body = text.rpartition(b".")[2]
-        claims = json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4)))
+        claims = json.loads(base64.urlsafe_b64decode(text.rpartition(b".")[2] + b"=="))    # more of = than needed
         return claims if claims.get("exp", time.time() + 1) > time.time() else None
 
     def fill_token(self, secret):
@@ -5986,11 +5980,10 @@ class Access:
         if account:
             meta["annotations"][ACCOUNT_NAME.replace(".name", ".uid")] = account["metadata"]["uid"]
             token = self.make_token(account, None, [self.issuer], {"kind": "Secret", **pick(meta, ("name", "uid"))})
-            given = {"ca.crt": self.ca, "namespace": meta["namespace"], "token": token}
-            secret["data"] = {**{key: base64.b64encode(value.encode()).decode() for key, value in given.items()},
-                              **secret.get("data", {})}
+            fill(secret.setdefault("data", {}), **{key: in_base64(value) for key, value in (
+                ("ca.crt", self.ca), ("namespace", meta["namespace"]), ("token", token))})
 
-    # -- what they may: RBAC (KEP-none; pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
+    # -- what they may: RBAC (pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
     def rules(self, user, namespace=None):
         """Every rule that a user has, in the cluster and in one namespace."""
         for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
@@ -6018,17 +6011,16 @@ class Access:
         user, kind = request.user, request.kind
         who = f"User {json.dumps(user.name)} cannot {verb}"
         if not kind:
-            if not self.allowed(user, verb, None, None, path=request.path):
-                raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
-            return
-        resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
+            if self.allowed(user, verb, None, None, path=request.path):
+                return
+            raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
+        resource = "/".join(filter(None, (kind.plural, request.subresource)))
         if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
             where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
             why = f'{who} resource "{resource}" in API group "{kind.group}" {where}'
-            error = forbidden(kind, request.name or "", why)
-            if not request.name:
-                error.status["message"] = error.status["message"].replace(' ""', "", 1)
-            raise error
+            name = f' "{request.name}"' if request.name else ""
+            why = f"{resource_name(kind)}{name} is forbidden: {why}"
+            raise ApiError(403, "Forbidden", why, about(kind, request.name))
 
     def check_escalation(self, user, kind, obj):
         """Nobody gives away rights that they do not have (pkg/registry/rbac, escalation_check)."""
@@ -6057,8 +6049,7 @@ class Access:
             return {"authenticated": True, "user": user_info(found), "audiences": spec.get("audiences") or [self.issuer]
                     } if found else {"user": {}, "error": "invalid bearer token"}
         if name == "SelfSubjectRulesReview":
-            rules = list(self.rules(user, given.pop("spec").get("namespace", "")))
-            given["spec"] = {}
+            rules, given["spec"] = list(self.rules(user, spec.get("namespace", ""))), {}
             return {"resourceRules": [rule for rule in rules if "resources" in rule],
                     "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule], "incomplete": False}
         asked, other, faults = spec.get("resourceAttributes"), spec.get("nonResourceAttributes"), Faults()
@@ -6068,13 +6059,13 @@ class Access:
             user = User(spec.get("user", ""), tuple(spec.get("groups") or ()), spec.get("uid", ""), {})
         if other is not None:
             return {"allowed": self.allowed(user, other.get("verb"), None, None, path=other.get("path", ""))}
-        resource = asked.get("resource", "") + (f"/{asked['subresource']}" if asked.get("subresource") else "")
+        resource = "/".join(filter(None, (asked.get("resource"), asked.get("subresource"))))
         return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""), resource,
                                         asked.get("namespace") or None, asked.get("name"))}
 
     def kubeconfig(self):
         server = f"https://{self.settings.host_ip}:{self.settings.port}"
-        ca = base64.b64encode(self.ca.encode()).decode()
+        ca = in_base64(self.ca)
         return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
                 f"    server: {server}\n    certificate-authority-data: {ca}\n"
                 f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
@@ -6156,7 +6147,7 @@ class Defaults:
             node["spec"].setdefault("podCIDRs", [node["spec"]["podCIDR"]])
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
-            secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+            secret.setdefault("data", {})[key] = in_base64(value)
     def ServiceAccount(account):
         account.update(filled(secrets=[pick(secret, ("name",)) for secret in account.get("secrets") or ()]))
     def ReplicationController(obj):
