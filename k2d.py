@@ -6082,29 +6082,26 @@ def pick(value, names):
     return {name: value[name] for name in names if name in value}
 def without(value, *names):
     return {name: item for name, item in value.items() if name not in names}
-def is_foreign(obj):
-    return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
-
-# -- defaults that depend on other fields; those that do not are in SCHEMA
-def is_published(obj):
-    return obj["kind"] == "Service" and FOREIGN in (obj["metadata"].get("annotations") or ())
-
 def fill(obj, **defaults):
     for field, default in defaults.items():
         obj.setdefault(field, default)
+def is_foreign(obj, kind="Pod"):
+    return obj["kind"] == kind and FOREIGN in (obj["metadata"].get("annotations") or ())
+def is_published(obj):
+    return is_foreign(obj, "Service")
 
+# -- defaults that depend on other fields; those that do not are in SCHEMA
 def pull_policy(image):
     return "Always" if split_image(image or "")[1] == "latest" else "IfNotPresent"
 
 def default_pod_spec(spec, is_pod=False):
-    for field in ("initContainers", "containers", "ephemeralContainers"):
-        for container in spec.get(field) or ():
-            fill(container, imagePullPolicy=pull_policy(container.get("image")), resources={})
-            resources = container["resources"]
-            if is_pod and resources.get("limits"):
-                resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
-            for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
-                fill(port, hostPort=port["containerPort"])
+    for _, container in containers_of(spec):
+        fill(container, imagePullPolicy=pull_policy(container.get("image")), resources={})
+        resources = container["resources"]
+        if is_pod and resources.get("limits"):
+            resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
+        for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
+            fill(port, hostPort=port["containerPort"])
     for volume in spec.get("volumes") or ():
         if len(volume) == 1:
             volume["emptyDir"] = {}
@@ -6124,27 +6121,26 @@ class Defaults:
         fill(spec, enableServiceLinks=True)
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec) if spec.get("containers") else "BestEffort"}
     def Deployment(obj):
-        strategy = obj["spec"].get("strategy")
-        if strategy is not None and strategy.get("type", "RollingUpdate") == "RollingUpdate":
-            fill_defaults("RollingUpdateDeployment", strategy.setdefault("rollingUpdate", {}))
+        strategy = obj["spec"].get("strategy") or obj["spec"].get("updateStrategy")
+        if strategy is not None and strategy["type"] == "RollingUpdate":
+            fill_defaults("RollingUpdate" + obj["kind"], strategy.setdefault("rollingUpdate", {}))
         default_pod_spec(obj["spec"]["template"]["spec"])
     def Service(service):
         spec = service["spec"]
         for port in spec.get("ports") or ():
             port["targetPort"] = port.get("targetPort") or port["port"]
-        if spec["type"] in ("NodePort", "LoadBalancer"):
-            fill(spec, externalTrafficPolicy="Cluster")
-        if spec["type"] == "LoadBalancer":
-            fill(spec, allocateLoadBalancerNodePorts=True)
-        if spec["type"] != "ExternalName":
-            fill(spec, internalTrafficPolicy="Cluster")
+        fill(spec, **{
+            "NodePort": {"externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster"},
+            "LoadBalancer": {"externalTrafficPolicy": "Cluster", "allocateLoadBalancerNodePorts": True,
+                             "internalTrafficPolicy": "Cluster"},
+            "ExternalName": {}}.get(spec["type"], {"internalTrafficPolicy": "Cluster"}))
         if spec["sessionAffinity"] == "ClientIP":
             fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
         else:
             spec.pop("sessionAffinityConfig", None)
     def Node(node):
         if node["spec"].get("podCIDR"):
-            node["spec"].setdefault("podCIDRs", [node["spec"]["podCIDR"]])
+            fill(node["spec"], podCIDRs=[node["spec"]["podCIDR"]])
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
             secret.setdefault("data", {})[key] = in_base64(value)
@@ -6166,11 +6162,8 @@ class Defaults:
             claim.update(kind="PersistentVolumeClaim", apiVersion="v1")
         default_pod_spec(spec["template"]["spec"])
     def DaemonSet(obj):
-        strategy = obj["spec"]["updateStrategy"]
-        if strategy["type"] == "RollingUpdate":
-            fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
+        Defaults.Deployment(obj)
         obj["metadata"].setdefault("annotations", {}).setdefault(TEMPLATE_COUNT, "1")
-        default_pod_spec(obj["spec"]["template"]["spec"])
     def Job(job):
         spec = job["spec"]
         if "completions" not in spec and "parallelism" not in spec:
@@ -6179,8 +6172,9 @@ class Defaults:
              backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
              podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
         default_pod_spec(spec["template"]["spec"])
-        if not job["metadata"].get("labels") and spec["template"]["metadata"].get("labels"):
-            job["metadata"]["labels"] = spec["template"]["metadata"]["labels"]      # the same: see select_own_pods()
+        labels = spec["template"]["metadata"].get("labels")
+        if labels and not job["metadata"].get("labels"):
+            job["metadata"]["labels"] = labels                  # the same dict: see select_own_pods()
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
         if not spec.get("metrics"):
@@ -6194,9 +6188,8 @@ class Defaults:
         spec = obj["spec"]
         spec["policyTypes"] = spec.get("policyTypes") or ["Ingress"] + ["Egress"] * bool(spec.get("egress"))
     def RoleBinding(obj):
-        for subject in obj.get("subjects") or ():
-            if subject["kind"] in ("User", "Group") and not subject.get("apiGroup"):
-                subject["apiGroup"] = "rbac.authorization.k8s.io"
+        for subject in [each for each in obj.get("subjects") or () if each["kind"] in ("User", "Group")]:
+            subject["apiGroup"] = subject.get("apiGroup") or "rbac.authorization.k8s.io"
     def LimitRange(obj):
         for item in obj["spec"]["limits"] or ():
             if item["type"] == "Container":
@@ -6212,13 +6205,12 @@ class Defaults:
             spec["dataSource"] = dict(ref)
     def CustomResourceDefinition(crd):
         spec, names, status = crd["spec"], crd["spec"]["names"], crd["status"]
-        kind = names.get("kind")
-        if kind:
-            names["singular"] = names.get("singular") or kind.lower()
-            names["listKind"] = names.get("listKind") or kind + "List"
+        if names.get("kind"):
+            names["singular"] = names.get("singular") or names["kind"].lower()
+            names["listKind"] = names.get("listKind") or names["kind"] + "List"
         fill(spec, conversion={"strategy": "None"})
-        if not status.get("storedVersions"):
-            status["storedVersions"] = [version["name"] for version in spec["versions"] or () if version["storage"]][:1]
+        status["storedVersions"] = status.get("storedVersions") or [
+            version["name"] for version in spec["versions"] or () if version["storage"]][:1]
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
@@ -6228,6 +6220,18 @@ class Defaults:
     ReplicaSet, ClusterRoleBinding = Deployment, RoleBinding
 
 # -- validation: Kubernetes' field paths, reasons and words (pkg/apis/core/validation)
+def refuse(faults, rows, path="", value=None):
+    """Add those of the rows (see Checks) that are wrong to Faults. path and value: of the message they are about."""
+    for is_wrong, at, refusal, *found in rows:
+        if is_wrong:
+            what, _, why = refusal.partition(": ")
+            what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
+            faults.add((path + at).lstrip("."), what, found[0] if found else found_at(value, at), why)
+
+def adding(check):
+    """A function that yields rows as one that adds them to the Faults which it is given last."""
+    return lambda *given: refuse(given[-1], check(*given[:-1]))
+
 def validate_meta(kind, meta, faults):
     if meta.get("name"):
         faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
@@ -6246,49 +6250,38 @@ def supported(words):
 
 def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
-    def refuse(below, refusal, *found):
-        what, _, why = refusal.partition(": ")
-        what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
-        faults.add((path + below).lstrip("."), what, found[0] if found else found_at(value, below), why)
-    late = {}                                       # field: what is said of those below it, after what they say
-    for is_wrong, below, *row in getattr(Checks, type_, lambda **_: ())(**value):
-        step = re.match(r"\.(\w+)[.[]", below)
-        if is_wrong and step and row[0] != MISMATCH:
-            late.setdefault(step[1], []).append((below, *row))
-        elif is_wrong:
-            refuse(below, *row)
+    say = lambda *rows: refuse(faults, rows, path, value)
+    rows = {}                                       # field: what is said of those below it, after what they say
+    for row in getattr(Checks, type_, lambda **_: ())(**value):
+        step = re.match(r"\.\w+(?=[.[])", row[1]) if row[2] != MISMATCH else None
+        rows.setdefault(step and step[0], []).append(row)
+    say(*rows.get(None, ()))
     for field in message(type_).by_name.values():
         found, at = value.get(field.name), f".{field.name}"
         for rule in field.rules:
-            if rule in ("need", "opt") or rule[0] == "?":
-                continue
-            elif rule == "req" and not found:
-                refuse(at, "Required value")
+            if rule == "req" and not found:
+                say((True, at, "Required value"))
                 break                                           # nothing more is said of what is missing
-            elif rule == "req" or found in (None, "", 0) and not (
+            if rule in ("need", "opt", "req") or rule[0] == "?" or found in (None, "", 0) and not (
                     found == 0 and rule[0].isdigit() or found == "" and field.always and "," in rule):
                 continue
-            elif rule == "unique":
-                names = [item.get(field.keys[0]) for item in found]
-                for i in [i for i in range(len(names)) if is_twice(i, names)]:
-                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value")
+            if rule == "unique":
+                say(*check_twice(at, found, field.keys[0]))
             elif rule == "@ip":
-                if not is_address(found):
-                    refuse(at, BAD_ADDRESS)
+                say((not is_address(found), at, BAD_ADDRESS))
             elif rule[0] == "@":
-                faults.name((path + at).lstrip("."), found, rule[1:])
+                say(*check_name(at, rule[1:], found))
             elif ".." in rule:
                 low, high = rule.split("..")
-                if found < int(low) or high and found > int(high):
-                    refuse(at, f"must be between {low} and {high}, inclusive" if high else
-                           f"must be greater than or equal to {low}")
-            elif found not in rule.lstrip("!").split(","):
-                refuse(at, supported(rule.lstrip("!").split(",")))
+                say((found < int(low) or high and found > int(high), at, f"must be between {low} and {high}, inclusive"
+                     if high else f"must be greater than or equal to {low}"))
+            else:
+                words = rule.lstrip("!").split(",")
+                say((found not in words, at, supported(words)))
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
                 validate_fields(field.type, item, f"{path}{at}[{i}]" if field.kind else path + at, faults)
-        for row in late.get(field.name, ()):
-            refuse(*row)
+        say(*rows.get(at, ()))
 
 # What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
 # invalid value where it names no reason) and, where that is not what stands at the path, what was found.
@@ -6301,10 +6294,12 @@ MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
 
 def check_name(at, rule, name):
     return [(True, at, fault, name) for fault in name_faults(rule, name)]
-
 def check_labels(at, labels):
     for key, value in (labels or {}).items():
         yield from check_name(at, "labelkey", key) + check_name(at, "labelvalue", value)
+def check_path(at, path):
+    yield path[:1] == "/", at, "must be a relative path"
+    yield ".." in path.split("/"), at, "must not contain '..'"
 
 def check_port(at, port):
     """A port by number or by name."""
@@ -6322,15 +6317,14 @@ def check_share(at, value, limit=100):
 def is_none(value):
     """Whether a share is 0 or 0%."""
     return str(value).rstrip("%") == "0"
-
 def is_twice(i, items):
     return items[i] in items[:i]
-
-def check_names(at, items):
+def twice(items):
+    """The places in a list at which an item stands once more."""
+    return [i for i, item in enumerate(items) if item is not None and is_twice(i, items)]
+def check_twice(at, items, key="name"):
     """No two items of a list have the same name."""
-    names = [item.get("name") for item in items or ()]
-    for i, name in enumerate(names):
-        yield name is not None and is_twice(i, names), f"{at}[{i}].name", "Duplicate value"
+    return [(True, f"{at}[{i}].{key}", "Duplicate value") for i in twice([item.get(key) for item in items or ()])]
 
 def items_of(**fields):
     """(field, key, value) of several maps."""
@@ -6416,9 +6410,8 @@ class Checks:
         yield expirationSeconds > 1 << 32, ".expirationSeconds", "may not specify a duration larger than 2^32 seconds"
     def VolumeMount(subPath="", subPathExpr="", **_):
         yield subPath and subPathExpr, ".subPathExpr", "subPathExpr and subPath are mutually exclusive"
-        for field, path in (("subPath", subPath), ("subPathExpr", subPathExpr)):
-            yield path[:1] == "/", "." + field, "must be a relative path"
-            yield ".." in path.split("/"), "." + field, "must not contain '..'"
+        yield from check_path(".subPath", subPath)
+        yield from check_path(".subPathExpr", subPathExpr)
     def KeyToPath(path="", **_):
         yield path[:1] == "/", ".path", "must be a relative path"
         yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
@@ -6444,10 +6437,10 @@ class Checks:
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
-                at, twice = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
+                at, again = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
                 yield mounts[j]["name"] not in names, at + ".name", "Not found"
-                yield twice or target[0] != "/", at + ".mountPath", (
-                    "must be unique" if twice else "must be an absolute path: the engine mounts no other"), target
+                yield again or target[0] != "/", at + ".mountPath", (
+                    "must be unique" if again else "must be an absolute path: the engine mounts no other"), target
         yield (dnsPolicy == "None" and not dig(dnsConfig, "nameservers"), ".dnsConfig.nameservers",
                "Required value: must provide at least one DNS nameserver when `dnsPolicy` is None")
     def ServiceSpec(type, ports=(), clusterIP="", clusterIPs=(), externalName="", **_):
@@ -6461,7 +6454,7 @@ class Checks:
         names = [port.get("name") for port in ports]
         transports = [{"Name": "", "Protocol": port.get("protocol"), "AppProtocol": None, "Port": port["port"],
                        "TargetPort": 0, "NodePort": 0} for port in ports]
-        yield from check_names(".ports", ports)
+        yield from check_twice(".ports", ports)
         for i, port in enumerate(ports):
             at = f".ports[{i}]"
             yield len(ports) > 1 and not names[i], at + ".name", "Required value"
@@ -6601,7 +6594,7 @@ class Checks:
         for i, word in enumerate(policyTypes):
             yield word not in ("Ingress", "Egress"), f".policyTypes[{i}]", supported(["Ingress", "Egress"])
     def Container(ports=(), livenessProbe=None, startupProbe=None, **_):
-        yield from check_names(".ports", ports)
+        yield from check_twice(".ports", ports)
         for field, probe in (("livenessProbe", livenessProbe), ("startupProbe", startupProbe)):
             yield dig(probe, "successThreshold", default=1) != 1, f".{field}.successThreshold", "must be 1"
     def Node(spec, **_):
@@ -6623,7 +6616,7 @@ class Checks:
         yield maxSkew < 1, ".maxSkew", "must be greater than zero"
         yield not topologyKey, ".topologyKey", "Required value: can not be empty"
     def EndpointSlice(addressType="", endpoints=(), ports=(), **_):
-        yield from check_names("ports", ports)
+        yield from check_twice("ports", ports)
         for i, endpoint in enumerate(endpoints or ()):
             at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
             yield not addresses, at, "Required value: must contain at least 1 address"
@@ -6799,96 +6792,86 @@ def keep_assigned(kind, obj, old):
         count = int(old["metadata"]["annotations"][TEMPLATE_COUNT]) + (before["template"] != spec["template"])
         obj["metadata"]["annotations"][TEMPLATE_COUNT] = str(count)
 
-def validate_update(kind, old, new, faults):
+@adding
+def validate_update(kind, old, new):
     """What may not change."""
-    before, after = old.get("spec", {}), new.get("spec", {})
-    if kind.id == "PersistentVolumeClaim" and dig(old, "status", "phase") == "Bound":
+    before, after, status = old.get("spec", {}), new.get("spec", {}), old.get("status")
+    if kind.id == "PersistentVolumeClaim" and dig(status, "phase") == "Bound":
         old = {**old, "spec": {**before, **pick(after, ("resources", "volumeAttributesClassName"))}}
     for path in IMMUTABLE.get(kind.id, "").split():
         had, found = (dig(obj, *path.split(".")) for obj in (old, new))
-        if had != found:
-            faults.add(path, "Invalid value", "" if found is None and isinstance(had, str) else found,
-                       "field is immutable")
+        yield had != found, path, "field is immutable", "" if found is None and isinstance(had, str) else found
     for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
-        a, b = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
-                 if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
-        if a != b:
-            faults.add(where, "Forbidden", why=why)
-    if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
+        had, found = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
+                       if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
+        yield had != found, where, "Forbidden: " + why
+    if kind.id in ("RoleBinding", "ClusterRoleBinding"):
         found = dict(zip(("APIGroup", "Kind", "Name"), pick(new["roleRef"], ("apiGroup", "kind", "name")).values()))
-        faults.add("roleRef", "Invalid value", found, "cannot change roleRef")
-    if kind.id == "Job":
-        if before.get("completions") != after.get("completions") and not (
-                after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")):
-            faults.add("spec.completions", "Invalid value", after.get("completions"), "field is immutable")
-        is_asleep = before.get("suspend") and not dig(old, "status", "startTime")
+        yield old["roleRef"] != new["roleRef"], "roleRef", "cannot change roleRef", found
+    elif kind.id == "Job":
+        had, found = before.get("completions"), after.get("completions")
+        is_elastic = after.get("completionMode") == "Indexed" and found == after.get("parallelism")
+        yield had != found and not is_elastic, "spec.completions", "field is immutable", found
+        is_asleep = before.get("suspend") and not dig(status, "startTime")
         rest = lambda template: template if not is_asleep else {
             "metadata": without(template["metadata"], "labels", "annotations"),
             "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
-        if rest(before["template"]) != rest(after["template"]):
-            faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
-    for i, gate in enumerate(after.get("schedulingGates") or () if kind.id == "Pod" else ()):
-        if gate not in (before.get("schedulingGates") or ()):
-            faults.add(f"spec.schedulingGates[{i}].name", "Forbidden",
-                       why=f"only deletion is allowed, but found new scheduling gate '{gate['name']}'")
-    if kind.id == "Pod":
+        yield (rest(before["template"]) != rest(after["template"]), "spec.template", "field is immutable",
+               after["template"])
+    elif kind.id == "Pod":
+        for i, gate in enumerate(after.get("schedulingGates") or ()):
+            yield (gate not in (before.get("schedulingGates") or ()), f"spec.schedulingGates[{i}].name",
+                   f"Forbidden: only deletion is allowed, but found new scheduling gate '{gate['name']}'")
         for field in CONTAINERS:
             if len(before.get(field) or ()) != len(after.get(field) or ()):
-                return faults.add(f"spec.{field}", "Forbidden", why="pod updates may not add or remove containers")
-        old_ones, new_ones = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
-                              for spec in (before, after))
-        if any(each not in new_ones for each in old_ones):
-            faults.add("spec.tolerations", "Forbidden",
-                       why="existing toleration can not be modified except its tolerationSeconds")
-    if kind.id == "Pod" and fixed(before) != fixed(after):
-        faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
-                   "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
-                   "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
-                   "previously negative)")
-    if kind.id == "PersistentVolumeClaim":
-        wanted, before_it, has = (quantity_nanos(dig(part, "storage", default="0")) for part in (
-            after["resources"].get("requests"), before["resources"].get("requests"), dig(old, "status", "capacity")))
-        if has >= wanted < before_it:
-            faults.add("spec.resources.requests.storage", "Forbidden", why="field can not be less than status.capacity")
-    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]) and (
-            before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"])):
-        faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
-    if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
-        faults.add("data" if new.get("immutable") else "immutable", "Forbidden",
-                   why="field is immutable when `immutable` is set")
+                yield True, "spec." + field, "Forbidden: pod updates may not add or remove containers"
+                return
+        had, found = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
+                      for spec in (before, after))
+        yield (any(each not in found for each in had), "spec.tolerations",
+               "Forbidden: existing toleration can not be modified except its tolerationSeconds")
+        yield (fixed(before) != fixed(after), "spec", "Forbidden: pod updates may not change fields other than "
+               "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
+               "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
+               "(allow it to be set to 1 if it was previously negative)")
+    elif kind.id == "PersistentVolumeClaim":
+        wanted, had, has = (quantity_nanos(dig(part, "storage", default="0")) for part in (
+            after["resources"].get("requests"), before["resources"].get("requests"), dig(status, "capacity")))
+        yield (has >= wanted < had, "spec.resources.requests.storage",
+               "Forbidden: field can not be less than status.capacity")
+    elif kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
+        had, found = before.get("clusterIP"), after.get("clusterIP")
+        yield had and found not in ("", None, had), "spec.clusterIPs[0]", "may not change once set", [found]
+    yield (old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")),
+           "data" if new.get("immutable") else "immutable", "Forbidden: field is immutable when `immutable` is set")
     kept = old["metadata"].get("finalizers") or ()
     added = ", ".join(f'"{name}"' for name in new["metadata"].get("finalizers") or () if name not in kept)
-    if is_deleting(old) and added:
-        faults.add("metadata.finalizers", "Forbidden", why="no new finalizers can be added if the object is being "
-                   f"deleted, found new finalizers []string{{{added}}}")
+    yield (is_deleting(old) and added, "metadata.finalizers", "Forbidden: no new finalizers can be added if the object "
+           f"is being deleted, found new finalizers []string{{{added}}}")
 
 DEBUG_FIELDS = set("name image command args workingDir envFrom env volumeMounts volumeDevices imagePullPolicy "
                    "terminationMessagePath terminationMessagePolicy securityContext stdin stdinOnce tty "
                    "targetContainerName".split())     # of an ephemeral container (allowedEphemeralContainerFields)
 
-def validate_ephemeral(kind, old, new, faults):
-    """Refuse what may not be done to spec.ephemeralContainers, to which one only adds
-    (ValidatePodEphemeralContainersUpdate)."""
-    spec, where, why = new["spec"], "spec.ephemeralContainers", "cannot be set for an Ephemeral Container"
-    present = {each["name"]: each for each in spec.get("ephemeralContainers") or ()}
-    others = {each["name"] for field in ("containers", "initContainers") for each in spec.get(field) or ()}
-    if is_foreign(old):
-        faults.add("", "Forbidden", why="static pods do not support ephemeral containers")
+@adding
+def validate_ephemeral(kind, old, new):
+    """What may not be done to spec.ephemeralContainers: one only adds (ValidatePodEphemeralContainersUpdate)."""
+    where, why = "spec.ephemeralContainers", "Forbidden: cannot be set for an Ephemeral Container"
+    present = {each["name"]: each for each in new["spec"].get("ephemeralContainers") or ()}
+    others = {each["name"] for field in CONTAINERS for each in new["spec"].get(field) or ()}
+    yield is_foreign(old), "", "Forbidden: static pods do not support ephemeral containers"
     for each in old["spec"].get("ephemeralContainers") or ():
-        if present.get(each["name"]) != each:
-            what = "changed" if each["name"] in present else "removed"
-            faults.add(where, "Forbidden", why=f'existing ephemeral containers "{each["name"]}" may not be {what}\n')
+        yield (present.get(each["name"]) != each, where, f'Forbidden: existing ephemeral containers "{each["name"]}" '
+               f"may not be {'changed' if each['name'] in present else 'removed'}\n")
     for i, each in enumerate(present.values()):
         at, target = f"{where}[{i}].", each.get("targetContainerName")
-        if each["name"] in others:
-            faults.add(at + "name", "Duplicate value", each["name"])
-        if target and target not in others:
-            faults.add(at + "targetContainerName", "Not found", target)
+        yield each["name"] in others, at + "name", "Duplicate value", each["name"]
+        yield target and target not in others, at + "targetContainerName", "Not found", target
         for field in sorted(set(filter(each.get, each)) - DEBUG_FIELDS):
-            faults.add(at + field, "Forbidden", why=why)
+            yield True, at + field, why
         for j, mount in enumerate(each.get("volumeMounts") or ()):
             for field in filter(mount.get, ("subPath", "subPathExpr")):
-                faults.add(f"{at}volumeMounts[{j}].{field}", "Forbidden", why=why)
+                yield True, f"{at}volumeMounts[{j}].{field}", why
 
 # -- custom resources: a CustomResourceDefinition's structural schema does for them what SCHEMA does for the others
 TYPES = {"object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
