@@ -6129,11 +6129,10 @@ class Defaults:
         spec = service["spec"]
         for port in spec.get("ports") or ():
             port["targetPort"] = port.get("targetPort") or port["port"]
-        fill(spec, **{
-            "NodePort": {"externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster"},
-            "LoadBalancer": {"externalTrafficPolicy": "Cluster", "allocateLoadBalancerNodePorts": True,
-                             "internalTrafficPolicy": "Cluster"},
-            "ExternalName": {}}.get(spec["type"], {"internalTrafficPolicy": "Cluster"}))
+        is_balanced, inside = spec["type"] == "LoadBalancer", "" if spec["type"] == "ExternalName" else "Cluster"
+        outside = "Cluster" if is_balanced or spec["type"] == "NodePort" else ""
+        fill(spec, **filled(externalTrafficPolicy=outside, allocateLoadBalancerNodePorts=is_balanced,
+                            internalTrafficPolicy=inside))
         if spec["sessionAffinity"] == "ClientIP":
             fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
         else:
@@ -6497,16 +6496,15 @@ class Checks:
     def DaemonSetUpdateStrategy(type, rollingUpdate=None):
         known = "RollingUpdate", "OnDelete"
         yield type not in known, "", supported(known), {"Type": type, "RollingUpdate": rollingUpdate}
-    def RollingUpdateDaemonSet(maxUnavailable, maxSurge):
-        shares = maxUnavailable, maxSurge
-        yield from check_share(".maxUnavailable", maxUnavailable)
-        yield from check_share(".maxSurge", maxSurge)
-        yield all(map(is_none, shares)), ".maxUnavailable", "Required value: cannot be 0 when maxSurge is 0"
-        yield (all(re.match("0*[1-9]", str(share)) for share in shares), ".maxSurge",
+    def RollingUpdateDaemonSet(**shares):
+        for field, share in shares.items():
+            yield from check_share("." + field, share)
+        yield all(map(is_none, shares.values())), ".maxUnavailable", "Required value: cannot be 0 when maxSurge is 0"
+        yield (all(re.match("0*[1-9]", str(share)) for share in shares.values()), ".maxSurge",
                "may not be set when maxUnavailable is non-zero")
     def StatefulSetUpdateStrategy(type, rollingUpdate=None):
-        shown = rollingUpdate and {name[0].upper() + name[1:]: rollingUpdate.get(name) for name in (
-            "partition", "maxUnavailable")}
+        shown = rollingUpdate and {"Partition": rollingUpdate.get("partition"),
+                                   "MaxUnavailable": rollingUpdate.get("maxUnavailable")}
         yield (type not in ("RollingUpdate", "OnDelete"), "", "must be 'RollingUpdate' or 'OnDelete'",
                {"Type": type, "RollingUpdate": shown})
         yield (type == "OnDelete" and rollingUpdate is not None, ".rollingUpdate",
@@ -6567,9 +6565,9 @@ class Checks:
         yield not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", None
         for i, rule in enumerate(rules):
             yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
-        for at, host in [(f".tls[{i}].hosts[{j}]", host) for i, each in enumerate(tls)
-                         for j, host in enumerate(each.get("hosts") or ())]:
-            yield from () if is_address(host) else check_host(at, host)
+        for i, each in enumerate(tls):
+            for j, host in enumerate(each.get("hosts") or ()):
+                yield from () if is_address(host) else check_host(f".tls[{i}].hosts[{j}]", host)
     def HTTPIngressPath(backend, path="", pathType=None):
         exact = pathType in ("Exact", "Prefix")
         if pathType is None:
@@ -6835,9 +6833,8 @@ def validate_update(kind, old, new):
                "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
                "(allow it to be set to 1 if it was previously negative)")
     elif kind.id == "PersistentVolumeClaim":
-        wanted, had, has = (quantity_nanos(dig(part, "storage", default="0")) for part in (
-            after["resources"].get("requests"), before["resources"].get("requests"), dig(status, "capacity")))
-        yield (has >= wanted < had, "spec.resources.requests.storage",
+        has = quantity_nanos(dig(status, "capacity", "storage", default="0"))
+        yield (has >= claim_nanos(new) < claim_nanos(old), "spec.resources.requests.storage",
                "Forbidden: field can not be less than status.capacity")
     elif kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
         had, found = before.get("clusterIP"), after.get("clusterIP")
@@ -6849,9 +6846,8 @@ def validate_update(kind, old, new):
     yield (is_deleting(old) and added, "metadata.finalizers", "Forbidden: no new finalizers can be added if the object "
            f"is being deleted, found new finalizers []string{{{added}}}")
 
-DEBUG_FIELDS = set("name image command args workingDir envFrom env volumeMounts volumeDevices imagePullPolicy "
-                   "terminationMessagePath terminationMessagePolicy securityContext stdin stdinOnce tty "
-                   "targetContainerName".split())     # of an ephemeral container (allowedEphemeralContainerFields)
+NOT_EPHEMERAL = ("lifecycle livenessProbe ports readinessProbe resizePolicy resources restartPolicy restartPolicyRules "
+                 "startupProbe").split()        # those of a container that an ephemeral one may not have
 
 @adding
 def validate_ephemeral(kind, old, new):
@@ -6867,7 +6863,7 @@ def validate_ephemeral(kind, old, new):
         at, target = f"{where}[{i}].", each.get("targetContainerName")
         yield each["name"] in others, at + "name", "Duplicate value", each["name"]
         yield target and target not in others, at + "targetContainerName", "Not found", target
-        for field in sorted(set(filter(each.get, each)) - DEBUG_FIELDS):
+        for field in filter(each.get, NOT_EPHEMERAL):
             yield True, at + field, why
         for j, mount in enumerate(each.get("volumeMounts") or ()):
             for field in filter(mount.get, ("subPath", "subPathExpr")):
@@ -6918,99 +6914,84 @@ def clean_custom(schema, value, findings, path=""):
 
 def default_custom(schema, value):
     """Fill in a structural schema's defaults, in place."""
-    if isinstance(value, list):
-        for item in value:
-            default_custom(schema.get("items") or {}, item)
-    elif isinstance(value, dict):
-        for name, each in schema.get("properties", {}).items():
-            if "default" in each and name not in value:
-                value[name] = json.loads(dumps(each["default"]))
+    for item in value if isinstance(value, list) else ():
+        default_custom(schema.get("items") or {}, item)
+    if isinstance(value, dict):
+        fill(value, **{name: json.loads(dumps(each["default"])) for name, each in schema.get("properties", {}).items()
+                       if "default" in each})
         for name, item in value.items():
             default_custom(schema_below(schema, name) or {}, item)
 
-def counted(number):
-    return f"{number} item" + "s" * (number != 1)
-
-def validate_custom(schema, value, path, faults):
-    """Hold a custom resource, or a part of it, against its schema (k8s.io/kube-openapi, pkg/validation)."""
-    where, at = path.lstrip("."), path.lstrip(".") or "<nil>"
-    def invalid(found, why):
-        faults.add(at, "Invalid value", found, f"{where} in body {why}")
-    if value is None and (schema.get("nullable") or not schema.get("type")):
+def check_custom(schema, value, path):
+    """Rows of what is wrong with (a part of) a custom resource by its schema (k8s.io/kube-openapi, pkg/validation)."""
+    where, type_, keys = path.lstrip("."), schema.get("type"), schema.get("x-kubernetes-list-map-keys")
+    at, body, items = where or "<nil>", where + " in body ", []
+    if value is None and (schema.get("nullable") or not type_):
         return
-    wanted = TYPES.get(schema.get("type"), (int, str) if schema.get("x-kubernetes-int-or-string") else None)
+    wanted = TYPES.get(type_, (int, str) if schema.get("x-kubernetes-int-or-string") else None)
     is_whole = type(value) is float and wanted == (int,) and value == int(value)
     if wanted and type(value) not in wanted and not is_whole:
         found = next((name for name, types in TYPES.items() if type(value) in types), "null")
-        return invalid(found, f"must be of type {schema.get('type') or 'integer,string'}: \"{found}\"")
-    if "enum" in schema and value not in schema["enum"]:
-        faults.add(at, "Unsupported value", value, "supported values: " + ", ".join(
-            dumps(each).decode() for each in schema["enum"]))
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, high, step = (schema.get(key) for key in ("minimum", "maximum", "multipleOf"))
-        if low is not None and (value <= low if schema.get("exclusiveMinimum") else value < low):
-            invalid(value, f"should be greater than {'' if schema.get('exclusiveMinimum') else 'or equal to '}{low:g}")
-        if high is not None and (value >= high if schema.get("exclusiveMaximum") else value > high):
-            invalid(value, f"should be less than {'' if schema.get('exclusiveMaximum') else 'or equal to '}{high:g}")
-        if step and value % step:
-            invalid(value, f"should be a multiple of {step:g}")
-    if isinstance(value, dict):
-        for name in [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]:
-            if name not in value:
-                faults.add(f"{path}.{name}".lstrip("."), "Required value")
+        yield True, at, f'{body}must be of type {type_ or "integer,string"}: "{found}"', found
+        return
+    known = schema.get("enum", [value])
+    yield value not in known, at, "Unsupported value: supported values: " + ", ".join(
+        dumps(each).decode() for each in known), value
+    if type(value) in (int, float):
+        for key, word in (("minimum", "greater"), ("maximum", "less")):
+            bound, bare = schema.get(key, value), schema.get("exclusive" + key.title())
+            yield ((value < bound if word == "greater" else value > bound) or bare and key in schema and value == bound,
+                   at, f"{body}should be {word} than {'' if bare else 'or equal to '}{bound:g}", value)
+        step = schema.get("multipleOf")
+        yield step and value % step, at, f"{body}should be a multiple of {step or 0:g}", value
+    needed = [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]
+    for name in needed if isinstance(value, dict) else ():
+        yield name not in value, f"{path}.{name}", "Required value"
     if type(value) in SIZES:
         size, (word, too_few) = len(value), SIZES[type(value)]
-        most, least = schema.get("max" + word, size), schema.get("min" + word, 0)
-        if size > most and isinstance(value, str):
-            faults.add(at, "Too long", why=f"may not be more than {most} bytes")
-        elif size > most:
-            faults.add(at, "Too many", size, f"must have at most {counted(most)}")
-        if size < least:
-            invalid(value if isinstance(value, str) else size, too_few.format(least))
+        most, least, is_text = schema.get("max" + word, size), schema.get("min" + word, 0), isinstance(value, str)
+        yield size > most, at, (f"Too long: may not be more than {most} bytes" if is_text else
+                                f"Too many: must have at most {most} item{'s' * (most != 1)}"), size
+        yield size < least, at, body + too_few.format(least), value if is_text else size
     if isinstance(value, str):
-        if "pattern" in schema and not pattern_of(schema["pattern"]).search(value):
-            invalid(value, f"should match '{schema['pattern']}'")
-        if not FORMATS.get(schema.get("format"), lambda text: True)(value):
-            invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
+        pattern, format_ = schema.get("pattern", ""), schema.get("format")
+        yield not pattern_of(pattern).search(value), at, f"{body}should match '{pattern}'", value
+        yield (not FORMATS.get(format_, lambda text: True)(value), at,
+               f"{body}must be of type {format_}: {json.dumps(value)}", value)
     elif isinstance(value, list):
         if schema.get("x-kubernetes-list-type") in ("map", "set"):
-            keys = schema.get("x-kubernetes-list-map-keys")
-            items = [pick(item, keys) if keys and isinstance(item, dict) else item for item in value]
-            for i in [i for i in range(len(items)) if is_twice(i, items)]:
-                faults.add(f"{at}[{i}]", "Duplicate value", items[i])
-        for i, item in enumerate(value):
-            validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
+            names = [pick(item, keys) if keys and isinstance(item, dict) else item for item in value]
+            yield from [(True, f"{at}[{i}]", "Duplicate value", names[i]) for i in twice(names)]
+        items = [(schema.get("items"), item, f"{path}[{i}]") for i, item in enumerate(value)]
     elif isinstance(value, dict):
-        for name, item in value.items():
-            if path or name not in ("metadata", "kind", "apiVersion"):
-                validate_custom(schema_below(schema, name) or {}, item, f"{path}.{name}", faults)
-    def valid(each):
-        tried = Faults()
-        validate_custom(each, value, path, tried)
-        return not tried
+        items = [(schema_below(schema, name), item, f"{path}.{name}") for name, item in value.items()
+                 if path or name not in ("metadata", "kind", "apiVersion")]
+    for below, item, there in items:
+        yield from check_custom(below or {}, item, there)
+    is_valid = lambda each: not any(row[0] for row in check_custom(each, value, path))
     for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema"),
                          ("allOf", "all the schemas")):
         each_of = schema.get(word, ())
-        good = sum(map(valid, each_of))
-        why = {"anyOf": "", "oneOf": f". Found {good} valid alternatives" if good else ". Found none valid",
-               "allOf": "" if good else ". None validated"}[word]
+        good = sum(map(is_valid, each_of))
+        is_good, why = {
+            "anyOf": (good, ""), "allOf": (good == len(each_of), "" if good else ". None validated"),
+            "oneOf": (good == 1, f". Found {good} valid alternatives" if good else ". Found none valid")}[word]
         for each in each_of if word == "allOf" else ():
-            validate_custom(each, value, path, faults)
-        if each_of and not {"anyOf": good, "oneOf": good == 1, "allOf": good == len(each_of)}[word]:
-            faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){why}')
-            if not good and word != "allOf":
-                validate_custom(each_of[0], value, path, faults)
-    if "not" in schema and valid(schema["not"]):
-        faults.add("<nil>", "Invalid value", "", f'"{where}" must not validate the schema (not)')
+            yield from check_custom(each, value, path)
+        if each_of and not is_good:
+            yield True, "<nil>", f'"{where}" must validate {wanted} ({word}){why}', ""
+            yield from check_custom(each_of[0], value, path) if not good and word != "allOf" else ()
+    yield "not" in schema and is_valid(schema["not"]), "<nil>", f'"{where}" must not validate the schema (not)', ""
 
-def pattern_of(text, known={}):
+validate_custom = adding(check_custom)
+
+@lru_cache(maxsize=256)
+def pattern_of(text):
     """A pattern of a schema, compiled once; one that Python cannot read matches everything."""
-    if text not in known:
-        try:
-            known[text] = re.compile(re.sub(r"\[\[:(\w+):\]\]", r"[\\w]", text))
-        except re.error:
-            known[text] = re.compile("")
-    return known[text]
+    try:
+        return re.compile(re.sub(r"\[\[:(\w+):\]\]", r"[\\w]", text))
+    except re.error:
+        return re.compile("")
 
 def kinds_of(definition):
     """The Kinds of a definition's served versions: first the one objects rest in, then as discovery orders them."""
@@ -7088,19 +7069,18 @@ def admit_pod(store, pod):
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
     fill(spec, priority=0, preemptionPolicy="PreemptLowerPriority")
     add_tolerations(spec)
-    wanted = spec.get("priorityClassName")
-    classes = [c for c in store.list("PriorityClass")
-               if (c["metadata"]["name"] == wanted if wanted else c.get("globalDefault"))]
-    if wanted and not classes:
+    wanted, runtime = spec.get("priorityClassName"), spec.get("runtimeClassName")
+    chosen = next((each for each in store.list("PriorityClass") if (
+        each["metadata"]["name"] == wanted if wanted else each.get("globalDefault"))), None)
+    if wanted and not chosen:
         raise forbidden(kind, name, f"no PriorityClass with name {wanted} was found")
-    for chosen in classes[:1]:
+    if chosen:
         if spec["priority"] not in (0, chosen["value"]):
             raise forbidden(
                 kind, name, f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; "
                 f"priority admission controller computed {chosen['value']} from the given PriorityClass name")
         spec.update(priority=chosen["value"], priorityClassName=chosen["metadata"]["name"],
                     preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
-    runtime = spec.get("runtimeClassName")
     if runtime:
         found = store.get("RuntimeClass", "", runtime)
         if not found:
@@ -7131,9 +7111,9 @@ def admit_pod(store, pod):
             if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
     if wants and bare:
         volume = "kube-api-access-" + "".join(random.choices(SAFE_LETTERS, k=5))
-        mount = {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER}
         for container in bare:
-            container.setdefault("volumeMounts", []).append(dict(mount))
+            container.setdefault("volumeMounts", []).append(
+                {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER})
         field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
         spec.setdefault("volumes", []).append({"name": volume, "projected": {"defaultMode": 420, "sources": [
             {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
@@ -7144,20 +7124,21 @@ IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 def default_class(store):
     """The name of the StorageClass for claims that name none: the newest that is marked so; None if none is."""
-    marked = [c["metadata"] for c in store.list("StorageClass", holding=IS_DEFAULT.encode())
-              if c["metadata"]["annotations"].get(IS_DEFAULT) == "true"]
-    return max(marked, key=lambda meta: meta["creationTimestamp"])["name"] if marked else None
+    marked = [(c["metadata"]["creationTimestamp"], c["metadata"]["name"]) for c in store.list(
+        "StorageClass", holding=IS_DEFAULT.encode()) if c["metadata"]["annotations"].get(IS_DEFAULT) == "true"]
+    return max(marked)[1] if marked else None
+
+def claim_nanos(claim):
+    return quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
 
 def check_expansion(store, old, new):
     """Whether a claim may grow. Raises ApiError 403 (plugin/pkg/admission/storage/persistentvolume/resize)."""
-    size = lambda claim: quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
     class_ = store.get("StorageClass", "", new["spec"].get("storageClassName") or "")
-    if size(new) > size(old):
-        why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
-               "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
-               "support resize" if not dig(class_, "allowVolumeExpansion") else "")
-        if why:
-            raise forbidden(KIND["PersistentVolumeClaim"], new["metadata"]["name"], why)
+    why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
+           "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
+           "support resize" if not dig(class_, "allowVolumeExpansion") else "")
+    if why and claim_nanos(new) > claim_nanos(old):
+        raise forbidden(KIND["PersistentVolumeClaim"], new["metadata"]["name"], why)
 
 def limit_ranges(store, kind, obj):
     """Fill in the defaults of the namespace's LimitRanges, then hold the object against them. Raises ApiError 403."""
@@ -7168,7 +7149,8 @@ def limit_ranges(store, kind, obj):
         if kind.id == about == "PersistentVolumeClaim":
             faults += limit_faults(limit, dig(obj, "spec", "resources", default={}))
         elif kind.id == about == "Pod":
-            faults += limit_faults(limit, {side: total_of(obj["spec"], side) for side in ("requests", "limits")})
+            faults += limit_faults(limit, {side: {name: quantity_text(nanos) for name, nanos in total_of(
+                obj["spec"], side).items()} for side in ("requests", "limits")})
         for _, container in containers_of(obj["spec"]) if kind.id == "Pod" and about == "Container" else ():
             resources = container.setdefault("resources", {})
             for side, field, word in (("requests", "defaultRequest", "request"), ("limits", "default", "limit")):
@@ -7184,16 +7166,13 @@ def limit_ranges(store, kind, obj):
         raise forbidden(kind, obj["metadata"].get("name", ""),
                         faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
 
-def total(maps):
-    """The sum of {resource: quantity} maps."""
-    out = {}
-    for name, quantity in [item for each in maps for item in each.items()]:
-        out[name] = out.get(name, 0) + quantity_nanos(quantity)
-    return {name: quantity_text(nanos) for name, nanos in out.items()}
-
 def total_of(pod_spec, side):
-    """What the containers of a pod have together in their requests or limits: {resource: quantity}."""
-    return total([dig(c, "resources", side, default={}) for c in pod_spec.get("containers") or ()])
+    """What the containers of a pod have together in their requests or limits: {resource: units of 10^-9}."""
+    used = Counter()
+    for container in pod_spec.get("containers") or ():
+        amounts = dig(container, "resources", side, default={})
+        used.update({name: quantity_nanos(quantity) for name, quantity in amounts.items()})
+    return used
 
 def limit_faults(limit, resources):
     """What is wrong with {requests, limits} by one item of a LimitRange, a sentence each."""
@@ -7224,17 +7203,15 @@ def quota_usage(kind, obj):
         if has_ended(obj):
             return {"count/pods": one}
         for side in ("requests", "limits"):
-            for name, quantity in total_of(spec, side).items():
-                out[f"{side}.{name}"] = quantity_nanos(quantity)
-                if side == "requests" and name in ("cpu", "memory", "ephemeral-storage"):
-                    out[name] = quantity_nanos(quantity)
+            amounts = total_of(spec, side)
+            out.update({f"{side}.{name}": nanos for name, nanos in amounts.items()})
+            out.update(pick(amounts, ("cpu", "memory", "ephemeral-storage")) if side == "requests" else {})
     elif kind.id == "Service":
-        ports = len(spec.get("ports") or ()) if spec["type"] in ("NodePort", "LoadBalancer") else 0
-        balancers = spec["type"] == "LoadBalancer"
-        out.update({"services.nodeports": ports * one, "services.loadbalancers": balancers * one})
+        is_balanced = spec["type"] == "LoadBalancer"
+        ports = len(spec.get("ports") or ()) if is_balanced or spec["type"] == "NodePort" else 0
+        out.update({"services.nodeports": ports * one, "services.loadbalancers": is_balanced * one})
     elif kind.id == "PersistentVolumeClaim":
-        size = quantity_nanos(dig(spec, "resources", "requests", "storage", default="0"))
-        prefix = f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
+        size, prefix = claim_nanos(obj), f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
         out.update({"requests.storage": size, prefix + "requests.storage": size, prefix + kind.plural: one})
     return out
 
@@ -7291,9 +7268,9 @@ def check_quota(store, kind, obj, old=None):
         more = {name: amount - before.get(name, 0) for name, amount in quota_usage(kind, obj).items()
                 if name in hard and amount > before.get(name, 0)}
         used = quota_used(store, quota) if more else {}
-        over = sorted(name for name in more if used[name] + more[name] > quantity_nanos(hard[name]))
+        limits = {name: quantity_nanos(hard[name]) for name in more}
+        over = sorted(name for name in more if used[name] + more[name] > limits[name])
         if over:
-            limits = {name: quantity_nanos(hard[name]) for name in over}
             requested, used, limited = (",".join(f"{name}={quantity_text(amounts[name])}" for name in over)
                                         for amounts in (more, used, limits))
             raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, requested: {requested}, "
