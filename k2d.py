@@ -6704,9 +6704,9 @@ class Checks:
             faults = name_faults("rfc1035", name.lower()) if name and field.lower().endswith("kind") else ()
             yield not name, "spec.names." + field, "Required value"
             yield faults, "spec.names." + field, "may have mixed case, but should otherwise match: " + ",".join(faults)
-        for field, i, name in [(field, *item) for field in ("shortNames", "categories")
-                               for item in enumerate(names.get(field) or ())]:
-            yield from check_name(f"spec.names.{field}[{i}]", "rfc1035", name)
+        for field in ("shortNames", "categories"):
+            for i, name in enumerate(names.get(field) or ()):
+                yield from check_name(f"spec.names.{field}[{i}]", "rfc1035", name)
         yield (names.get("kind") and names["kind"] == names.get("listKind"), "spec.names.listKind",
                "kind and listKind may not be the same")
         yield group and "." not in group, "spec.group", "should be a domain with at least one dot"
@@ -6763,24 +6763,20 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
     ("PriorityClass", "value", "value", "may not be changed in an update."),
 ]
 
-def forget_exposure(spec, before):
-    """A Service that is no longer exposed loses what only served that, unless the client changed it as well."""
-    numbers = lambda spec: {port.get("nodePort") for port in spec.get("ports") or ()} - {None}
-    if before["type"] in ("NodePort", "LoadBalancer") and spec["type"] not in ("NodePort", "LoadBalancer"):
-        for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
-            port.pop("nodePort", None)
-        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
-            if spec.get(field) == before.get(field):
-                spec.pop(field, None)
-
 def keep_assigned(kind, obj, old):
     """What an update need not say again, since the server had filled it in, or may not say."""
     spec, before = obj.get("spec"), old.get("spec")
     if kind.id == "Service":
-        forget_exposure(spec, before)
-        is_inside = "ExternalName" not in (spec["type"], before["type"])
-        if is_inside and before.get("clusterIP") and not spec.get("clusterIP"):
-            spec["clusterIP"] = before["clusterIP"]
+        exposed, numbers = ("NodePort", "LoadBalancer"), lambda spec: {
+            port.get("nodePort") for port in spec.get("ports") or ()} - {None}
+        if before["type"] in exposed and spec["type"] not in exposed:   # it loses what only served that, if unchanged
+            for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
+                port.pop("nodePort", None)
+            for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
+                if spec.get(field) == before.get(field):
+                    spec.pop(field, None)
+        if "ExternalName" not in (spec["type"], before["type"]):
+            spec.update(filled(clusterIP=spec.get("clusterIP") or before.get("clusterIP")))
     elif kind.id == "Namespace":
         spec.update(pick(before, ("finalizers",)))
     elif kind.id == "Pod" and not is_foreign(obj):
@@ -7257,12 +7253,12 @@ def check_quota(store, kind, obj, old=None):
         if not in_scopes(quota, kind, obj) or kind.id == "ResourceQuota" and "resourcequotas" not in hard:
             continue
         if kind.id == "Pod":
-            missing = [(name, c["name"]) for name in hard for c in obj["spec"].get("containers") or ()
-                       for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
-                       if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
-                       resource not in dig(c, "resources", side, default={})]
-            if missing:
-                text = "; ".join(f"{name} for: {container}" for name, container in sorted(missing))
+            text = "; ".join(sorted(
+                f"{name} for: {c['name']}" for name in hard for c in obj["spec"].get("containers") or ()
+                for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
+                if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
+                resource not in dig(c, "resources", side, default={})))
+            if text:
                 raise forbidden(kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {text}")
         before = quota_usage(kind, old) if old else {}
         more = {name: amount - before.get(name, 0) for name, amount in quota_usage(kind, obj).items()
