@@ -5689,6 +5689,9 @@ ACCOUNT_NAME = "kubernetes.io/service-account.name"
 def user_info(user):
     return filled(username=user.name, uid=user.uid, groups=list(user.groups), extra=user.extra)
 
+def in_base64(text):
+    return base64.b64encode(text.encode()).decode()
+
 def is_subject(user, subject, namespace):
     """Whether a subject of a role binding means this user."""
     if subject["kind"] == "ServiceAccount":
@@ -5698,22 +5701,23 @@ def is_subject(user, subject, namespace):
 def permits(rule, verb, group, resource, name, path):
     """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
     has = lambda field, *wanted: any(value in wanted for value in rule.get(field) or ())
-    if not has("verbs", "*", verb) or path is not None:
+    if path is not None:
         return has("verbs", "*", verb) and any(path == url or url.endswith("*") and path.startswith(url[:-1])
                                                for url in rule.get("nonResourceURLs") or ())
     below = ("*/" + resource.partition("/")[2],) if "/" in resource else ()
-    return has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
+    return has("verbs", "*", verb) and has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
         not rule.get("resourceNames") or has("resourceNames", name))
 
 def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
-    for kind in KINDS:
-        if kind.plural in wanted:
-            groups.setdefault(kind.group, []).extend([kind.plural, *(f"{kind.plural}/{s}" for s in kind.subresources
-                                                                     if verbs != READ or s not in CONNECTS)])
-    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(set(found))}
+    for kind in [kind for kind in KINDS if kind.plural in wanted]:
+        below = [f"{kind.plural}/{each}" for each in kind.subresources if verbs != READ or each not in CONNECTS]
+        groups.setdefault(kind.group, set()).update([kind.plural, *below])
+    return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
             for group, found in sorted(groups.items())]
+def path_rules(*paths):
+    return [{"verbs": ["get"], "nonResourceURLs": list(paths)}]
 
 CONNECTS = ("attach", "exec", "portforward")    # to get them is no mere reading
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
@@ -5724,17 +5728,16 @@ EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
         resource_rules(*COMMON, "secrets", "leases", verbs=WRITE) +
         [{"verbs": READ.split(), "apiGroups": [""], "resources": [f"pods/{name}" for name in CONNECTS]}])
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
-DISCOVERY = sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                       {"verbs": ["*"], "nonResourceURLs": ["*"]}],
     "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
         "localsubjectaccessreviews", verbs="create"),
     "edit": EDIT, "view": VIEW,
-    "system:discovery": [{"verbs": ["get"], "nonResourceURLs": DISCOVERY}],
-    "system:public-info-viewer": [{"verbs": ["get"], "nonResourceURLs": PUBLIC}],
-    "system:service-account-issuer-discovery": [{"verbs": ["get"], "nonResourceURLs": [
-        path + end for path in ("/.well-known/openid-configuration", "/openid/v1/jwks") for end in ("/", "")]}],
+    "system:discovery": path_rules(*sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])),
+    "system:public-info-viewer": path_rules(*PUBLIC),
+    "system:service-account-issuer-discovery": path_rules(
+        *(path + end for path in ("/.well-known/openid-configuration", "/openid/v1/jwks") for end in ("/", ""))),
     "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", verbs="create") +
                          resource_rules("selfsubjectreviews", verbs="create"),
 }
@@ -5752,7 +5755,10 @@ class Access:
         self.settings, self.store, self.folder = settings, store, settings.path("pki")
         os.makedirs(self.folder, 0o700, exist_ok=True)
         self.certify()
-        self.token = settings.secret or self.stored_token()
+        token = settings.path("token")
+        if not settings.secret and not first_line(token):
+            write_file(token, (os.urandom(24).hex() + "\n").encode())
+        self.token = settings.secret or read_text(token).strip()
         if not os.path.exists(self.file("sa.key")):
             write_file(self.file("sa.key"), os.urandom(32))
         with open(self.file("sa.key"), "rb") as file:
@@ -5762,18 +5768,12 @@ class Access:
     def file(self, name):
         return os.path.join(self.folder, name)
 
-    def stored_token(self):
-        path = self.settings.path("token")
-        if not first_line(path):
-            write_file(path, (os.urandom(24).hex() + "\n").encode())
-        return read_text(path).strip()
-
     def certify(self):
         """Make the CA once, and the server's certificate again whenever its names change."""
-        s, names = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
-        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + name for name in names)])
+        s, within = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
+        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + end for end in within)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
-        wanted = ",".join(["DNS:" + name for name in names] + ["IP:" + address for address in addresses])
+        wanted = ",".join([*("DNS:" + name for name in names), *("IP:" + address for address in addresses)])
         if not os.path.exists(self.file("ca.crt")):
             self.sign("ca", "root", "/CN=k2d-ca", "", "-selfsign")
         if first_line(self.file("server.names")) != wanted:
@@ -5786,17 +5786,15 @@ class Access:
         key, request, config, made = (self.file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
         write_file(config, OPENSSL_CONFIG.format(folder=self.folder, names=names or "DNS:none").encode())
         write_file(self.file("index"), b"")
+        old = os.umask(0o077)                                   # put back only if all goes well: else k2d ends here
         for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
                      ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out", request),
                      ("ca", "-batch", "-notext", "-config", config, "-extensions", extensions, "-keyfile",
                       self.file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)):
-            old = os.umask(0o077)
-            try:
-                code, output = run("openssl", *argv)
-            finally:
-                os.umask(old)
+            code, output = run("openssl", *argv)
             if code:
                 raise SystemExit(f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
+        os.umask(old)
         os.replace(made, self.file(name + ".crt"))
         for entry in os.listdir(self.folder):
             if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
@@ -5820,7 +5818,7 @@ class Access:
         name = headers.get("Impersonate-User")
         if not name:
             return user
-        groups = tuple(filter(None, headers.get("Impersonate-Group", "").split(",")))
+        groups = [group for group in headers.get("Impersonate-Group", "").split(",") if group]
         for resource, who in (("users", name), *(("groups", group) for group in groups)):
             if not self.allowed(user, "impersonate", "", resource, name=who):
                 raise forbidden(KIND["Pod"]._replace(plural=resource), who, f'User "{user.name}" cannot impersonate '
@@ -5828,32 +5826,29 @@ class Access:
         own = ANONYMOUS.groups if name == ANONYMOUS.name else ("system:authenticated",)
         account = re.fullmatch("system:serviceaccount:([^:]+):[^:]+", name)
         more = ("system:serviceaccounts", "system:serviceaccounts:" + account[1]) if account else ()
-        return User(name, tuple(dict.fromkeys((groups or more) + own)), headers.get("Impersonate-Uid", ""), {})
+        return User(name, tuple(dict.fromkeys([*(groups or more), *own])), headers.get("Impersonate-Uid", ""), {})
 
     def user_of(self, token, audiences=None):
         """The User that a bearer token stands for, or None."""
         if hmac.compare_digest(token.encode(), self.token.encode()):
             return ADMIN
         claims = self.read_token(token)
-        known = dig(claims, "kubernetes.io", default={})
-        namespace, account = known.get("namespace", ""), known.get("serviceaccount") or {}
-        row = self.store.get("ServiceAccount", namespace, account.get("name", ""))
-        if not row or row["metadata"]["uid"] != account.get("uid") or not set(audiences or [self.issuer]) & set(
-                claims["aud"]):
+        if not claims or not set(audiences or [self.issuer]) & set(claims["aud"]):
             return None
-        extra = {"authentication.kubernetes.io/credential-id": ["JTI=" + claims["jti"]]}
-        for kind in ("Pod", "Secret"):                          # what the token is bound to must still be there
+        known, extra = claims["kubernetes.io"], {"credential-id": "JTI=" + claims["jti"]}
+        namespace, prefix = known["namespace"], "authentication.kubernetes.io/"
+        for kind in ("ServiceAccount", "Pod", "Secret"):        # what the token is bound to must still be there
             bound = known.get(kind.lower())
             if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata", "uid") != bound["uid"]:
                 return None
             if bound and kind == "Pod":
                 pod = self.store.get("Pod", namespace, bound["name"])
                 node = self.store.get("Node", "", pod["spec"].get("nodeName", ""))
-                extra.update({f"authentication.kubernetes.io/{what}-{field}": [obj["metadata"][field]]
+                extra.update({f"{what}-{field}": obj["metadata"][field]
                               for what, obj in (("pod", pod), ("node", node)) if obj for field in ("name", "uid")})
-        return User(f"system:serviceaccount:{namespace}:{account['name']}",
+        return User(claims["sub"],
                     ("system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"),
-                    account["uid"], extra)
+                    known["serviceaccount"]["uid"], {prefix + key: [value] for key, value in extra.items()})
 
     # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
     def make_token(self, account, seconds, audiences, bound=None):
@@ -5878,8 +5873,7 @@ class Access:
         text, _, signature = token.encode("utf-8", "replace").rpartition(b".")
         if not text or not hmac.compare_digest(signature, self.sign_token(text)):
             return None
-        body = text.rpartition(b".")[2]
-        claims = json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4)))
+        claims = json.loads(base64.urlsafe_b64decode(text.rpartition(b".")[2] + b"=="))    # more of = than needed
         return claims if claims.get("exp", time.time() + 1) > time.time() else None
 
     def fill_token(self, secret):
@@ -5889,11 +5883,10 @@ class Access:
         if account:
             meta["annotations"][ACCOUNT_NAME.replace(".name", ".uid")] = account["metadata"]["uid"]
             token = self.make_token(account, None, [self.issuer], {"kind": "Secret", **pick(meta, ("name", "uid"))})
-            given = {"ca.crt": self.ca, "namespace": meta["namespace"], "token": token}
-            secret["data"] = {**{key: base64.b64encode(value.encode()).decode() for key, value in given.items()},
-                              **secret.get("data", {})}
+            fill(secret.setdefault("data", {}), **{key: in_base64(value) for key, value in (
+                ("ca.crt", self.ca), ("namespace", meta["namespace"]), ("token", token))})
 
-    # -- what they may: RBAC (KEP-none; pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
+    # -- what they may: RBAC (pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
     def rules(self, user, namespace=None):
         """Every rule that a user has, in the cluster and in one namespace."""
         for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
@@ -5921,17 +5914,16 @@ class Access:
         user, kind = request.user, request.kind
         who = f"User {json.dumps(user.name)} cannot {verb}"
         if not kind:
-            if not self.allowed(user, verb, None, None, path=request.path):
-                raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
-            return
-        resource = kind.plural + (f"/{request.subresource}" if request.subresource else "")
+            if self.allowed(user, verb, None, None, path=request.path):
+                return
+            raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}", {})
+        resource = "/".join(filter(None, (kind.plural, request.subresource)))
         if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
             where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
             why = f'{who} resource "{resource}" in API group "{kind.group}" {where}'
-            error = forbidden(kind, request.name or "", why)
-            if not request.name:
-                error.status["message"] = error.status["message"].replace(' ""', "", 1)
-            raise error
+            name = f' "{request.name}"' if request.name else ""
+            why = f"{resource_name(kind)}{name} is forbidden: {why}"
+            raise ApiError(403, "Forbidden", why, about(kind, request.name))
 
     def check_escalation(self, user, kind, obj):
         """Nobody gives away rights that they do not have (pkg/registry/rbac, escalation_check)."""
@@ -5960,8 +5952,7 @@ class Access:
             return {"authenticated": True, "user": user_info(found), "audiences": spec.get("audiences") or [self.issuer]
                     } if found else {"user": {}, "error": "invalid bearer token"}
         if name == "SelfSubjectRulesReview":
-            rules = list(self.rules(user, given.pop("spec").get("namespace", "")))
-            given["spec"] = {}
+            rules, given["spec"] = list(self.rules(user, spec.get("namespace", ""))), {}
             return {"resourceRules": [rule for rule in rules if "resources" in rule],
                     "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule], "incomplete": False}
         asked, other, faults = spec.get("resourceAttributes"), spec.get("nonResourceAttributes"), Faults()
@@ -5971,13 +5962,13 @@ class Access:
             user = User(spec.get("user", ""), tuple(spec.get("groups") or ()), spec.get("uid", ""), {})
         if other is not None:
             return {"allowed": self.allowed(user, other.get("verb"), None, None, path=other.get("path", ""))}
-        resource = asked.get("resource", "") + (f"/{asked['subresource']}" if asked.get("subresource") else "")
+        resource = "/".join(filter(None, (asked.get("resource"), asked.get("subresource"))))
         return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""), resource,
                                         asked.get("namespace") or None, asked.get("name"))}
 
     def kubeconfig(self):
         server = f"https://{self.settings.host_ip}:{self.settings.port}"
-        ca = base64.b64encode(self.ca.encode()).decode()
+        ca = in_base64(self.ca)
         return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
                 f"    server: {server}\n    certificate-authority-data: {ca}\n"
                 f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
@@ -5994,29 +5985,26 @@ def pick(value, names):
     return {name: value[name] for name in names if name in value}
 def without(value, *names):
     return {name: item for name, item in value.items() if name not in names}
-def is_foreign(obj):
-    return obj["kind"] == "Pod" and FOREIGN in (obj["metadata"].get("annotations") or ())
-
-# -- defaults that depend on other fields; those that do not are in SCHEMA
-def is_published(obj):
-    return obj["kind"] == "Service" and FOREIGN in (obj["metadata"].get("annotations") or ())
-
 def fill(obj, **defaults):
     for field, default in defaults.items():
         obj.setdefault(field, default)
+def is_foreign(obj, kind="Pod"):
+    return obj["kind"] == kind and FOREIGN in (obj["metadata"].get("annotations") or ())
+def is_published(obj):
+    return is_foreign(obj, "Service")
 
+# -- defaults that depend on other fields; those that do not are in SCHEMA
 def pull_policy(image):
     return "Always" if split_image(image or "")[1] == "latest" else "IfNotPresent"
 
 def default_pod_spec(spec, is_pod=False):
-    for field in ("initContainers", "containers", "ephemeralContainers"):
-        for container in spec.get(field) or ():
-            fill(container, imagePullPolicy=pull_policy(container.get("image")), resources={})
-            resources = container["resources"]
-            if is_pod and resources.get("limits"):
-                resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
-            for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
-                fill(port, hostPort=port["containerPort"])
+    for _, container in containers_of(spec):
+        fill(container, imagePullPolicy=pull_policy(container.get("image")), resources={})
+        resources = container["resources"]
+        if is_pod and resources.get("limits"):
+            resources["requests"] = {**resources["limits"], **resources.get("requests", {})}
+        for port in container.get("ports") or () if is_pod and spec.get("hostNetwork") else ():
+            fill(port, hostPort=port["containerPort"])
     for volume in spec.get("volumes") or ():
         if len(volume) == 1:
             volume["emptyDir"] = {}
@@ -6036,30 +6024,28 @@ class Defaults:
         fill(spec, enableServiceLinks=True)
         pod["status"] = {"phase": "Pending", "qosClass": qos_class(spec) if spec.get("containers") else "BestEffort"}
     def Deployment(obj):
-        strategy = obj["spec"].get("strategy")
-        if strategy is not None and strategy.get("type", "RollingUpdate") == "RollingUpdate":
-            fill_defaults("RollingUpdateDeployment", strategy.setdefault("rollingUpdate", {}))
+        strategy = obj["spec"].get("strategy") or obj["spec"].get("updateStrategy")
+        if strategy is not None and strategy["type"] == "RollingUpdate":
+            fill_defaults("RollingUpdate" + obj["kind"], strategy.setdefault("rollingUpdate", {}))
         default_pod_spec(obj["spec"]["template"]["spec"])
     def Service(service):
         spec = service["spec"]
         for port in spec.get("ports") or ():
             port["targetPort"] = port.get("targetPort") or port["port"]
-        if spec["type"] in ("NodePort", "LoadBalancer"):
-            fill(spec, externalTrafficPolicy="Cluster")
-        if spec["type"] == "LoadBalancer":
-            fill(spec, allocateLoadBalancerNodePorts=True)
-        if spec["type"] != "ExternalName":
-            fill(spec, internalTrafficPolicy="Cluster")
+        is_balanced, inside = spec["type"] == "LoadBalancer", "" if spec["type"] == "ExternalName" else "Cluster"
+        outside = "Cluster" if is_balanced or spec["type"] == "NodePort" else ""
+        fill(spec, **filled(externalTrafficPolicy=outside, allocateLoadBalancerNodePorts=is_balanced,
+                            internalTrafficPolicy=inside))
         if spec["sessionAffinity"] == "ClientIP":
             fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
         else:
             spec.pop("sessionAffinityConfig", None)
     def Node(node):
         if node["spec"].get("podCIDR"):
-            node["spec"].setdefault("podCIDRs", [node["spec"]["podCIDR"]])
+            fill(node["spec"], podCIDRs=[node["spec"]["podCIDR"]])
     def Secret(secret):
         for key, value in (secret.pop("stringData", None) or {}).items():
-            secret.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+            secret.setdefault("data", {})[key] = in_base64(value)
     def ServiceAccount(account):
         account.update(filled(secrets=[pick(secret, ("name",)) for secret in account.get("secrets") or ()]))
     def ReplicationController(obj):
@@ -6078,11 +6064,8 @@ class Defaults:
             claim.update(kind="PersistentVolumeClaim", apiVersion="v1")
         default_pod_spec(spec["template"]["spec"])
     def DaemonSet(obj):
-        strategy = obj["spec"]["updateStrategy"]
-        if strategy["type"] == "RollingUpdate":
-            fill_defaults("RollingUpdateDaemonSet", strategy.setdefault("rollingUpdate", {}))
+        Defaults.Deployment(obj)
         obj["metadata"].setdefault("annotations", {}).setdefault(TEMPLATE_COUNT, "1")
-        default_pod_spec(obj["spec"]["template"]["spec"])
     def Job(job):
         spec = job["spec"]
         if "completions" not in spec and "parallelism" not in spec:
@@ -6091,8 +6074,9 @@ class Defaults:
              backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
              podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
         default_pod_spec(spec["template"]["spec"])
-        if not job["metadata"].get("labels") and spec["template"]["metadata"].get("labels"):
-            job["metadata"]["labels"] = spec["template"]["metadata"]["labels"]      # the same: see select_own_pods()
+        labels = spec["template"]["metadata"].get("labels")
+        if labels and not job["metadata"].get("labels"):
+            job["metadata"]["labels"] = labels                  # the same dict: see select_own_pods()
     def HorizontalPodAutoscaler(obj):
         spec, percent = obj["spec"], {"type": "Percent", "value": 100, "periodSeconds": 15}
         if not spec.get("metrics"):
@@ -6106,9 +6090,8 @@ class Defaults:
         spec = obj["spec"]
         spec["policyTypes"] = spec.get("policyTypes") or ["Ingress"] + ["Egress"] * bool(spec.get("egress"))
     def RoleBinding(obj):
-        for subject in obj.get("subjects") or ():
-            if subject["kind"] in ("User", "Group") and not subject.get("apiGroup"):
-                subject["apiGroup"] = "rbac.authorization.k8s.io"
+        for subject in [each for each in obj.get("subjects") or () if each["kind"] in ("User", "Group")]:
+            subject["apiGroup"] = subject.get("apiGroup") or "rbac.authorization.k8s.io"
     def LimitRange(obj):
         for item in obj["spec"]["limits"] or ():
             if item["type"] == "Container":
@@ -6124,13 +6107,12 @@ class Defaults:
             spec["dataSource"] = dict(ref)
     def CustomResourceDefinition(crd):
         spec, names, status = crd["spec"], crd["spec"]["names"], crd["status"]
-        kind = names.get("kind")
-        if kind:
-            names["singular"] = names.get("singular") or kind.lower()
-            names["listKind"] = names.get("listKind") or kind + "List"
+        if names.get("kind"):
+            names["singular"] = names.get("singular") or names["kind"].lower()
+            names["listKind"] = names.get("listKind") or names["kind"] + "List"
         fill(spec, conversion={"strategy": "None"})
-        if not status.get("storedVersions"):
-            status["storedVersions"] = [version["name"] for version in spec["versions"] or () if version["storage"]][:1]
+        status["storedVersions"] = status.get("storedVersions") or [
+            version["name"] for version in spec["versions"] or () if version["storage"]][:1]
     def Namespace(namespace):
         meta = namespace["metadata"]
         meta.setdefault("labels", {})["kubernetes.io/metadata.name"] = meta.get("name", "")
@@ -6140,6 +6122,18 @@ class Defaults:
     ReplicaSet, ClusterRoleBinding = Deployment, RoleBinding
 
 # -- validation: Kubernetes' field paths, reasons and words (pkg/apis/core/validation)
+def refuse(faults, rows, path="", value=None):
+    """Add those of the rows (see Checks) that are wrong to Faults. path and value: of the message they are about."""
+    for is_wrong, at, refusal, *found in rows:
+        if is_wrong:
+            what, _, why = refusal.partition(": ")
+            what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
+            faults.add((path + at).lstrip("."), what, found[0] if found else found_at(value, at), why)
+
+def adding(check):
+    """A function that yields rows as one that adds them to the Faults which it is given last."""
+    return lambda *given: refuse(given[-1], check(*given[:-1]))
+
 def validate_meta(kind, meta, faults):
     if meta.get("name"):
         faults.name("metadata.name", meta["name"], KIND_NAMES.get(kind.id, "subdomain"))
@@ -6158,49 +6152,38 @@ def supported(words):
 
 def validate_fields(type_, value, path, faults):
     """Check a message and those below it by the rules of SCHEMA, and by Checks where a rule cannot say it."""
-    def refuse(below, refusal, *found):
-        what, _, why = refusal.partition(": ")
-        what, why = (what, why) if what in REFUSALS else ("Invalid value", refusal)
-        faults.add((path + below).lstrip("."), what, found[0] if found else found_at(value, below), why)
-    late = {}                                       # field: what is said of those below it, after what they say
-    for is_wrong, below, *row in getattr(Checks, type_, lambda **_: ())(**value):
-        step = re.match(r"\.(\w+)[.[]", below)
-        if is_wrong and step and row[0] != MISMATCH:
-            late.setdefault(step[1], []).append((below, *row))
-        elif is_wrong:
-            refuse(below, *row)
+    say = lambda *rows: refuse(faults, rows, path, value)
+    rows = {}                                       # field: what is said of those below it, after what they say
+    for row in getattr(Checks, type_, lambda **_: ())(**value):
+        step = re.match(r"\.\w+(?=[.[])", row[1]) if row[2] != MISMATCH else None
+        rows.setdefault(step and step[0], []).append(row)
+    say(*rows.get(None, ()))
     for field in message(type_).by_name.values():
         found, at = value.get(field.name), f".{field.name}"
         for rule in field.rules:
-            if rule in ("need", "opt") or rule[0] == "?":
-                continue
-            elif rule == "req" and not found:
-                refuse(at, "Required value")
+            if rule == "req" and not found:
+                say((True, at, "Required value"))
                 break                                           # nothing more is said of what is missing
-            elif rule == "req" or found in (None, "", 0) and not (
+            if rule in ("need", "opt", "req") or rule[0] == "?" or found in (None, "", 0) and not (
                     found == 0 and rule[0].isdigit() or found == "" and field.always and "," in rule):
                 continue
-            elif rule == "unique":
-                names = [item.get(field.keys[0]) for item in found]
-                for i in [i for i in range(len(names)) if is_twice(i, names)]:
-                    refuse(f"{at}[{i}].{field.keys[0]}", "Duplicate value")
+            if rule == "unique":
+                say(*check_twice(at, found, field.keys[0]))
             elif rule == "@ip":
-                if not is_address(found):
-                    refuse(at, BAD_ADDRESS)
+                say((not is_address(found), at, BAD_ADDRESS))
             elif rule[0] == "@":
-                faults.name((path + at).lstrip("."), found, rule[1:])
+                say(*check_name(at, rule[1:], found))
             elif ".." in rule:
                 low, high = rule.split("..")
-                if found < int(low) or high and found > int(high):
-                    refuse(at, f"must be between {low} and {high}, inclusive" if high else
-                           f"must be greater than or equal to {low}")
-            elif found not in rule.lstrip("!").split(","):
-                refuse(at, supported(rule.lstrip("!").split(",")))
+                say((found < int(low) or high and found > int(high), at, f"must be between {low} and {high}, inclusive"
+                     if high else f"must be greater than or equal to {low}"))
+            else:
+                words = rule.lstrip("!").split(",")
+                say((found not in words, at, supported(words)))
         if found is not None and field.type not in SCALARS and field.name != "metadata":
             for i, item in found.items() if field.kind == "{}" else enumerate(found) if field.kind else [("", found)]:
                 validate_fields(field.type, item, f"{path}{at}[{i}]" if field.kind else path + at, faults)
-        for row in late.get(field.name, ()):
-            refuse(*row)
+        say(*rows.get(at, ()))
 
 # What follows yields rows: whether it is wrong, the path below the message, the refusal ("Required value: why"; an
 # invalid value where it names no reason) and, where that is not what stands at the path, what was found.
@@ -6213,10 +6196,12 @@ MODES = "ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"
 
 def check_name(at, rule, name):
     return [(True, at, fault, name) for fault in name_faults(rule, name)]
-
 def check_labels(at, labels):
     for key, value in (labels or {}).items():
         yield from check_name(at, "labelkey", key) + check_name(at, "labelvalue", value)
+def check_path(at, path):
+    yield path[:1] == "/", at, "must be a relative path"
+    yield ".." in path.split("/"), at, "must not contain '..'"
 
 def check_port(at, port):
     """A port by number or by name."""
@@ -6234,15 +6219,14 @@ def check_share(at, value, limit=100):
 def is_none(value):
     """Whether a share is 0 or 0%."""
     return str(value).rstrip("%") == "0"
-
 def is_twice(i, items):
     return items[i] in items[:i]
-
-def check_names(at, items):
+def twice(items):
+    """The places in a list at which an item stands once more."""
+    return [i for i, item in enumerate(items) if item is not None and is_twice(i, items)]
+def check_twice(at, items, key="name"):
     """No two items of a list have the same name."""
-    names = [item.get("name") for item in items or ()]
-    for i, name in enumerate(names):
-        yield name is not None and is_twice(i, names), f"{at}[{i}].name", "Duplicate value"
+    return [(True, f"{at}[{i}].{key}", "Duplicate value") for i in twice([item.get(key) for item in items or ()])]
 
 def items_of(**fields):
     """(field, key, value) of several maps."""
@@ -6328,9 +6312,8 @@ class Checks:
         yield expirationSeconds > 1 << 32, ".expirationSeconds", "may not specify a duration larger than 2^32 seconds"
     def VolumeMount(subPath="", subPathExpr="", **_):
         yield subPath and subPathExpr, ".subPathExpr", "subPathExpr and subPath are mutually exclusive"
-        for field, path in (("subPath", subPath), ("subPathExpr", subPathExpr)):
-            yield path[:1] == "/", "." + field, "must be a relative path"
-            yield ".." in path.split("/"), "." + field, "must not contain '..'"
+        yield from check_path(".subPath", subPath)
+        yield from check_path(".subPathExpr", subPathExpr)
     def KeyToPath(path="", **_):
         yield path[:1] == "/", ".path", "must be a relative path"
         yield path[:1] != "/" and (".." in path.split("/") or path[:2] == ".."), ".path", "must not contain '..'"
@@ -6356,10 +6339,10 @@ class Checks:
         for i, mounts in enumerate(container.get("volumeMounts") or () for container in containers or ()):
             targets = [mount.get("mountPath") or "/" for mount in mounts]
             for j, target in enumerate(targets):
-                at, twice = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
+                at, again = f".containers[{i}].volumeMounts[{j}]", is_twice(j, targets)
                 yield mounts[j]["name"] not in names, at + ".name", "Not found"
-                yield twice or target[0] != "/", at + ".mountPath", (
-                    "must be unique" if twice else "must be an absolute path: the engine mounts no other"), target
+                yield again or target[0] != "/", at + ".mountPath", (
+                    "must be unique" if again else "must be an absolute path: the engine mounts no other"), target
         yield (dnsPolicy == "None" and not dig(dnsConfig, "nameservers"), ".dnsConfig.nameservers",
                "Required value: must provide at least one DNS nameserver when `dnsPolicy` is None")
     def ServiceSpec(type, ports=(), clusterIP="", clusterIPs=(), externalName="", **_):
@@ -6373,7 +6356,7 @@ class Checks:
         names = [port.get("name") for port in ports]
         transports = [{"Name": "", "Protocol": port.get("protocol"), "AppProtocol": None, "Port": port["port"],
                        "TargetPort": 0, "NodePort": 0} for port in ports]
-        yield from check_names(".ports", ports)
+        yield from check_twice(".ports", ports)
         for i, port in enumerate(ports):
             at = f".ports[{i}]"
             yield len(ports) > 1 and not names[i], at + ".name", "Required value"
@@ -6416,16 +6399,15 @@ class Checks:
     def DaemonSetUpdateStrategy(type, rollingUpdate=None):
         known = "RollingUpdate", "OnDelete"
         yield type not in known, "", supported(known), {"Type": type, "RollingUpdate": rollingUpdate}
-    def RollingUpdateDaemonSet(maxUnavailable, maxSurge):
-        shares = maxUnavailable, maxSurge
-        yield from check_share(".maxUnavailable", maxUnavailable)
-        yield from check_share(".maxSurge", maxSurge)
-        yield all(map(is_none, shares)), ".maxUnavailable", "Required value: cannot be 0 when maxSurge is 0"
-        yield (all(re.match("0*[1-9]", str(share)) for share in shares), ".maxSurge",
+    def RollingUpdateDaemonSet(**shares):
+        for field, share in shares.items():
+            yield from check_share("." + field, share)
+        yield all(map(is_none, shares.values())), ".maxUnavailable", "Required value: cannot be 0 when maxSurge is 0"
+        yield (all(re.match("0*[1-9]", str(share)) for share in shares.values()), ".maxSurge",
                "may not be set when maxUnavailable is non-zero")
     def StatefulSetUpdateStrategy(type, rollingUpdate=None):
-        shown = rollingUpdate and {name[0].upper() + name[1:]: rollingUpdate.get(name) for name in (
-            "partition", "maxUnavailable")}
+        shown = rollingUpdate and {"Partition": rollingUpdate.get("partition"),
+                                   "MaxUnavailable": rollingUpdate.get("maxUnavailable")}
         yield (type not in ("RollingUpdate", "OnDelete"), "", "must be 'RollingUpdate' or 'OnDelete'",
                {"Type": type, "RollingUpdate": shown})
         yield (type == "OnDelete" and rollingUpdate is not None, ".rollingUpdate",
@@ -6486,9 +6468,9 @@ class Checks:
         yield not rules and defaultBackend is None, "", "either `defaultBackend` or `rules` must be specified", None
         for i, rule in enumerate(rules):
             yield from check_host(f".rules[{i}].host", rule["host"]) if rule.get("host") else ()
-        for at, host in [(f".tls[{i}].hosts[{j}]", host) for i, each in enumerate(tls)
-                         for j, host in enumerate(each.get("hosts") or ())]:
-            yield from () if is_address(host) else check_host(at, host)
+        for i, each in enumerate(tls):
+            for j, host in enumerate(each.get("hosts") or ()):
+                yield from () if is_address(host) else check_host(f".tls[{i}].hosts[{j}]", host)
     def HTTPIngressPath(backend, path="", pathType=None):
         exact = pathType in ("Exact", "Prefix")
         if pathType is None:
@@ -6513,7 +6495,7 @@ class Checks:
         for i, word in enumerate(policyTypes):
             yield word not in ("Ingress", "Egress"), f".policyTypes[{i}]", supported(["Ingress", "Egress"])
     def Container(ports=(), livenessProbe=None, startupProbe=None, **_):
-        yield from check_names(".ports", ports)
+        yield from check_twice(".ports", ports)
         for field, probe in (("livenessProbe", livenessProbe), ("startupProbe", startupProbe)):
             yield dig(probe, "successThreshold", default=1) != 1, f".{field}.successThreshold", "must be 1"
     def Node(spec, **_):
@@ -6535,7 +6517,7 @@ class Checks:
         yield maxSkew < 1, ".maxSkew", "must be greater than zero"
         yield not topologyKey, ".topologyKey", "Required value: can not be empty"
     def EndpointSlice(addressType="", endpoints=(), ports=(), **_):
-        yield from check_names("ports", ports)
+        yield from check_twice("ports", ports)
         for i, endpoint in enumerate(endpoints or ()):
             at, addresses = f"endpoints[{i}].addresses", endpoint.get("addresses") or ()
             yield not addresses, at, "Required value: must contain at least 1 address"
@@ -6625,9 +6607,9 @@ class Checks:
             faults = name_faults("rfc1035", name.lower()) if name and field.lower().endswith("kind") else ()
             yield not name, "spec.names." + field, "Required value"
             yield faults, "spec.names." + field, "may have mixed case, but should otherwise match: " + ",".join(faults)
-        for field, i, name in [(field, *item) for field in ("shortNames", "categories")
-                               for item in enumerate(names.get(field) or ())]:
-            yield from check_name(f"spec.names.{field}[{i}]", "rfc1035", name)
+        for field in ("shortNames", "categories"):
+            for i, name in enumerate(names.get(field) or ()):
+                yield from check_name(f"spec.names.{field}[{i}]", "rfc1035", name)
         yield (names.get("kind") and names["kind"] == names.get("listKind"), "spec.names.listKind",
                "kind and listKind may not be the same")
         yield group and "." not in group, "spec.group", "should be a domain with at least one dot"
@@ -6684,24 +6666,20 @@ FORBIDDEN = [  # kind, where, which fields (- all but these), why they may not c
     ("PriorityClass", "value", "value", "may not be changed in an update."),
 ]
 
-def forget_exposure(spec, before):
-    """A Service that is no longer exposed loses what only served that, unless the client changed it as well."""
-    numbers = lambda spec: {port.get("nodePort") for port in spec.get("ports") or ()} - {None}
-    if before["type"] in ("NodePort", "LoadBalancer") and spec["type"] not in ("NodePort", "LoadBalancer"):
-        for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
-            port.pop("nodePort", None)
-        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
-            if spec.get(field) == before.get(field):
-                spec.pop(field, None)
-
 def keep_assigned(kind, obj, old):
     """What an update need not say again, since the server had filled it in, or may not say."""
     spec, before = obj.get("spec"), old.get("spec")
     if kind.id == "Service":
-        forget_exposure(spec, before)
-        is_inside = "ExternalName" not in (spec["type"], before["type"])
-        if is_inside and before.get("clusterIP") and not spec.get("clusterIP"):
-            spec["clusterIP"] = before["clusterIP"]
+        exposed, numbers = ("NodePort", "LoadBalancer"), lambda spec: {
+            port.get("nodePort") for port in spec.get("ports") or ()} - {None}
+        if before["type"] in exposed and spec["type"] not in exposed:   # it loses what only served that, if unchanged
+            for port in spec.get("ports") or () if numbers(spec) == numbers(before) else ():
+                port.pop("nodePort", None)
+            for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
+                if spec.get(field) == before.get(field):
+                    spec.pop(field, None)
+        if "ExternalName" not in (spec["type"], before["type"]):
+            spec.update(filled(clusterIP=spec.get("clusterIP") or before.get("clusterIP")))
     elif kind.id == "Namespace":
         spec.update(pick(before, ("finalizers",)))
     elif kind.id == "Pod" and not is_foreign(obj):
@@ -6711,96 +6689,84 @@ def keep_assigned(kind, obj, old):
         count = int(old["metadata"]["annotations"][TEMPLATE_COUNT]) + (before["template"] != spec["template"])
         obj["metadata"]["annotations"][TEMPLATE_COUNT] = str(count)
 
-def validate_update(kind, old, new, faults):
+@adding
+def validate_update(kind, old, new):
     """What may not change."""
-    before, after = old.get("spec", {}), new.get("spec", {})
-    if kind.id == "PersistentVolumeClaim" and dig(old, "status", "phase") == "Bound":
+    before, after, status = old.get("spec", {}), new.get("spec", {}), old.get("status")
+    if kind.id == "PersistentVolumeClaim" and dig(status, "phase") == "Bound":
         old = {**old, "spec": {**before, **pick(after, ("resources", "volumeAttributesClassName"))}}
     for path in IMMUTABLE.get(kind.id, "").split():
         had, found = (dig(obj, *path.split(".")) for obj in (old, new))
-        if had != found:
-            faults.add(path, "Invalid value", "" if found is None and isinstance(had, str) else found,
-                       "field is immutable")
+        yield had != found, path, "field is immutable", "" if found is None and isinstance(had, str) else found
     for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
-        a, b = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
-                 if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
-        if a != b:
-            faults.add(where, "Forbidden", why=why)
-    if kind.id in ("RoleBinding", "ClusterRoleBinding") and old["roleRef"] != new["roleRef"]:
+        had, found = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
+                       if (key in fields.split()) != (fields[0] == "-")} for obj in (old, new))
+        yield had != found, where, "Forbidden: " + why
+    if kind.id in ("RoleBinding", "ClusterRoleBinding"):
         found = dict(zip(("APIGroup", "Kind", "Name"), pick(new["roleRef"], ("apiGroup", "kind", "name")).values()))
-        faults.add("roleRef", "Invalid value", found, "cannot change roleRef")
-    if kind.id == "Job":
-        if before.get("completions") != after.get("completions") and not (
-                after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")):
-            faults.add("spec.completions", "Invalid value", after.get("completions"), "field is immutable")
-        is_asleep = before.get("suspend") and not dig(old, "status", "startTime")
+        yield old["roleRef"] != new["roleRef"], "roleRef", "cannot change roleRef", found
+    elif kind.id == "Job":
+        had, found = before.get("completions"), after.get("completions")
+        is_elastic = after.get("completionMode") == "Indexed" and found == after.get("parallelism")
+        yield had != found and not is_elastic, "spec.completions", "field is immutable", found
+        is_asleep = before.get("suspend") and not dig(status, "startTime")
         rest = lambda template: template if not is_asleep else {
             "metadata": without(template["metadata"], "labels", "annotations"),
             "spec": without(template["spec"], "nodeSelector", "affinity", "tolerations", "schedulingGates")}
-        if rest(before["template"]) != rest(after["template"]):
-            faults.add("spec.template", "Invalid value", after["template"], "field is immutable")
-    for i, gate in enumerate(after.get("schedulingGates") or () if kind.id == "Pod" else ()):
-        if gate not in (before.get("schedulingGates") or ()):
-            faults.add(f"spec.schedulingGates[{i}].name", "Forbidden",
-                       why=f"only deletion is allowed, but found new scheduling gate '{gate['name']}'")
-    if kind.id == "Pod":
+        yield (rest(before["template"]) != rest(after["template"]), "spec.template", "field is immutable",
+               after["template"])
+    elif kind.id == "Pod":
+        for i, gate in enumerate(after.get("schedulingGates") or ()):
+            yield (gate not in (before.get("schedulingGates") or ()), f"spec.schedulingGates[{i}].name",
+                   f"Forbidden: only deletion is allowed, but found new scheduling gate '{gate['name']}'")
         for field in CONTAINERS:
             if len(before.get(field) or ()) != len(after.get(field) or ()):
-                return faults.add(f"spec.{field}", "Forbidden", why="pod updates may not add or remove containers")
-        old_ones, new_ones = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
-                              for spec in (before, after))
-        if any(each not in new_ones for each in old_ones):
-            faults.add("spec.tolerations", "Forbidden",
-                       why="existing toleration can not be modified except its tolerationSeconds")
-    if kind.id == "Pod" and fixed(before) != fixed(after):
-        faults.add("spec", "Forbidden", why="pod updates may not change fields other than `spec.containers[*].image`,"
-                   "`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to "
-                   "existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
-                   "previously negative)")
-    if kind.id == "PersistentVolumeClaim":
-        wanted, before_it, has = (quantity_nanos(dig(part, "storage", default="0")) for part in (
-            after["resources"].get("requests"), before["resources"].get("requests"), dig(old, "status", "capacity")))
-        if has >= wanted < before_it:
-            faults.add("spec.resources.requests.storage", "Forbidden", why="field can not be less than status.capacity")
-    if kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]) and (
-            before.get("clusterIP") and after.get("clusterIP") not in ("", None, before["clusterIP"])):
-        faults.add("spec.clusterIPs[0]", "Invalid value", [after["clusterIP"]], "may not change once set")
-    if old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")):
-        faults.add("data" if new.get("immutable") else "immutable", "Forbidden",
-                   why="field is immutable when `immutable` is set")
+                yield True, "spec." + field, "Forbidden: pod updates may not add or remove containers"
+                return
+        had, found = ([without(each, "tolerationSeconds") for each in spec.get("tolerations") or ()]
+                      for spec in (before, after))
+        yield (any(each not in found for each in had), "spec.tolerations",
+               "Forbidden: existing toleration can not be modified except its tolerationSeconds")
+        yield (fixed(before) != fixed(after), "spec", "Forbidden: pod updates may not change fields other than "
+               "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"
+               "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
+               "(allow it to be set to 1 if it was previously negative)")
+    elif kind.id == "PersistentVolumeClaim":
+        has = quantity_nanos(dig(status, "capacity", "storage", default="0"))
+        yield (has >= claim_nanos(new) < claim_nanos(old), "spec.resources.requests.storage",
+               "Forbidden: field can not be less than status.capacity")
+    elif kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
+        had, found = before.get("clusterIP"), after.get("clusterIP")
+        yield had and found not in ("", None, had), "spec.clusterIPs[0]", "may not change once set", [found]
+    yield (old.get("immutable") and any(old.get(f) != new.get(f) for f in ("data", "binaryData", "immutable")),
+           "data" if new.get("immutable") else "immutable", "Forbidden: field is immutable when `immutable` is set")
     kept = old["metadata"].get("finalizers") or ()
     added = ", ".join(f'"{name}"' for name in new["metadata"].get("finalizers") or () if name not in kept)
-    if is_deleting(old) and added:
-        faults.add("metadata.finalizers", "Forbidden", why="no new finalizers can be added if the object is being "
-                   f"deleted, found new finalizers []string{{{added}}}")
+    yield (is_deleting(old) and added, "metadata.finalizers", "Forbidden: no new finalizers can be added if the object "
+           f"is being deleted, found new finalizers []string{{{added}}}")
 
-DEBUG_FIELDS = set("name image command args workingDir envFrom env volumeMounts volumeDevices imagePullPolicy "
-                   "terminationMessagePath terminationMessagePolicy securityContext stdin stdinOnce tty "
-                   "targetContainerName".split())     # of an ephemeral container (allowedEphemeralContainerFields)
+NOT_EPHEMERAL = ("lifecycle livenessProbe ports readinessProbe resizePolicy resources restartPolicy restartPolicyRules "
+                 "startupProbe").split()        # those of a container that an ephemeral one may not have
 
-def validate_ephemeral(kind, old, new, faults):
-    """Refuse what may not be done to spec.ephemeralContainers, to which one only adds
-    (ValidatePodEphemeralContainersUpdate)."""
-    spec, where, why = new["spec"], "spec.ephemeralContainers", "cannot be set for an Ephemeral Container"
-    present = {each["name"]: each for each in spec.get("ephemeralContainers") or ()}
-    others = {each["name"] for field in ("containers", "initContainers") for each in spec.get(field) or ()}
-    if is_foreign(old):
-        faults.add("", "Forbidden", why="static pods do not support ephemeral containers")
+@adding
+def validate_ephemeral(kind, old, new):
+    """What may not be done to spec.ephemeralContainers: one only adds (ValidatePodEphemeralContainersUpdate)."""
+    where, why = "spec.ephemeralContainers", "Forbidden: cannot be set for an Ephemeral Container"
+    present = {each["name"]: each for each in new["spec"].get("ephemeralContainers") or ()}
+    others = {each["name"] for field in CONTAINERS for each in new["spec"].get(field) or ()}
+    yield is_foreign(old), "", "Forbidden: static pods do not support ephemeral containers"
     for each in old["spec"].get("ephemeralContainers") or ():
-        if present.get(each["name"]) != each:
-            what = "changed" if each["name"] in present else "removed"
-            faults.add(where, "Forbidden", why=f'existing ephemeral containers "{each["name"]}" may not be {what}\n')
+        yield (present.get(each["name"]) != each, where, f'Forbidden: existing ephemeral containers "{each["name"]}" '
+               f"may not be {'changed' if each['name'] in present else 'removed'}\n")
     for i, each in enumerate(present.values()):
         at, target = f"{where}[{i}].", each.get("targetContainerName")
-        if each["name"] in others:
-            faults.add(at + "name", "Duplicate value", each["name"])
-        if target and target not in others:
-            faults.add(at + "targetContainerName", "Not found", target)
-        for field in sorted(set(filter(each.get, each)) - DEBUG_FIELDS):
-            faults.add(at + field, "Forbidden", why=why)
+        yield each["name"] in others, at + "name", "Duplicate value", each["name"]
+        yield target and target not in others, at + "targetContainerName", "Not found", target
+        for field in filter(each.get, NOT_EPHEMERAL):
+            yield True, at + field, why
         for j, mount in enumerate(each.get("volumeMounts") or ()):
             for field in filter(mount.get, ("subPath", "subPathExpr")):
-                faults.add(f"{at}volumeMounts[{j}].{field}", "Forbidden", why=why)
+                yield True, f"{at}volumeMounts[{j}].{field}", why
 
 # -- custom resources: a CustomResourceDefinition's structural schema does for them what SCHEMA does for the others
 TYPES = {"object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "integer": (int,),
@@ -6847,99 +6813,84 @@ def clean_custom(schema, value, findings, path=""):
 
 def default_custom(schema, value):
     """Fill in a structural schema's defaults, in place."""
-    if isinstance(value, list):
-        for item in value:
-            default_custom(schema.get("items") or {}, item)
-    elif isinstance(value, dict):
-        for name, each in schema.get("properties", {}).items():
-            if "default" in each and name not in value:
-                value[name] = json.loads(dumps(each["default"]))
+    for item in value if isinstance(value, list) else ():
+        default_custom(schema.get("items") or {}, item)
+    if isinstance(value, dict):
+        fill(value, **{name: json.loads(dumps(each["default"])) for name, each in schema.get("properties", {}).items()
+                       if "default" in each})
         for name, item in value.items():
             default_custom(schema_below(schema, name) or {}, item)
 
-def counted(number):
-    return f"{number} item" + "s" * (number != 1)
-
-def validate_custom(schema, value, path, faults):
-    """Hold a custom resource, or a part of it, against its schema (k8s.io/kube-openapi, pkg/validation)."""
-    where, at = path.lstrip("."), path.lstrip(".") or "<nil>"
-    def invalid(found, why):
-        faults.add(at, "Invalid value", found, f"{where} in body {why}")
-    if value is None and (schema.get("nullable") or not schema.get("type")):
+def check_custom(schema, value, path):
+    """Rows of what is wrong with (a part of) a custom resource by its schema (k8s.io/kube-openapi, pkg/validation)."""
+    where, type_, keys = path.lstrip("."), schema.get("type"), schema.get("x-kubernetes-list-map-keys")
+    at, body, items = where or "<nil>", where + " in body ", []
+    if value is None and (schema.get("nullable") or not type_):
         return
-    wanted = TYPES.get(schema.get("type"), (int, str) if schema.get("x-kubernetes-int-or-string") else None)
+    wanted = TYPES.get(type_, (int, str) if schema.get("x-kubernetes-int-or-string") else None)
     is_whole = type(value) is float and wanted == (int,) and value == int(value)
     if wanted and type(value) not in wanted and not is_whole:
         found = next((name for name, types in TYPES.items() if type(value) in types), "null")
-        return invalid(found, f"must be of type {schema.get('type') or 'integer,string'}: \"{found}\"")
-    if "enum" in schema and value not in schema["enum"]:
-        faults.add(at, "Unsupported value", value, "supported values: " + ", ".join(
-            dumps(each).decode() for each in schema["enum"]))
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        low, high, step = (schema.get(key) for key in ("minimum", "maximum", "multipleOf"))
-        if low is not None and (value <= low if schema.get("exclusiveMinimum") else value < low):
-            invalid(value, f"should be greater than {'' if schema.get('exclusiveMinimum') else 'or equal to '}{low:g}")
-        if high is not None and (value >= high if schema.get("exclusiveMaximum") else value > high):
-            invalid(value, f"should be less than {'' if schema.get('exclusiveMaximum') else 'or equal to '}{high:g}")
-        if step and value % step:
-            invalid(value, f"should be a multiple of {step:g}")
-    if isinstance(value, dict):
-        for name in [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]:
-            if name not in value:
-                faults.add(f"{path}.{name}".lstrip("."), "Required value")
+        yield True, at, f'{body}must be of type {type_ or "integer,string"}: "{found}"', found
+        return
+    known = schema.get("enum", [value])
+    yield value not in known, at, "Unsupported value: supported values: " + ", ".join(
+        dumps(each).decode() for each in known), value
+    if type(value) in (int, float):
+        for key, word in (("minimum", "greater"), ("maximum", "less")):
+            bound, bare = schema.get(key, value), schema.get("exclusive" + key.title())
+            yield ((value < bound if word == "greater" else value > bound) or bare and key in schema and value == bound,
+                   at, f"{body}should be {word} than {'' if bare else 'or equal to '}{bound:g}", value)
+        step = schema.get("multipleOf")
+        yield step and value % step, at, f"{body}should be a multiple of {step or 0:g}", value
+    needed = [*schema.get("required", ()), *(("apiVersion", "kind") if schema.get(EMBEDDED) else ())]
+    for name in needed if isinstance(value, dict) else ():
+        yield name not in value, f"{path}.{name}", "Required value"
     if type(value) in SIZES:
         size, (word, too_few) = len(value), SIZES[type(value)]
-        most, least = schema.get("max" + word, size), schema.get("min" + word, 0)
-        if size > most and isinstance(value, str):
-            faults.add(at, "Too long", why=f"may not be more than {most} bytes")
-        elif size > most:
-            faults.add(at, "Too many", size, f"must have at most {counted(most)}")
-        if size < least:
-            invalid(value if isinstance(value, str) else size, too_few.format(least))
+        most, least, is_text = schema.get("max" + word, size), schema.get("min" + word, 0), isinstance(value, str)
+        yield size > most, at, (f"Too long: may not be more than {most} bytes" if is_text else
+                                f"Too many: must have at most {most} item{'s' * (most != 1)}"), size
+        yield size < least, at, body + too_few.format(least), value if is_text else size
     if isinstance(value, str):
-        if "pattern" in schema and not pattern_of(schema["pattern"]).search(value):
-            invalid(value, f"should match '{schema['pattern']}'")
-        if not FORMATS.get(schema.get("format"), lambda text: True)(value):
-            invalid(value, f"must be of type {schema['format']}: {json.dumps(value)}")
+        pattern, format_ = schema.get("pattern", ""), schema.get("format")
+        yield not pattern_of(pattern).search(value), at, f"{body}should match '{pattern}'", value
+        yield (not FORMATS.get(format_, lambda text: True)(value), at,
+               f"{body}must be of type {format_}: {json.dumps(value)}", value)
     elif isinstance(value, list):
         if schema.get("x-kubernetes-list-type") in ("map", "set"):
-            keys = schema.get("x-kubernetes-list-map-keys")
-            items = [pick(item, keys) if keys and isinstance(item, dict) else item for item in value]
-            for i in [i for i in range(len(items)) if is_twice(i, items)]:
-                faults.add(f"{at}[{i}]", "Duplicate value", items[i])
-        for i, item in enumerate(value):
-            validate_custom(schema.get("items") or {}, item, f"{path}[{i}]", faults)
+            names = [pick(item, keys) if keys and isinstance(item, dict) else item for item in value]
+            yield from [(True, f"{at}[{i}]", "Duplicate value", names[i]) for i in twice(names)]
+        items = [(schema.get("items"), item, f"{path}[{i}]") for i, item in enumerate(value)]
     elif isinstance(value, dict):
-        for name, item in value.items():
-            if path or name not in ("metadata", "kind", "apiVersion"):
-                validate_custom(schema_below(schema, name) or {}, item, f"{path}.{name}", faults)
-    def valid(each):
-        tried = Faults()
-        validate_custom(each, value, path, tried)
-        return not tried
+        items = [(schema_below(schema, name), item, f"{path}.{name}") for name, item in value.items()
+                 if path or name not in ("metadata", "kind", "apiVersion")]
+    for below, item, there in items:
+        yield from check_custom(below or {}, item, there)
+    is_valid = lambda each: not any(row[0] for row in check_custom(each, value, path))
     for word, wanted in (("anyOf", "at least one schema"), ("oneOf", "one and only one schema"),
                          ("allOf", "all the schemas")):
         each_of = schema.get(word, ())
-        good = sum(map(valid, each_of))
-        why = {"anyOf": "", "oneOf": f". Found {good} valid alternatives" if good else ". Found none valid",
-               "allOf": "" if good else ". None validated"}[word]
+        good = sum(map(is_valid, each_of))
+        is_good, why = {
+            "anyOf": (good, ""), "allOf": (good == len(each_of), "" if good else ". None validated"),
+            "oneOf": (good == 1, f". Found {good} valid alternatives" if good else ". Found none valid")}[word]
         for each in each_of if word == "allOf" else ():
-            validate_custom(each, value, path, faults)
-        if each_of and not {"anyOf": good, "oneOf": good == 1, "allOf": good == len(each_of)}[word]:
-            faults.add("<nil>", "Invalid value", "", f'"{where}" must validate {wanted} ({word}){why}')
-            if not good and word != "allOf":
-                validate_custom(each_of[0], value, path, faults)
-    if "not" in schema and valid(schema["not"]):
-        faults.add("<nil>", "Invalid value", "", f'"{where}" must not validate the schema (not)')
+            yield from check_custom(each, value, path)
+        if each_of and not is_good:
+            yield True, "<nil>", f'"{where}" must validate {wanted} ({word}){why}', ""
+            yield from check_custom(each_of[0], value, path) if not good and word != "allOf" else ()
+    yield "not" in schema and is_valid(schema["not"]), "<nil>", f'"{where}" must not validate the schema (not)', ""
 
-def pattern_of(text, known={}):
+validate_custom = adding(check_custom)
+
+@lru_cache(maxsize=256)
+def pattern_of(text):
     """A pattern of a schema, compiled once; one that Python cannot read matches everything."""
-    if text not in known:
-        try:
-            known[text] = re.compile(re.sub(r"\[\[:(\w+):\]\]", r"[\\w]", text))
-        except re.error:
-            known[text] = re.compile("")
-    return known[text]
+    try:
+        return re.compile(re.sub(r"\[\[:(\w+):\]\]", r"[\\w]", text))
+    except re.error:
+        return re.compile("")
 
 def kinds_of(definition):
     """The Kinds of a definition's served versions: first the one objects rest in, then as discovery orders them."""
@@ -7017,19 +6968,18 @@ def admit_pod(store, pod):
     spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
     fill(spec, priority=0, preemptionPolicy="PreemptLowerPriority")
     add_tolerations(spec)
-    wanted = spec.get("priorityClassName")
-    classes = [c for c in store.list("PriorityClass")
-               if (c["metadata"]["name"] == wanted if wanted else c.get("globalDefault"))]
-    if wanted and not classes:
+    wanted, runtime = spec.get("priorityClassName"), spec.get("runtimeClassName")
+    chosen = next((each for each in store.list("PriorityClass") if (
+        each["metadata"]["name"] == wanted if wanted else each.get("globalDefault"))), None)
+    if wanted and not chosen:
         raise forbidden(kind, name, f"no PriorityClass with name {wanted} was found")
-    for chosen in classes[:1]:
+    if chosen:
         if spec["priority"] not in (0, chosen["value"]):
             raise forbidden(
                 kind, name, f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; "
                 f"priority admission controller computed {chosen['value']} from the given PriorityClass name")
         spec.update(priority=chosen["value"], priorityClassName=chosen["metadata"]["name"],
                     preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
-    runtime = spec.get("runtimeClassName")
     if runtime:
         found = store.get("RuntimeClass", "", runtime)
         if not found:
@@ -7060,9 +7010,9 @@ def admit_pod(store, pod):
             if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
     if wants and bare:
         volume = "kube-api-access-" + "".join(random.choices(SAFE_LETTERS, k=5))
-        mount = {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER}
         for container in bare:
-            container.setdefault("volumeMounts", []).append(dict(mount))
+            container.setdefault("volumeMounts", []).append(
+                {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER})
         field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
         spec.setdefault("volumes", []).append({"name": volume, "projected": {"defaultMode": 420, "sources": [
             {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
@@ -7073,20 +7023,21 @@ IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 def default_class(store):
     """The name of the StorageClass for claims that name none: the newest that is marked so; None if none is."""
-    marked = [c["metadata"] for c in store.list("StorageClass", holding=IS_DEFAULT.encode())
-              if c["metadata"]["annotations"].get(IS_DEFAULT) == "true"]
-    return max(marked, key=lambda meta: meta["creationTimestamp"])["name"] if marked else None
+    marked = [(c["metadata"]["creationTimestamp"], c["metadata"]["name"]) for c in store.list(
+        "StorageClass", holding=IS_DEFAULT.encode()) if c["metadata"]["annotations"].get(IS_DEFAULT) == "true"]
+    return max(marked)[1] if marked else None
+
+def claim_nanos(claim):
+    return quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
 
 def check_expansion(store, old, new):
     """Whether a claim may grow. Raises ApiError 403 (plugin/pkg/admission/storage/persistentvolume/resize)."""
-    size = lambda claim: quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
     class_ = store.get("StorageClass", "", new["spec"].get("storageClassName") or "")
-    if size(new) > size(old):
-        why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
-               "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
-               "support resize" if not dig(class_, "allowVolumeExpansion") else "")
-        if why:
-            raise forbidden(KIND["PersistentVolumeClaim"], new["metadata"]["name"], why)
+    why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
+           "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
+           "support resize" if not dig(class_, "allowVolumeExpansion") else "")
+    if why and claim_nanos(new) > claim_nanos(old):
+        raise forbidden(KIND["PersistentVolumeClaim"], new["metadata"]["name"], why)
 
 def limit_ranges(store, kind, obj):
     """Fill in the defaults of the namespace's LimitRanges, then hold the object against them. Raises ApiError 403."""
@@ -7097,7 +7048,8 @@ def limit_ranges(store, kind, obj):
         if kind.id == about == "PersistentVolumeClaim":
             faults += limit_faults(limit, dig(obj, "spec", "resources", default={}))
         elif kind.id == about == "Pod":
-            faults += limit_faults(limit, {side: total_of(obj["spec"], side) for side in ("requests", "limits")})
+            faults += limit_faults(limit, {side: {name: quantity_text(nanos) for name, nanos in total_of(
+                obj["spec"], side).items()} for side in ("requests", "limits")})
         for _, container in containers_of(obj["spec"]) if kind.id == "Pod" and about == "Container" else ():
             resources = container.setdefault("resources", {})
             for side, field, word in (("requests", "defaultRequest", "request"), ("limits", "default", "limit")):
@@ -7113,16 +7065,13 @@ def limit_ranges(store, kind, obj):
         raise forbidden(kind, obj["metadata"].get("name", ""),
                         faults[0] if len(faults) == 1 else f"[{', '.join(faults)}]")
 
-def total(maps):
-    """The sum of {resource: quantity} maps."""
-    out = {}
-    for name, quantity in [item for each in maps for item in each.items()]:
-        out[name] = out.get(name, 0) + quantity_nanos(quantity)
-    return {name: quantity_text(nanos) for name, nanos in out.items()}
-
 def total_of(pod_spec, side):
-    """What the containers of a pod have together in their requests or limits: {resource: quantity}."""
-    return total([dig(c, "resources", side, default={}) for c in pod_spec.get("containers") or ()])
+    """What the containers of a pod have together in their requests or limits: {resource: units of 10^-9}."""
+    used = Counter()
+    for container in pod_spec.get("containers") or ():
+        amounts = dig(container, "resources", side, default={})
+        used.update({name: quantity_nanos(quantity) for name, quantity in amounts.items()})
+    return used
 
 def limit_faults(limit, resources):
     """What is wrong with {requests, limits} by one item of a LimitRange, a sentence each."""
@@ -7153,17 +7102,15 @@ def quota_usage(kind, obj):
         if has_ended(obj):
             return {"count/pods": one}
         for side in ("requests", "limits"):
-            for name, quantity in total_of(spec, side).items():
-                out[f"{side}.{name}"] = quantity_nanos(quantity)
-                if side == "requests" and name in ("cpu", "memory", "ephemeral-storage"):
-                    out[name] = quantity_nanos(quantity)
+            amounts = total_of(spec, side)
+            out.update({f"{side}.{name}": nanos for name, nanos in amounts.items()})
+            out.update(pick(amounts, ("cpu", "memory", "ephemeral-storage")) if side == "requests" else {})
     elif kind.id == "Service":
-        ports = len(spec.get("ports") or ()) if spec["type"] in ("NodePort", "LoadBalancer") else 0
-        balancers = spec["type"] == "LoadBalancer"
-        out.update({"services.nodeports": ports * one, "services.loadbalancers": balancers * one})
+        is_balanced = spec["type"] == "LoadBalancer"
+        ports = len(spec.get("ports") or ()) if is_balanced or spec["type"] == "NodePort" else 0
+        out.update({"services.nodeports": ports * one, "services.loadbalancers": is_balanced * one})
     elif kind.id == "PersistentVolumeClaim":
-        size = quantity_nanos(dig(spec, "resources", "requests", "storage", default="0"))
-        prefix = f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
+        size, prefix = claim_nanos(obj), f"{spec.get('storageClassName', '')}.storageclass.storage.k8s.io/"
         out.update({"requests.storage": size, prefix + "requests.storage": size, prefix + kind.plural: one})
     return out
 
@@ -7209,20 +7156,20 @@ def check_quota(store, kind, obj, old=None):
         if not in_scopes(quota, kind, obj) or kind.id == "ResourceQuota" and "resourcequotas" not in hard:
             continue
         if kind.id == "Pod":
-            missing = [(name, c["name"]) for name in hard for c in obj["spec"].get("containers") or ()
-                       for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
-                       if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
-                       resource not in dig(c, "resources", side, default={})]
-            if missing:
-                text = "; ".join(f"{name} for: {container}" for name, container in sorted(missing))
+            text = "; ".join(sorted(
+                f"{name} for: {c['name']}" for name in hard for c in obj["spec"].get("containers") or ()
+                for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
+                if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
+                resource not in dig(c, "resources", side, default={})))
+            if text:
                 raise forbidden(kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {text}")
         before = quota_usage(kind, old) if old else {}
         more = {name: amount - before.get(name, 0) for name, amount in quota_usage(kind, obj).items()
                 if name in hard and amount > before.get(name, 0)}
         used = quota_used(store, quota) if more else {}
-        over = sorted(name for name in more if used[name] + more[name] > quantity_nanos(hard[name]))
+        limits = {name: quantity_nanos(hard[name]) for name in more}
+        over = sorted(name for name in more if used[name] + more[name] > limits[name])
         if over:
-            limits = {name: quantity_nanos(hard[name]) for name in over}
             requested, used, limited = (",".join(f"{name}={quantity_text(amounts[name])}" for name in over)
                                         for amounts in (more, used, limits))
             raise forbidden(kind, meta["name"], f"exceeded quota: {quota['metadata']['name']}, requested: {requested}, "

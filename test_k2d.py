@@ -3557,7 +3557,8 @@ class Limits(Pure):
         self.each([(text, k2d.quantity_nanos(text), text) for text in (
             "0", "1", "500m", "1500m", "1n", "64Mi", "1536Mi", "1Gi", "3500k", "-1")], k2d.quantity_text)
         self.each([("sum", [{"cpu": "500m", "memory": "1Gi"}, {"cpu": "1500m"}, {}], {"cpu": "2", "memory": "1Gi"})],
-                  k2d.total)
+                  lambda maps: {name: k2d.quantity_text(amount) for name, amount in k2d.total_of(
+                      {"containers": [{"resources": {"limits": each}} for each in maps]}, "limits").items()})
 
 
 class Roles(Pure):
