@@ -3,13 +3,15 @@
 
 A request:  Hub (TLS, until the head is complete) -> Handler -> route() -> KINDS row -> admission -> Store, one
             transaction -> watchers; then reconcile() -> engine -> Store -> watchers.
-Sections:   1 Settings  2 Kinds and schemas  3 Quantities, names, selectors  4 Errors  5 Bodies  6 Patches
-            7 Store and watch  8 Engine client  9 Pod -> container  10 Container -> pod  11 Volumes
-            12 Network and names  13 Pod worker  14 Controllers  15 Access  16 The API  17 Server  18 Command line
+Sections:   1 Settings  2 Kinds  3 Quantities, names, selectors  4 Errors  5 Bodies  6 Patches  7 Store and watch
+            8 Engine client  9 Pod -> container  10 Container -> pod  11 Volumes  12 Network and names  13 Probes
+            14 Pod worker  15 Scheduler  16 Usage  17 Controllers  18 Access  19 The API  20 Streams  21 Server
+            22 Command line
             (search for "# ==" to walk through them)
 Threads:    the hub owns every connection until a request is complete, and all watches, timers, DNS and the engine's
-            events; one thread per request in progress; up to four workers start and stop containers; one thread runs
-            the controllers. A connection has one owner at any time.
+            events; one thread per request in progress, exec and port-forward too; up to four workers start and stop
+            containers; one thread runs the controllers; probes, hooks and pulls have threads while they last. A
+            connection has one owner at any time.
 Promises:   what was answered 200 or 201 is on disk; a field that cannot be honoured is refused by name or answered with
             a Warning, never dropped; k2d is not in the data path, so kill it or upgrade it while everything runs.
 Needs:      Linux, root, Python 3.9 or newer, the programs openssl and iptables; PyYAML only to read YAML bodies.
@@ -2522,6 +2524,10 @@ KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady
 def is_sidecar(container):
     """Whether an init container goes on beside the others (KEP-753); said of regular containers it means nothing."""
     return container.get("restartPolicy") == "Always"
+def containers_of(spec):
+    """The containers of a pod spec with the paths to them, the init containers first."""
+    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
+            for i, container in enumerate(spec.get(field) or ())]
 def sidecars_of(spec):
     return [c for c in spec.get("initContainers") or () if is_sidecar(c)]
 def restarts(spec, container, exit_code):
@@ -3394,7 +3400,7 @@ class Names:
         code = NO_ERROR if owners else NAME_ERROR if ours else REFUSED
         return code, [(name, DNS_TYPES["PTR"], dns_name(owner)) for owner in owners]
 
-# == 12a. Probes and hooks ===================================================================
+# == 13. Probes and hooks ====================================================================
 # What asks a container how it is, and what tells it that it has started or must stop: run_handler() does one action and
 # blocks, the Prober decides when and what follows. Rules and words are the kubelet's (pkg/kubelet/prober, pkg/probe).
 PROBES = {"startup": None, "readiness": False, "liveness": True}    # kind -> what holds before it has a result
@@ -3668,7 +3674,7 @@ class Prober:
         else:
             self.queue.add_after(begun + spec["periodSeconds"] - time.monotonic(), key)
 
-# == 13. Pod worker ==========================================================================
+# == 14. Pod worker ==========================================================================
 # Makes the engine's containers what the pods say, and the pods' statuses what the engine says. Everything is decided
 # from what is there: a pass can be cut off between any two engine calls, and the next one goes on.
 class WorkQueue:
@@ -4537,7 +4543,7 @@ class Pods:
             if uid not in self.keys:
                 self.remove_files(uid)
 
-# == 13a. Scheduler ==========================================================================
+# == 15. Scheduler ===========================================================================
 # Pure: whether a pod may go to the node, by kube-scheduler's plugins, in their order and words. Containers of others
 # count with their ports and labels, for these are in use; they have reserved nothing, and nobody may evict them.
 View = namedtuple("View", "pods namespaces")            # the node's pods that have not ended, {namespace: labels}
@@ -4696,7 +4702,7 @@ def set_condition(pod, *words):
     new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
     pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
 
-# == 13b. Usage ==============================================================================
+# == 16. Usage ===============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.
 WINDOW_S = 1, 30                # a rate is over so many seconds, at least and at most
@@ -4795,7 +4801,7 @@ class Usage:
         return [self.metrics(pod, each.values(), containers=[
             {"name": name, "usage": usage_of(*pair)} for name, pair in each.items()]) for pod, each in measured if each]
 
-# == 14. Controllers =========================================================================
+# == 17. Controllers =========================================================================
 # One plain method a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them
 # all, from one queue; what they create goes through the same admission as a client's request.
 WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
@@ -5666,7 +5672,7 @@ def new_uid():
     h = "%032x" % (random.SystemRandom().getrandbits(128) & ~(0xF << 76) & ~(3 << 62) | 4 << 76 | 2 << 62)
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
-# == 15. Access ==============================================================================
+# == 18. Access ==============================================================================
 # Certificates by the openssl program, the admin token, and who is asking. Files 0600; nothing here is ever logged.
 OPENSSL_CONFIG = """
 [req] ; distinguished_name = dn ; [dn]
@@ -5974,7 +5980,7 @@ class Access:
                 f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
                 "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\ncurrent-context: k2d\n")
 
-# == 16. Admission, verbs, discovery, Table, OpenAPI =========================================
+# == 19. Admission, verbs, discovery, Table, OpenAPI =========================================
 # What may be stored, and what each request is answered. Objects come in cleaned (section 2), leave as they rest.
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
@@ -6924,11 +6930,6 @@ def register(definition, is_served=True):
 
 # -- admission: what a cluster's default plugins add to new objects, or refuse (plugin/pkg/admission)
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-def containers_of(spec):
-    """The containers of a pod spec with the paths to them, the init containers first."""
-    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
-            for i, container in enumerate(spec.get(field) or ())]
 
 def own_labels(meta):
     """What the pods of a Job are labelled with, in both spellings."""
@@ -8816,7 +8817,7 @@ def to_gnostic(name, value):
             out += [wire_bytes(number, to_gnostic(inner, each)) for each in items]
     return b"".join(out)
 
-# == 17a. Streams ============================================================================
+# == 20. Streams =============================================================================
 # exec, attach and port-forward. A protocol turns bytes into events and back, and touches no socket; a Session moves the
 # bytes. The events:
 #   ("open", stream, headers)   ("data", stream, bytes) a piece as it came   ("end" or "reset", stream, b"")
@@ -9319,7 +9320,7 @@ class Forward(Session):
         for stream in far.streams.values():
             self.out += self.protocol.end(stream)
 
-# == 17. Server ==============================================================================
+# == 21. Server ==============================================================================
 # Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is
 # lent a thread, and its connection comes back to the hub when the answer is out.
 HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -9789,7 +9790,7 @@ class Handler:
                     break
             self.sock.sendall(protocol.goodbye() if protocol else b"0\r\n\r\n")
 
-# == 18. Command line ========================================================================
+# == 22. Command line ========================================================================
 # The wiring, and the commands.
 class K2d:
     """All the parts of one running k2d, and the few things that concern several of them: the node and the Events."""
@@ -9969,10 +9970,9 @@ class K2d:
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted. In memory, for an hour."""
         meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
-        namespace, path = meta.get("namespace") or "default", ""
-        for field in CONTAINER_LISTS if container else ():
-            if any(c["name"] == container for c in dig(obj, "spec", field, default=())):
-                path = f"spec.{field}{{{container}}}"
+        namespace, path = meta.get("namespace") or "default", next((
+            f"spec{at.partition('[')[0]}{{{container}}}" for at, c in (containers_of(obj["spec"]) if container else ())
+            if c["name"] == container), "")
         at, what = time.monotonic(), (reason, text, container)
         with self.store.transaction():
             left, then, names = self.told.pop((meta["uid"], component), (EVENT_BURST, at, {}))
