@@ -4647,24 +4647,27 @@ def repels(owner, pod, labels, view):
 
 PORTS, AFFINITY, SPREAD = ("node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's "
                            "node affinity/selector", "node(s) didn't match pod topology spread constraints")
+def objections(pod, node, view):
+    """What the plugins say, one after the other: (whether one objects, why, whether it helps if pods go)."""
+    labels, lacking = labels_of(node), lacks_resources(pod, node, view)
+    yield node["spec"].get("unschedulable") and not tolerance(pod, CORDONED), ["node(s) were unschedulable"], False
+    yield is_repelled(pod, node), ["node(s) had untolerated taint(s)"], False
+    yield not is_wanted(pod, node), [AFFINITY], False
+    yield lacks_ports(pod, view), [PORTS], True
+    yield (lacking, ["Too many pods" if name == "pods" else "Insufficient " + name for name, *_ in lacking],
+           all(wanted <= has or name == "pods" for name, wanted, _, has in lacking))
+    yield (any(c["topologyKey"] not in labels for c in spread_constraints(pod)),
+           [SPREAD + " (missing required label)"], False)
+    yield is_crowded(pod, view), [SPREAD], True
+    yield misses_company(pod, labels, view), ["node(s) didn't match pod affinity rules"], False
+    yield (any(repels(pod, p, labels, view) for p in view.pods),
+           ["node(s) didn't match pod anti-affinity rules"], True)
+    yield (any(repels(p, pod, labels, view) for p in view.pods),
+           ["node(s) didn't satisfy existing pods anti-affinity rules"], True)
+
 def misfit(pod, node, view):
     """(why a pod may not go to a node, as the first plugin says that objects; whether it helps if pods go)."""
-    labels, lacking = labels_of(node), lacks_resources(pod, node, view)
-    return next(((reasons, helps) for objects, reasons, helps in (
-        (node["spec"].get("unschedulable") and not tolerance(pod, CORDONED), ["node(s) were unschedulable"], False),
-        (is_repelled(pod, node), ["node(s) had untolerated taint(s)"], False),
-        (not is_wanted(pod, node), [AFFINITY], False),
-        (lacks_ports(pod, view), [PORTS], True),
-        (lacking, ["Too many pods" if name == "pods" else "Insufficient " + name for name, *_ in lacking],
-         all(wanted <= has or name == "pods" for name, wanted, _, has in lacking)),
-        (any(c["topologyKey"] not in labels for c in spread_constraints(pod)),
-         [SPREAD + " (missing required label)"], False),
-        (is_crowded(pod, view), [SPREAD], True),
-        (misses_company(pod, labels, view), ["node(s) didn't match pod affinity rules"], False),
-        (any(repels(pod, p, labels, view) for p in view.pods),
-         ["node(s) didn't match pod anti-affinity rules"], True),
-        (any(repels(p, pod, labels, view) for p in view.pods),
-         ["node(s) didn't satisfy existing pods anti-affinity rules"], True)) if objects), ([], False))
+    return next((row[1:] for row in objections(pod, node, view) if row[0]), ([], False))
 
 def unavailable(reasons):
     """The reasons as kube-scheduler counts them, of the one node."""
@@ -6739,7 +6742,7 @@ def validate_update(kind, old, new):
                "(allow it to be set to 1 if it was previously negative)")
     elif kind.id == "PersistentVolumeClaim":
         has = quantity_nanos(dig(status, "capacity", "storage", default="0"))
-        yield (has >= claim_nanos(new) < claim_nanos(old), "spec.resources.requests.storage",
+        yield (has >= claim_nanos(new) < claim_nanos({"spec": before}), "spec.resources.requests.storage",
                "Forbidden: field can not be less than status.capacity")
     elif kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
         had, found = before.get("clusterIP"), after.get("clusterIP")

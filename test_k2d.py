@@ -707,7 +707,7 @@ GROUPS = {kind.plural: f"/apis/{kind.group}/{kind.version}" if kind.group else "
           for kind in reversed(k2d.KINDS)}      # plural -> path of the group version: the first that has it
 POD_FIELDS = {"volumes", "restartPolicy", "terminationGracePeriodSeconds", "hostname", "hostAliases", "initContainers",
               "containers", "nodeName", "serviceAccountName", "dnsPolicy", "schedulingGates", "priorityClassName",
-              "tolerations", "ephemeralContainers"}
+              "tolerations", "ephemeralContainers", "schedulerName"}
 
 
 def at(plural, namespace=None, name=None, *more):
@@ -864,7 +864,7 @@ class TheFile(unittest.TestCase):
 
     def test_size_and_shape(self):
         lines = self.text.splitlines()
-        self.assertLessEqual(len(lines), 10_100)         # 5,500 is the aim; until then it may only shrink
+        self.assertLessEqual(len(lines), 10_100)        # 5,500 is the aim; until then it may only shrink
         self.assertEqual([number for number, line in enumerate(lines, 1) if len(line) > 120], [])
         banners = [int(number) for number in re.findall(r"^# == (\d+)\. ", self.text, re.M)]
         self.assertTrue(banners)
