@@ -8512,9 +8512,7 @@ def bench():
         rows += request_times()
         alone, rate = log_rates()
         rows += [("log of a pod, by docker logs", f"{alone:.1f} MB/s", ""), ("... by k2d", f"{rate:.1f} MB/s", "")]
-
-
-        rows += request_times() + stream_rows()
+        rows += stream_rows()
         C.namespace("kt-bench")
         C.stop()
         floor = start_by_engine_alone()
