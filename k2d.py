@@ -2327,7 +2327,7 @@ def oom_score(pod, container, settings):
         return max(-997, settings.least_oom_score)
     if qos == "BestEffort":
         return 1000
-    least = min(map(asked, spec["containers"])) if container.get("restartPolicy") == "Always" else 0
+    least = min(map(asked, spec["containers"])) if is_sidecar(container) else 0
     return min(max(1000 - 1000 * max(asked(container), least) // settings.memory_bytes, 3), 999)
 
 def resource_options(pod, container, settings):
@@ -2389,7 +2389,7 @@ def needs_sandbox(spec):
     stays, or an init container may leave something behind in the network that the others must find."""
     init = spec.get("initContainers") or ()
     changing = lambda c: dig(c, "securityContext", "privileged") or dig(c, "securityContext", "capabilities", "add")
-    staying = len(spec["containers"]) + sum(c.get("restartPolicy") == "Always" for c in init)
+    staying = len(spec["containers"]) + len(sidecars_of(spec))
     return bool(staying > 1 or spec.get("shareProcessNamespace") or any(map(changing, init)))
 
 def own_namespaces(pod, settings):
@@ -2528,6 +2528,9 @@ def containers_of(spec):
     """The containers of a pod spec with the paths to them, the init containers first."""
     return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
             for i, container in enumerate(spec.get(field) or ())]
+def container_named(spec, name):
+    """One of the containers of a pod spec, {} if there is none of that name."""
+    return next((container for _, container in containers_of(spec) if container["name"] == name), {})
 def sidecars_of(spec):
     return [c for c in spec.get("initContainers") or () if is_sidecar(c)]
 def restarts(spec, container, exit_code):
@@ -3881,7 +3884,9 @@ class Pods:
             before = self.found.get(uid, {}).get(at[1]) or self.gone.pop(at, None)
         if uid in self.keys:
             ended = exit_ or not info["State"].get("Running") and (not before or before.running)
-            if ended and not exit_ and self.is_interruption(info["State"]):
+            init = dig(self.pod_of(uid), "spec", "initContainers", default=())
+            done = any(c["name"] == at[1] and not is_sidecar(c) for c in init)      # which is no reason to run it again
+            if ended and not exit_ and not done and self.is_interruption(info["State"]):
                 info["State"].update(ExitCode=137, Error=INTERRUPTED)
             words = self.last_words(*at, info, before) if ended else ""
             self.note(uid, Found(info, before, exit_, words))
@@ -3912,7 +3917,7 @@ class Pods:
     def last_words(self, uid, name, info, before):
         """The termination message of a run that has ended: what it wrote to its file, by policy the end of its log."""
         path, pod = self.file_of(uid, name, "termination-log"), self.pod_of(uid)
-        container = pod and next((c for _, c in containers_of(pod["spec"]) if c["name"] == name), None)
+        container = pod and container_named(pod["spec"], name)
         if not container or not os.path.exists(path):
             return ""
         with open(path, "rb+") as file:
@@ -4478,7 +4483,7 @@ class Pods:
                 self.look_at(key_of(pod), found.id)
             return self.queue.add(key_of(pod))
         self.event(pod, "Normal", "Killing", f"Stopping container {found.container}", found.container)
-        container = next((c for _, c in containers_of(pod["spec"]) if c["name"] == found.container), {})
+        container = container_named(pod["spec"], found.container)
         say = lambda ok: self.signal(found, dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM")
         if dig(container, "lifecycle", "preStop") and left > 0:
             return self.run_hook(pod, container, found, "preStop", left, say)
@@ -8341,7 +8346,7 @@ def pod_cells(pod):
     """Ready, Status, Restarts, Readiness Gates (printPod)."""
     status, spec, seen, initializing = pod.get("status") or {}, pod["spec"], [], False
     inits, gates = spec.get("initContainers") or (), spec.get("readinessGates") or ()
-    sidecars, ready = {c["name"] for c in inits if c.get("restartPolicy") == "Always"}, 0
+    sidecars, ready = {c["name"] for c in sidecars_of(spec)}, 0
     gated = dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated"
     reason = "SchedulingGated" if gated else status.get("reason") or status.get("phase", "")
     for i, s in enumerate(status.get("initContainerStatuses") or ()):

@@ -2679,6 +2679,18 @@ class FromDocker(Pure):
                    ("one of two", [ask(both, both), {}], "Burstable"),
                    ("cpu alone", [ask({}, {"cpu": "1"})], "Burstable")], lambda c: k2d.qos_class({"containers": c}))
 
+    def test_ends_that_were_no_ends(self):
+        at = lambda seconds, code=0: {"ExitCode": code, "FinishedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ",
+                                                                                   time.gmtime(seconds))}
+        now = time.time()       # the machine has been up for longer than these ages, in seconds
+        pods = types.SimpleNamespace(lost_at=now - 8, engine_began=now - 4)
+        alone = types.SimpleNamespace(lost_at=None, engine_began=now - 4)
+        self.each([("as the engine went down", pods, at(now - 6), True), ("with an error", pods, at(now - 6, 1), False),
+                   ("long before", pods, at(now - 50), False), ("after its start", pods, at(now), False),
+                   ("while nobody looked", alone, at(now - 20), True), ("before the boot", alone, at(86400), True),
+                   ("never begun", alone, {"ExitCode": 0, "FinishedAt": "0001-01-01T00:00:00Z"}, False)],
+                  k2d.Pods.is_interruption)
+
     FOREIGN_NAMES = [("a plain name", "web", "web"), ("odd characters", "My_App.1", "my-app-1"),
                      ("at the ends", "_x_", "x"), ("nothing left", "___", "container"),
                      ("too long", "a" * 70, "a" * 57), ("taken", "busy", "busy-01234")]
