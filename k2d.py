@@ -173,9 +173,9 @@ def seconds_of(timestamp):
     except ValueError:                                          # the 31st of February
         return None
 
-def dig(value, *path, default=None):
-    """value[path[0]][path[1]]... or the default where a step is missing or null."""
-    for step in path:
+def dig(value, path, default=None):
+    """value["a"]["b"]["c"] for the path "a.b.c", or a list of steps; the default where a step is missing or null."""
+    for step in path.split(".") if isinstance(path, str) else path:
         value = value.get(step) if isinstance(value, dict) else None
     return default if value is None else value
 
@@ -948,9 +948,9 @@ def selector_of(selector):
     """A LabelSelector object, or the plain map of Services and ReplicationControllers, as Requirements."""
     if is_plain(selector):
         selector = {"matchLabels": selector}
-    return [Requirement(key, "=", {value}) for key, value in dig(selector, "matchLabels", default={}).items()] + [
+    return [Requirement(key, "=", {value}) for key, value in dig(selector, "matchLabels", {}).items()] + [
         Requirement(term["key"], OPERATORS.get(term["operator"], "absent"), set(term.get("values") or ()))
-        for term in dig(selector, "matchExpressions", default=())]
+        for term in dig(selector, "matchExpressions", ())]
 
 def selects(requirements, labels):
     """Whether labels ({} or None for none) meet every requirement."""
@@ -977,7 +977,7 @@ FIELD_LABELS = {
 def parse_field_selector(kind, text):
     """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for a field that the kind cannot select by."""
     known = ["metadata.name", *["metadata.namespace"] * kind.namespaced, *FIELD_LABELS.get(kind.id, "").split(),
-             *(field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", default=()))]
+             *(field["jsonPath"][1:] for field in dig(kind.crd, "selectableFields", ()))]
     terms = []
     for term in filter(None, text.split(",")):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", term)
@@ -991,7 +991,7 @@ def parse_field_selector(kind, text):
 
 def field_matches(terms, obj):
     def text(path):
-        found = dig(obj, *path.split("."))
+        found = dig(obj, path)
         if path == "source":
             found = dig(found, "component") or obj.get("reportingComponent")
         absent = "false" if path in ("spec.hostNetwork", "spec.unschedulable") else ""
@@ -1472,7 +1472,7 @@ def element_of(keys, place, item):
     for key in keys:
         known = fields.get(key)
         default = known.get("default") if isinstance(known, dict) else known and known.default
-        found[key] = dig(item, key, default=default)
+        found[key] = dig(item, [key], default)
         if found[key] is None:
             raise bad_request(f"element has no key field {key}: {dumps(item).decode()[:200]}")
     return "k:" + json.dumps(found, sort_keys=True, separators=(",", ":"))
@@ -1612,7 +1612,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 def last_applied(place, live):
     """The paths that client-side apply has set and that are as it left them."""
     try:
-        config, found = json.loads(dig(live, "metadata", "annotations", LAST_APPLIED) or "{}"), walk(place, live)
+        config, found = json.loads(annotation(live, LAST_APPLIED) or "{}"), walk(place, live)
         return {path for path, value in walk(place, config).items() if found.get(path) == value
                 } if config.get("apiVersion") == live["apiVersion"] else set()
     except (ValueError, AttributeError, TypeError, ApiError):       # anybody may write that annotation
@@ -2011,7 +2011,7 @@ class Engine:
                 for line in map(json.loads, filter(bytes.strip, lines)):
                     if line.get("error"):
                         raise EngineError(500, line["error"])
-                    if line.get("status") == "Downloading" and dig(line, "progressDetail", "total"):
+                    if line.get("status") == "Downloading" and dig(line, "progressDetail.total"):
                         layers[line["id"]] = line["progressDetail"]
                         if tell:
                             tell(*(sum(layer[key] for layer in layers.values()) for key in ("current", "total")))
@@ -2140,14 +2140,14 @@ def pod_field(pod, path, host_ip):
     """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
     found = re.fullmatch(r"metadata\.(labels|annotations)(\['(.+)'\])?", path)
     if found:
-        entries = dig(pod, "metadata", found[1], default={})
+        entries = pod["metadata"].get(found[1], {})
         every = "\n".join(f"{key}={dumps(value).decode()}" for key, value in sorted(entries.items()))
         return entries.get(found[3], "") if found[2] else every
     if path in ("status.hostIP", "status.hostIPs"):
         return host_ip
     if path not in DOWNWARD:
         raise ConfigError(f"unsupported fieldPath: {path}")
-    return dig(pod, *path.replace("podIPs", "podIP").split("."), default="")      # there is but one
+    return dig(pod, path.replace("podIPs", "podIP"), "")      # there is but one
 
 def resource_field(pod, container, selector, allocatable):
     """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is not set is what
@@ -2160,7 +2160,7 @@ def resource_field(pod, container, selector, allocatable):
     usual = resource in ("cpu", "memory", "ephemeral-storage")
     if kind not in ("limits", "requests") or not (usual or resource.startswith("hugepages-")):
         raise ConfigError(f"unsupported container resource : {selector.get('resource')}")
-    found = dig(container, "resources", kind, resource, default="0")
+    found = dig(container, ["resources", kind, resource], "0")
     if kind == "limits" and usual and not quantity_nanos(found):
         found = allocatable.get(resource, "0")
     unit = 10 ** 6 if resource == "cpu" else 10 ** 9            # thousandths of a cpu, bytes of the others
@@ -2271,7 +2271,7 @@ SAFE_SYSCTLS = {"kernel.shm_rmid_forced", *("net.ipv4." + name for name in (    
 def sysctls(spec):
     """The pod's sysctls as {name: value}; "net/ipv4/x" is another spelling of "net.ipv4.x"."""
     return {each["name"].replace("/", "."): each["value"]
-            for each in dig(spec, "securityContext", "sysctls", default=())}
+            for each in dig(spec, "securityContext.sysctls", ())}
 
 def forbidden_sysctls(spec):
     """Why the kubelet would refuse a pod's sysctls (reason SysctlForbidden), "" if it would not."""
@@ -2303,12 +2303,12 @@ def security_profiles(security, settings):
 
 def security_context(pod, container):
     """A container's own setting wins over its pod's."""
-    return {**dig(pod, "spec", "securityContext", default={}), **(container.get("securityContext") or {})}
+    return {**dig(pod, "spec.securityContext", {}), **(container.get("securityContext") or {})}
 
 def security_options(pod, container, settings):
     """User, and Privileged, CapAdd ... of the engine's create call."""
     both = security_context(pod, container)
-    user, caps = str(dig(both, "runAsUser", default="")), both.get("capabilities") or {}
+    user, caps = str(dig(both, "runAsUser", "")), both.get("capabilities") or {}
     if both.get("runAsGroup") is not None:
         user = f"{user or 0}:{both['runAsGroup']}"
     groups = [*(both.get("supplementalGroups") or ()), both.get("fsGroup")]
@@ -2322,7 +2322,7 @@ def security_options(pod, container, settings):
 def oom_score(pod, container, settings):
     """The kubelet's GetContainerOOMScoreAdjust: who uses more than it asked for goes first."""
     spec, qos = pod["spec"], qos_class(pod["spec"])
-    asked = lambda c: quantity_value(dig(c, "resources", "requests", "memory", default="0"))
+    asked = lambda c: quantity_value(dig(c, "resources.requests.memory", "0"))
     if qos == "Guaranteed" or spec.get("priorityClassName") == "system-node-critical":
         return max(-997, settings.least_oom_score)
     if qos == "BestEffort":
@@ -2332,7 +2332,7 @@ def oom_score(pod, container, settings):
 
 def resource_options(pod, container, settings):
     """CpuShares, Memory ... of the engine's create call. Raises ConfigError for huge pages."""
-    limits, requests = (dig(container, "resources", kind, default={}) for kind in ("limits", "requests"))
+    limits, requests = (dig(container, f"resources.{kind}", {}) for kind in ("limits", "requests"))
     huge = next((name for name in limits if name.startswith("hugepages-")), None)
     if huge:
         raise ConfigError(f"{huge}: the engine cannot limit huge pages")
@@ -2371,9 +2371,9 @@ def to_docker_mounts(pod, container, env, sources):
     for mount, volume, key in wanted:
         target, source = mount["mountPath"], sources[key]
         read_only = bool(mount.get("readOnly") or FROM_API & volume.keys() or
-                         dig(volume, "persistentVolumeClaim", "readOnly") or dig(volume, "nfs", "readOnly"))
+                         dig(volume, "persistentVolumeClaim.readOnly") or dig(volume, "nfs.readOnly"))
         propagation = PROPAGATION.get(mount.get("mountPropagation"))
-        if dig(volume, "emptyDir", "medium") == "Memory" and key[-1] == "/" and ":" not in target:
+        if dig(volume, "emptyDir.medium") == "Memory" and key[-1] == "/" and ":" not in target:
             # Gone after a reboot: a folder that the engine makes in /run is memory, too.
             binds.append(f"{source}:{target}:{'ro' if read_only else 'rw'}{',' + propagation if propagation else ''}")
         else:           # unlike Binds, Mounts fail where the source is missing, instead of making a folder
@@ -2388,7 +2388,7 @@ def needs_sandbox(spec):
     """Whether a pod's namespaces need a container of their own: where its containers share processes, more than one
     stays, or an init container may leave something behind in the network that the others must find."""
     init = spec.get("initContainers") or ()
-    changing = lambda c: dig(c, "securityContext", "privileged") or dig(c, "securityContext", "capabilities", "add")
+    changing = lambda c: dig(c, "securityContext.privileged") or dig(c, "securityContext.capabilities.add")
     staying = len(spec["containers"]) + len(sidecars_of(spec))
     return bool(staying > 1 or spec.get("shareProcessNamespace") or any(map(changing, init)))
 
@@ -2469,12 +2469,12 @@ class Found:
         state, config = info["State"], info["Config"]
         self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
         self.image, self.pid, self.message = config["Image"], state.get("Pid", 0), message
-        self.container = dig(config, "Labels", CONTAINER_NAME)
+        self.container = dig(config, ["Labels", CONTAINER_NAME])
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
-        networks = dig(info, "NetworkSettings", "Networks", default={}).values()
-        self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig", "IPv4Address", default="") for n in networks), "")
+        networks = dig(info, "NetworkSettings.Networks", {}).values()
+        self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig.IPv4Address", "") for n in networks), "")
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
@@ -2575,7 +2575,7 @@ def pod_phase(spec, statuses, ended=False):
         """Of the run that ended last, None while the first one is still to come or the present one goes on."""
         status = statuses[container["name"]]
         state = status["lastState"] if "waiting" in status["state"] else status["state"]
-        return dig(state, "terminated", "exitCode")
+        return dig(state, "terminated.exitCode")
     initial = [(c, exit_code(c)) for c in spec.get("initContainers") or () if not is_sidecar(c)]
     if any(code and not restarts(spec, c, code) for c, code in initial):
         return "Failed"
@@ -2600,7 +2600,7 @@ def condition(conditions, type_, status, reason="", text="", **more):
 
 def pod_conditions(pod, phase, statuses, has_sandbox):
     """The conditions that the kubelet computes (kubelet/status/generate.go); those of others stay."""
-    spec, old, generation = pod["spec"], dig(pod, "status", "conditions", default=[]), pod["metadata"].get("generation")
+    spec, old, generation = pod["spec"], dig(pod, "status.conditions", []), pod["metadata"].get("generation")
     listed = lambda names: f"[{' '.join(names)}]"
     begun = any(statuses[c["name"]]["started"] or "terminated" in {**statuses[c["name"]]["state"],
                 **statuses[c["name"]]["lastState"]} for c in spec["containers"])
@@ -2660,7 +2660,7 @@ def pod_status(pod, found, problems, host_ip, probed=lambda name: (True, True), 
 
 def qos_class(spec):
     """Guaranteed, Burstable or BestEffort (Kubernetes: Pod Quality of Service Classes)."""
-    pairs = [(dig(c, "resources", "requests", default={}), dig(c, "resources", "limits", default={}))
+    pairs = [(dig(c, "resources.requests", {}), dig(c, "resources.limits", {}))
              for c in (*spec["containers"], *(spec.get("initContainers") or ()))]
     if not any(requests or limits for requests, limits in pairs):
         return "BestEffort"
@@ -2683,7 +2683,7 @@ def from_docker_ports(info, pod, host_ip):
     LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
     PORT(S) of `kubectl get services` are where to go."""
     ports, meta = {}, pod["metadata"]
-    published = dig(info, "NetworkSettings", "Ports") or dig(info, "HostConfig", "PortBindings", default={})
+    published = dig(info, "NetworkSettings.Ports") or dig(info, "HostConfig.PortBindings", {})
     for port, places in sorted(published.items()):
         number, _, protocol = port.partition("/")
         for place in places or ():
@@ -2709,7 +2709,7 @@ def from_docker_container(info, name, node):
     ports = []
     for port in sorted(set(config.get("ExposedPorts") or ()) | set(host.get("PortBindings") or ())):
         number, _, protocol = port.partition("/")
-        bound = (dig(host, "PortBindings", port) or [{}])[0].get("HostPort")
+        bound = (dig(host, ["PortBindings", port]) or [{}])[0].get("HostPort")
         ports.append({"containerPort": int(number), "protocol": (protocol or "tcp").upper(),
                       **filled(hostPort=int(bound or 0))})
     mounts = [mount for mount in info.get("Mounts") or () if mount.get("Source")]
@@ -2721,7 +2721,7 @@ def from_docker_container(info, name, node):
                        imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"), tty=config.get("Tty"))
     limit = quantity_text(host["Memory"] * 10 ** 9) if host.get("Memory") else ""
     container["resources"] = {"limits": {"memory": limit}} if limit else {}
-    policy = dig(host, "RestartPolicy", "Name", default="no")
+    policy = dig(host, "RestartPolicy.Name", "no")
     return {
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": name, "namespace": "default", "generation": 1, "labels": {**labels, FOREIGN: id_[:12]},
@@ -2747,8 +2747,8 @@ def data_of(obj):
     if obj is None:
         return None
     text, coded = (None, "data") if obj["kind"] == "Secret" else ("data", "binaryData")
-    return {**{key: value.encode() for key, value in dig(obj, text, default={}).items()},
-            **{key: base64.b64decode(value) for key, value in dig(obj, coded, default={}).items()}}
+    return {**{key: value.encode() for key, value in dig(obj, [text], {}).items()},
+            **{key: base64.b64decode(value) for key, value in obj.get(coded, {}).items()}}
 
 def volume_files(kind, source, lookup):
     """The files of a configMap or secret volume: {relative path: (bytes, mode)}. Raises ConfigError."""
@@ -2770,14 +2770,14 @@ def projected_files(pod, volume, settings, lookup):
     users = {security_context(pod, c).get("runAsUser")
              for c in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ()))}
     owner = list(users - {None}) if len(users) == 1 else []
-    private = owner or dig(pod, "spec", "securityContext", "fsGroup") is not None
-    for each in dig(volume, "projected", "sources", default=[volume]):     # a volume of one source looks like an entry
+    private = owner or dig(pod, "spec.securityContext.fsGroup") is not None
+    for each in dig(volume, "projected.sources", [volume]):     # a volume of one source looks like an entry
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
-        for item in dig(each, "downwardAPI", "items", default=()):
-            selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef", "fieldPath", default="")
-            has = dig(lookup("Node", settings.node), "status", "allocatable", default={})
+        for item in dig(each, "downwardAPI.items", ()):
+            selector, field = item.get("resourceFieldRef"), dig(item, "fieldRef.fieldPath", "")
+            has = dig(lookup("Node", settings.node), "status.allocatable", {})
             text = resource_field(pod, None, selector, has) if selector else pod_field(pod, field, settings.host_ip)
             files[item["path"]] = text.encode(), item.get("mode", mode)
         token = each.get("serviceAccountToken")
@@ -2949,16 +2949,16 @@ def prepare_host_path(source):
 def prepare_files(pod, volume, settings, lookup):
     folder = pod_folder(settings, pod["metadata"]["uid"], "volumes", volume["name"])
     files = projected_files(pod, volume, settings, lookup)
-    project_files(folder, files, dig(pod, "spec", "securityContext", "fsGroup"))
+    project_files(folder, files, dig(pod, "spec.securityContext.fsGroup"))
     return folder, os.path.join(folder, "..data")                   # the latter for a subPath: never past our symlinks
 
 def prepare_empty_dir(pod, volume, settings, lookup):
-    uid, group = pod["metadata"]["uid"], dig(pod, "spec", "securityContext", "fsGroup")
+    uid, group = pod["metadata"]["uid"], dig(pod, "spec.securityContext.fsGroup")
     mode, source = 0o777 if group is None else 0o2777, volume.get("emptyDir") or {}
     if source.get("medium") == "Memory":
         folder = run_folder(uid, "volumes", volume["name"])
         if not os.path.isdir(host_root() + folder):
-            limits = [dig(c, "resources", "limits", "memory") for c in pod["spec"]["containers"]]
+            limits = [dig(c, "resources.limits.memory") for c in pod["spec"]["containers"]]
             sizes = [quantity_value(source.get("sizeLimit") or "0"), all(limits) and sum(map(quantity_value, limits))]
             size = min(filter(None, sizes), default="50%")      # what all may use together, where none is unlimited
             mount_on_host(MOUNT_MEMORY, folder, f"size={size},mode={mode:o},gid={group or 0}")
@@ -2986,7 +2986,7 @@ def claim_trouble(pod, lookup):
     """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it can."""
     for name in claims_of(pod):
         claim = lookup("PersistentVolumeClaim", name)
-        phase = dig(claim, "status", "phase")
+        phase = dig(claim, "status.phase")
         if not claim or is_deleting(claim):
             return f'persistentvolumeclaim "{name}" {"is being deleted" if claim else "not found"}'
         if phase == "Lost":
@@ -2997,10 +2997,10 @@ def claim_trouble(pod, lookup):
     return ""
 
 def prepare_claim(pod, volume, settings, lookup):
-    name, group = volume["persistentVolumeClaim"]["claimName"], dig(pod, "spec", "securityContext", "fsGroup")
+    name, group = volume["persistentVolumeClaim"]["claimName"], dig(pod, "spec.securityContext.fsGroup")
     claim = lookup("PersistentVolumeClaim", name)
-    pv = lookup("PersistentVolume", dig(claim, "spec", "volumeName", default=""))
-    if not pv or dig(claim, "status", "phase") != "Bound":
+    pv = lookup("PersistentVolume", dig(claim, "spec.volumeName", ""))
+    if not pv or dig(claim, "status.phase") != "Bound":
         which, namespace = f"[{volume['name']}]", pod["metadata"]["namespace"]
         why = ("PVC is not bound" if claim else
                f'failed to fetch PVC from API server: persistentvolumeclaims "{name}" not found')
@@ -3022,7 +3022,7 @@ PROVISIONER, PROVISIONED_BY = "k2d.io/engine-volume", "pv.kubernetes.io/provisio
 
 def is_ours(pv):
     """Whether a PersistentVolume is an engine volume that k2d has made, of the same name."""
-    return dig(pv, "metadata", "annotations", PROVISIONED_BY) == PROVISIONER
+    return annotation(pv, PROVISIONED_BY) == PROVISIONER
 
 # Volume source -> what makes it: called with pod, volume, settings, lookup; returns what the engine mounts, and where
 # subPaths begin.
@@ -3058,6 +3058,9 @@ TO_HOST = "-m addrtype --dst-type LOCAL"
 
 def key_of(obj):
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+def annotation(obj, name):
+    return dig(obj, ["metadata", "annotations", name])
 def cluster_ip(service):
     """The address of a Service; None for a headless one, or an alias."""
     ip = service["spec"].get("clusterIP")
@@ -3066,7 +3069,7 @@ def cluster_ip(service):
 def service_ports(service, endpoints):
     """The ServicePorts of a Service, by its Endpoints object (or None); [] for one without a cluster IP."""
     spec, ip, subsets = service["spec"], cluster_ip(service), (endpoints or {}).get("subsets") or ()
-    affinity_s = (dig(spec, "sessionAffinityConfig", "clientIP", "timeoutSeconds", default=10800)
+    affinity_s = (dig(spec, "sessionAffinityConfig.clientIP.timeoutSeconds", 10800)
                   if spec.get("sessionAffinity") == "ClientIP" else None)
     ready = lambda name: sorted((address["ip"], port["port"]) for subset in subsets
                                 for port in subset.get("ports") or () if port.get("name", "") == name
@@ -3177,7 +3180,7 @@ class Network:
         """Make the engine's network, the routes and the jumps where they are missing. Raises EngineError."""
         s = self.settings
         found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
-        subnets = [config.get("Subnet") for config in dig(found, "IPAM", "Config", default=())]
+        subnets = [config.get("Subnet") for config in dig(found, "IPAM.Config", ())]
         if not found:
             self.engine.call("POST", "/networks/create", {
                 "Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
@@ -3213,7 +3216,7 @@ class Network:
         for pod in self.store.list("Pod", holding=b'"hostPort"'):
             if is_foreign(pod) or pod["spec"].get("hostNetwork"):
                 continue                                      # the engine published those itself
-            ip = dig(pod, "status", "phase") == "Running" and dig(pod, "status", "podIP")
+            ip = dig(pod, "status.phase") == "Running" and dig(pod, "status.podIP")
             host_ports += [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
                                     (ip, port["containerPort"])) for _, container in containers_of(pod["spec"])
                            for port in container.get("ports") or () if ip and port.get("hostPort")]
@@ -3276,7 +3279,7 @@ def upstream_resolver():
 def hosts_text(pod, services):
     """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an address."""
     spec, own, (hostname, domain) = pod["spec"], pod["metadata"]["namespace"], pod_hostname(pod)
-    ip = dig(pod, "status", "podIP", default="127.0.1.1")
+    ip = dig(pod, "status.podIP", "127.0.1.1")
     lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback",
              "fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
              f"{ip}\t{hostname}.{domain}\t{hostname}" if domain else f"{ip}\t{hostname}"]
@@ -3381,7 +3384,7 @@ class Names:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return None if front else [(name, DNS_TYPES["CNAME"], dns_name(spec["externalName"]))]
-        subsets = dig(self.store.get("Endpoints", namespace, service_name), "subsets", default=())
+        subsets = dig(self.store.get("Endpoints", namespace, service_name), "subsets", ())
         headless, base = spec.get("clusterIP") == "None", f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
         places = ["addresses"] + ["notReadyAddresses"] * bool(spec.get("publishNotReadyAddresses"))
         hosts = [(a.get("hostname") or a["ip"].replace(".", "-"), a["ip"], subset)
@@ -3425,7 +3428,7 @@ def run_handler(k2d, pod, container, found, handler, timeout_s, purpose="probe")
         words = [expand(word, env) if purpose == "probe" else word for word in action["command"]]
         return run_exec(k2d.engine, found.id, words, deadline, timeout_s)
     named = {port.get("name"): port["containerPort"] for port in container.get("ports") or ()}
-    host, port = action.get("host") or dig(pod, "status", "podIP", default=""), action["port"]
+    host, port = action.get("host") or dig(pod, "status.podIP", ""), action["port"]
     port = named.get(port, port)
     if not str(port).isdigit():
         return None, f'strconv.Atoi: parsing "{port}": invalid syntax'
@@ -3772,7 +3775,7 @@ def is_over(spec, found):
 def is_deleting(obj):
     return bool(obj["metadata"].get("deletionTimestamp"))
 def has_ended(pod):
-    return dig(pod, "status", "phase") in ("Succeeded", "Failed")
+    return dig(pod, "status.phase") in ("Succeeded", "Failed")
 
 class Pods:
     """The worker: reconcile(key) is one pass over one pod, key (namespace, name); ("", id) is a container that nobody
@@ -3803,8 +3806,8 @@ class Pods:
     def on_event(self, line):
         """One event of the engine, as JSON. The hub's thread: only notes what to look at."""
         event = json.loads(line)
-        id_, action = dig(event, "Actor", "ID") or event.get("id"), event.get("Action", "")
-        said = dig(event, "Actor", "Attributes", default={})
+        id_, action = dig(event, "Actor.ID") or event.get("id"), event.get("Action", "")
+        said = dig(event, "Actor.Attributes", {})
         with self.lock:
             ours = self.keys.get(said.get(POD_UID))
             if ours and action == "create":
@@ -3830,7 +3833,7 @@ class Pods:
             self.found = {uid: {name: f for name, f in containers.items() if f.id in listed}
                           for uid, containers in self.found.items()}
             for id_, info in listed.items():
-                self.look_at(self.keys.get(dig(info, "Labels", POD_UID)) or self.foreign.get(id_, ("", id_)), id_)
+                self.look_at(self.keys.get(dig(info, ["Labels", POD_UID])) or self.foreign.get(id_, ("", id_)), id_)
             present = {id_[:32] for id_ in listed}
             for id_, pod in self.foreign_pods().items():
                 if id_ not in present:                        # removed while we could not hear of it
@@ -3867,7 +3870,7 @@ class Pods:
 
     def refresh_one(self, id_):
         info = self.inspect(id_)
-        labels = dig(info, "Config", "Labels", default={})
+        labels = dig(info, "Config.Labels", {})
         uid = labels.get(POD_UID)
         with self.lock:
             exit_ = self.exits.pop(id_, None)
@@ -3884,7 +3887,7 @@ class Pods:
             before = self.found.get(uid, {}).get(at[1]) or self.gone.pop(at, None)
         if uid in self.keys:
             ended = exit_ or not info["State"].get("Running") and (not before or before.running)
-            init = dig(self.pod_of(uid), "spec", "initContainers", default=())
+            init = dig(self.pod_of(uid), "spec.initContainers", ())
             done = any(c["name"] == at[1] and not is_sidecar(c) for c in init)      # which is no reason to run it again
             if ended and not exit_ and not done and self.is_interruption(info["State"]):
                 info["State"].update(ExitCode=137, Error=INTERRUPTED)
@@ -4033,7 +4036,7 @@ class Pods:
     def bring_up(self, pod, found):
         """Start what should run by now and does not."""
         spec, uid, join = pod["spec"], pod["metadata"]["uid"], ""
-        if not dig(pod, "status", "podIP"):
+        if not dig(pod, "status.podIP"):
             return                                  # bound by its maker: the scheduler has yet to give it an address
         if any(name != SANDBOX for name in found):
             self.update_sources(pod)
@@ -4058,7 +4061,7 @@ class Pods:
         for container in (*spec["containers"], *(spec.get("ephemeralContainers") or ())):
             here = found.get(container["name"])
             self.bring_up_one(pod, container, here, join)
-            if dig(container, "lifecycle", "postStart") and (
+            if dig(container, "lifecycle.postStart") and (
                     not here or here.state == "created" or here.id in self.hooking):
                 return                              # the hook comes before the next container
 
@@ -4096,7 +4099,7 @@ class Pods:
             self.start(pod, container, id_)
             for state in (self.problems, self.tries, self.not_before):
                 state.pop(at, None)
-            if name == SANDBOX or dig(container, "lifecycle", "postStart"):
+            if name == SANDBOX or dig(container, "lifecycle.postStart"):
                 self.queue.add(key_of(pod))
         except ConfigError as error:
             self.fail(pod, container, error.reason, str(error))
@@ -4112,7 +4115,7 @@ class Pods:
     # -- hooks, and the end of a run
     def after_start(self, pod, container, found):
         """Run the postStart hook of a run that has just begun; of one that we find at our start it has been run."""
-        hook, at, run = dig(container, "lifecycle", "postStart"), (pod["metadata"]["uid"], found.container), (
+        hook, at, run = dig(container, "lifecycle.postStart"), (pod["metadata"]["uid"], found.container), (
             found.id, found.started_at)
         if not hook or self.hooked.get(at) == run:
             return
@@ -4154,9 +4157,9 @@ class Pods:
             then()
         def end(_=True):
             self.hooking.discard(found.id)
-            send(getattr(signal, (dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM"), signal.SIGTERM))
+            send(getattr(signal, (dig(self.inspect(found.id), "Config.StopSignal") or "SIGTERM"), signal.SIGTERM))
             self.k2d.hub.after(grace_s, send, signal.SIGKILL, lambda: os.close(process))
-        if dig(container, "lifecycle", "preStop") and grace_s > 0:
+        if dig(container, "lifecycle.preStop") and grace_s > 0:
             return self.run_hook(pod, container, found, "preStop", grace_s, end)
         end()
 
@@ -4238,7 +4241,7 @@ class Pods:
 
     def allocatable(self):
         """What the node has for its pods, {resource: quantity}."""
-        return dig(self.store.get("Node", "", self.settings.node), "status", "allocatable", default={})
+        return dig(self.store.get("Node", "", self.settings.node), "status.allocatable", {})
 
     def files(self, pod, container):
         """The files that k2d itself mounts into a container: {what: path}."""
@@ -4323,7 +4326,7 @@ class Pods:
         both, meta = security_context(pod, container), pod["metadata"]
         uid, why = both.get("runAsUser"), ""
         if uid is None and (both.get("runAsNonRoot") or both.get("runAsGroup") is not None):
-            user = (dig(self.image(container["image"]), "Config", "User") or "0").partition(":")[0]
+            user = (dig(self.image(container["image"]), "Config.User") or "0").partition(":")[0]
             body["User"] = f"{user}:{both['runAsGroup']}" if both.get("runAsGroup") is not None else body["User"]
             why = ("" if user.isdigit() and int(user) else "image will run as root" if user.isdigit() else
                    f"image has non-numeric user ({user}), cannot verify user is non-root")
@@ -4382,7 +4385,7 @@ class Pods:
         """The name is taken: by a container of this very pod (a pass was cut off), or by one that must go first."""
         name = container_name(pod, container["name"])
         info = self.inspect(name)
-        uid = dig(info, "Config", "Labels", POD_UID)
+        uid = dig(info, ["Config", "Labels", POD_UID])
         if info and uid == pod["metadata"]["uid"]:
             return info["Id"]
         if uid and (uid in self.keys or uid in self.store.buried):
@@ -4427,7 +4430,7 @@ class Pods:
         limit = pod["spec"].get("activeDeadlineSeconds")
         if not limit:
             return False
-        left = (seconds_of(dig(pod, "status", "startTime")) or time.time()) + limit - time.time()
+        left = (seconds_of(dig(pod, "status.startTime")) or time.time()) + limit - time.time()
         if left > 0:
             self.queue.add_after(left + 0.05, key_of(pod))
             return False
@@ -4484,8 +4487,8 @@ class Pods:
             return self.queue.add(key_of(pod))
         self.event(pod, "Normal", "Killing", f"Stopping container {found.container}", found.container)
         container = container_named(pod["spec"], found.container)
-        say = lambda ok: self.signal(found, dig(self.inspect(found.id), "Config", "StopSignal") or "SIGTERM")
-        if dig(container, "lifecycle", "preStop") and left > 0:
+        say = lambda ok: self.signal(found, dig(self.inspect(found.id), "Config.StopSignal") or "SIGTERM")
+        if dig(container, "lifecycle.preStop") and left > 0:
             return self.run_hook(pod, container, found, "preStop", left, say)
         say(True)
 
@@ -4555,12 +4558,12 @@ View = namedtuple("View", "pods namespaces")            # the node's pods that h
 CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 def labels_of(obj):
-    return dig(obj, "metadata", "labels", default={})
+    return dig(obj, "metadata.labels", {})
 def priority_of(pod):
     return pod["spec"].get("priority") or 0
 def required_terms(pod, which):
-    found = dig(pod, "spec", "affinity", which, "requiredDuringSchedulingIgnoredDuringExecution", default=())
-    return dig(found, "nodeSelectorTerms", default=()) if which == "nodeAffinity" else found
+    found = dig(pod, f"spec.affinity.{which}.requiredDuringSchedulingIgnoredDuringExecution", ())
+    return dig(found, "nodeSelectorTerms", ()) if which == "nodeAffinity" else found
 
 def tolerance(pod, taint):
     """The toleration by which a pod bears a taint, or None."""
@@ -4602,7 +4605,7 @@ def pod_requests(pod):
     """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
     spec, sidecars, peak = pod["spec"], Counter(), Counter()
     amounts = lambda resources: Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
-    asked = lambda container: amounts(dig(container, "resources", "requests"))
+    asked = lambda container: amounts(dig(container, "resources.requests"))
     for container in spec.get("initContainers") or ():
         peak |= sidecars + asked(container)                 # what is needed while this one starts
         if is_sidecar(container):
@@ -4692,21 +4695,21 @@ def rejection(pod, node, view):
 def choose_victims(pod, node, view, budgets):
     """(the less important pods to delete so that a pod fits, why that does not help); budgets are kept if they can."""
     lower = sorted((p for p in view.pods if not is_foreign(p) and priority_of(p) < priority_of(pod)),
-                   key=lambda p: (-priority_of(p), dig(p, "status", "startTime", default="")))
+                   key=lambda p: (-priority_of(p), dig(p, "status.startTime", "")))
     rest, victims, guarded = [p for p in view.pods if p not in lower], [], []
     reasons, _ = misfit(pod, node, view._replace(pods=rest))
     if reasons or not lower:
         return [], reasons if lower else ["No preemption victims found for incoming pod"]
     for budget in budgets:                                          # those beyond what it allows
         guarded += [p for p in lower if key_of(budget)[0] == key_of(p)[0] and is_selected(
-            budget["spec"].get("selector") or None, p)][dig(budget, "status", "disruptionsAllowed", default=0):]
+            budget["spec"].get("selector") or None, p)][dig(budget, "status.disruptionsAllowed", 0):]
     for p in sorted(lower, key=lambda p: p not in guarded):         # as many stay as can, the more important first
         (victims if misfit(pod, node, view._replace(pods=[*rest, p]))[0] else rest).append(p)
     return victims, []
 
 def set_condition(pod, *words):
     """Set one condition of a pod, as condition() makes it; the others stay."""
-    old = dig(pod, "status", "conditions", default=[])
+    old = dig(pod, "status.conditions", [])
     new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
     pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
 
@@ -4743,11 +4746,11 @@ def machine_sample(stat, meminfo):
 
 def stats_samples(stats):
     """The two Samples in the engine's stats of a container, None if it ended meanwhile."""
-    memory, times = dig(stats, "memory_stats", default={}), [seconds_of(dig(stats, x)) for x in ("preread", "read")]
+    memory, times = dig(stats, "memory_stats", {}), [seconds_of(dig(stats, x)) for x in ("preread", "read")]
     if not all(times) or "usage" not in memory:
         return None
-    idle = dig(memory, "stats", "total_inactive_file", default=dig(memory, "stats", "inactive_file", default=0))
-    return [Sample(at, dig(stats, part, "cpu_usage", "total_usage", default=0), max(0, memory["usage"] - idle))
+    idle = dig(memory, "stats.total_inactive_file", dig(memory, "stats.inactive_file", 0))
+    return [Sample(at, dig(stats, f"{part}.cpu_usage.total_usage", 0), max(0, memory["usage"] - idle))
             for at, part in zip(times, ("precpu_stats", "cpu_stats"))]
 
 def usage_of(before, after):
@@ -4802,7 +4805,7 @@ class Usage:
 
     def pods(self, pods):
         running = [(pod, [f for f in self.k2d.pods.found.get(pod["metadata"]["uid"], {}).values() if f.running and
-                          f.container != "POD"]) for pod in pods if dig(pod, "status", "phase") == "Running"]
+                          f.container != "POD"]) for pod in pods if dig(pod, "status.phase") == "Running"]
         pairs = self.measure([(f.id, f.pid) for _, found in running for f in found])
         measured = [(pod, {f.container: pairs[f.id, f.pid] for f in found if (f.id, f.pid) in pairs})
                     for pod, found in running]
@@ -4837,7 +4840,7 @@ def owner_reference(owner):
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 def storage_nanos(claim):
-    return quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
+    return quantity_nanos(dig(claim, "spec.resources.requests.storage", "0"))
 def is_for(pv, claim):
     ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
     return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
@@ -4845,7 +4848,7 @@ def is_for(pv, claim):
 def revision_of(rs):
     return int(rs["metadata"].get("annotations", {}).get(REVISION, 0))
 def get_condition(obj, type_):
-    return next((c for c in dig(obj, "status", "conditions", default=()) if c["type"] == type_), None)
+    return next((c for c in dig(obj, "status.conditions", ()) if c["type"] == type_), None)
 def is_condition(obj, type_, status="True"):
     return dig(get_condition(obj, type_), "status") == status
 
@@ -4982,7 +4985,7 @@ class Controllers:
         node = self.store.get("Node", "", ours)
         pods = [pod for pod in self.store.list("Pod") if node and not has_ended(pod) and (
             pod["spec"].get("nodeName", ours) == ours)]
-        settled = lambda pod: dig(pod, "status", "podIP") or is_foreign(pod)
+        settled = lambda pod: dig(pod, "status.podIP") or is_foreign(pod)
         view = View(list(filter(settled, pods)), {name: row.labels for (_, name), row in
                                                   self.store.rows["Namespace"].items()})
         waiting = [pod for pod in pods if not settled(pod) and not is_deleting(pod) and (
@@ -5096,7 +5099,7 @@ class Controllers:
         labels = [(each["metadata"].get("labels") or {}).items() for each in (spec["template"], *active)]
         counts = filled(fullyLabeledReplicas=sum(labels[0] <= each for each in labels[1:]),
                         readyReplicas=len(waits) - waits.count(None), availableReplicas=waits.count(0))
-        failed = [condition(dig(rs, "status", "conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
+        failed = [condition(dig(rs, "status.conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
         rs["status"] = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
                         "observedGeneration": rs["metadata"]["generation"], **filled(conditions=failure and failed)}
         self.store.put(KIND[rs["kind"]], rs)
@@ -5130,7 +5133,7 @@ class Controllers:
             tell("Normal", "SuccessfulCreate", f"Created pod: {pods[-1]['metadata']['name']}")
         if surplus > 0:                             # the least useful first, the youngest among equals
             pods.sort(key=lambda pod: (
-                bool(pod["spec"].get("nodeName")), dig(pod, "status", "phase") == "Running", is_condition(pod, "Ready"),
+                bool(pod["spec"].get("nodeName")), dig(pod, "status.phase") == "Running", is_condition(pod, "Ready"),
                 -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0), pod["metadata"]["name"]))
             for pod in pods[:surplus]:
                 self.api.delete_object(KIND["Pod"], pod, {})
@@ -5215,7 +5218,7 @@ class Controllers:
         self.set_replicas(d, new, min(replicas, present + max(0, room)))
         if replicas_of(new) != present:
             return                                              # its status comes first
-        available, least = (lambda rs: dig(rs, "status", "availableReplicas", default=0)), replicas - unavailable
+        available, least = (lambda rs: dig(rs, "status.availableReplicas", 0)), replicas - unavailable
         may_go = sum(map(replicas_of, old)) + available(new) - least
         for only_unavailable in (True, False):                 # first those that serve nobody
             for rs in old:
@@ -5229,7 +5232,7 @@ class Controllers:
         """Write what follows from the ReplicaSets; look again at the deadline; drop revisions beyond the limit."""
         spec, present = d["spec"], [new] if new else []
         sets, replicas, deadline = [*old, *present], replicas_of(d), spec.get("progressDeadlineSeconds", 600)
-        add = lambda field, among=sets: sum(dig(rs, "status", field, default=0) for rs in among)
+        add = lambda field, among=sets: sum(dig(rs, f"status.{field}", 0) for rs in among)
         total, updated, available = add("replicas"), add("replicas", present), add("availableReplicas")
         status = {"observedGeneration": d["metadata"]["generation"], "replicas": total, "updatedReplicas": updated,
                   "readyReplicas": add("readyReplicas"), "availableReplicas": available,
@@ -5240,7 +5243,7 @@ class Controllers:
         conditions = status["conditions"] = deployment_conditions(d, new, sets, status, complete, enough)
         d["status"] = {key: value for key, value in status.items() if value or key == "terminatingReplicas"}
         if complete:
-            empty = sorted((rs for rs in old if not replicas_of(rs) and not dig(rs, "status", "replicas")
+            empty = sorted((rs for rs in old if not replicas_of(rs) and not dig(rs, "status.replicas")
                             and not is_deleting(rs)), key=revision_of)
             for rs in empty[:max(0, len(empty) - spec.get("revisionHistoryLimit", 10))]:
                 self.api.delete_object(KIND["ReplicaSet"], rs, {})
@@ -5266,7 +5269,7 @@ class Controllers:
                                      for p in service["spec"].get("ports") or () if target_port(p, pod))
         as_ports = lambda ports: [{"name": n, "port": p, "protocol": protocol} for n, p, protocol in ports]
         for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
-            if dig(pod, "status", "podIP") and not has_ended(pod):
+            if dig(pod, "status.podIP") and not has_ended(pod):
                 place, address, endpoint = endpoint_of(pod, service, self.settings.node)
                 slices.append((ports_in(pod), endpoint))
                 if not is_deleting(pod):
@@ -5330,7 +5333,7 @@ class Controllers:
         if held:
             kept = ", ".join(sorted(f"{finalizer} in {n} resource instances" for finalizer, n in Counter(
                 f for obj in held for f in obj["metadata"]["finalizers"]).items()))
-            found, failure = dig(ns, "status", "conditions", default=()), "NamespaceDeletionContentFailure"
+            found, failure = dig(ns, "status.conditions", ()), "NamespaceDeletionContentFailure"
             ns["status"]["conditions"] = [condition(found, type_, "True", *words) for type_, *words in (
                 (failure, "ContentDeletionFailed", f"Failed to delete all resource types, {len(held)} remaining"),
                 ("NamespaceFinalizersRemaining", "SomeFinalizersRemain", "Some content in the namespace has finalizers "
@@ -5374,7 +5377,7 @@ class Controllers:
         done = next((each for each in ("orphan", "foregroundDeletion", "kubernetes.io/pvc-protection",
                                        "kubernetes.io/pv-protection") if each in finalizers), "")
         if done == "kubernetes.io/pv-protection":
-            is_held = dig(obj, "status", "phase") == "Bound"
+            is_held = dig(obj, "status.phase") == "Bound"
         elif done == "kubernetes.io/pvc-protection":
             is_held = any(name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"nodeName"'))
         elif done:
@@ -5383,7 +5386,7 @@ class Controllers:
                 others = [ref for ref in refs if ref["uid"] != uid]
                 owners = [self.owner(ref, key_of(found)[0]) for ref in others]
                 if done == "orphan" or any(owner is not None and "foregroundDeletion" not in dig(
-                        owner, "metadata", "finalizers", default=()) for owner in owners):      # one that does not wait
+                        owner, "metadata.finalizers", ()) for owner in owners):      # one that does not wait
                     found["metadata"]["ownerReferences"] = others
                     self.store.put(each, found)
                 elif not is_deleting(found):
@@ -5407,7 +5410,7 @@ class Controllers:
         if spec.get("storageClassName") is None and not volume:
             spec.update(filled(storageClassName=default_class(self.store)))     # one that came after the claim
         pv = self.store.get("PersistentVolume", "", volume) if volume else self.matching(claim)
-        is_taken = bool(dig(pv, "spec", "claimRef")) and not is_for(pv, claim)
+        is_taken = bool(dig(pv, "spec.claimRef")) and not is_for(pv, claim)
         if BIND_COMPLETED in claim["metadata"].get("annotations", ()) and (is_taken or not pv):
             if claim["status"].get("phase") != "Lost":
                 tell("Warning", *(("ClaimMisbound", "Two claims are bound to the same volume, this one is bound "
@@ -5428,7 +5431,7 @@ class Controllers:
         for pv in self.store.list("PersistentVolume"):
             offer, mine = pv["spec"], is_for(pv, claim)
             size = quantity_nanos(offer["capacity"].get("storage", "0"))
-            free = not offer.get("claimRef") and not is_deleting(pv) and dig(pv, "status", "phase") == "Available" and (
+            free = not offer.get("claimRef") and not is_deleting(pv) and dig(pv, "status.phase") == "Available" and (
                 selects(selector_of(spec.get("selector")), pv["metadata"].get("labels")))
             if (mine or free) and (
                     set(offer.get("accessModes") or ()) >= set(spec["accessModes"]) and size >= storage_nanos(claim) and
@@ -5441,7 +5444,7 @@ class Controllers:
         """Make a volume and a claim each other's, and tell the claim what it has."""
         spec, meta, offer = claim["spec"], claim["metadata"], pv["spec"]
         notes = meta.setdefault("annotations", {})
-        if dig(offer, "claimRef", "uid") != meta["uid"]:
+        if dig(offer, "claimRef.uid") != meta["uid"]:
             if not offer.get("claimRef"):
                 pv["metadata"].setdefault("annotations", {})[BOUND_BY] = "yes"
             offer["claimRef"] = {**pick(claim, ("kind", "apiVersion")),
@@ -5479,7 +5482,7 @@ class Controllers:
     def provision(self, namespace, name):
         """Make an engine volume for a claim, and the PersistentVolume that stands for it. Blocks on the engine."""
         claim = self.store.get("PersistentVolumeClaim", namespace, name)
-        class_ = self.store.get("StorageClass", "", dig(claim, "spec", "storageClassName", default=""))
+        class_ = self.store.get("StorageClass", "", dig(claim, "spec.storageClassName", ""))
         if not class_ or claim["spec"].get("volumeName") or is_deleting(claim):
             return
         volume = "pvc-" + claim["metadata"]["uid"]
@@ -5506,18 +5509,18 @@ class Controllers:
             tell("Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {volume} using {PROVISIONER}")
 
     def set_phase(self, pv, phase, **told):
-        if dig(pv, "status", "phase") != phase:
+        if dig(pv, "status.phase") != phase:
             pv["status"] = {"phase": phase, **told, "lastPhaseTransitionTime": now()}
         self.store.put(KIND["PersistentVolume"], pv)
 
     def PersistentVolume(self, pv, namespace, name):
         """Available, Bound to its claim, or Released by it; then its reclaim policy says what follows."""
-        ref, phase = pv["spec"].get("claimRef") or {}, dig(pv, "status", "phase")
+        ref, phase = pv["spec"].get("claimRef") or {}, dig(pv, "status.phase")
         claim, policy = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""), ref.get("name", "")), (
             pv["spec"]["persistentVolumeReclaimPolicy"])
         if not ref.get("uid"):
             self.set_phase(pv, "Available")
-        elif dig(claim, "metadata", "uid") == ref["uid"]:
+        elif dig(claim, "metadata.uid") == ref["uid"]:
             if phase != "Bound":
                 self.add("PersistentVolumeClaim", *key_of(claim))
         elif policy == "Retain" or policy == "Delete" and is_ours(pv):
@@ -5534,7 +5537,7 @@ class Controllers:
     def reclaim(self, name):
         """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the engine."""
         pv = self.store.get("PersistentVolume", "", name)
-        if dig(pv, "status", "phase") == "Released" and is_ours(pv):
+        if dig(pv, "status.phase") == "Released" and is_ours(pv):
             self.k2d.engine.call("DELETE", "/volumes/" + name, expect=(404,))
             with self.store.transaction():
                 pv = self.store.get("PersistentVolume", "", name)
@@ -5560,7 +5563,7 @@ class Controllers:
         wanted = (resolve_count(least, expected, True) if least is not None else
                   max(0, expected - resolve_count(most, expected, True)))
         allowed = max(0, healthy - wanted) if pods else 0
-        told = condition(dig(pdb, "status", "conditions"), "DisruptionAllowed", str(allowed > 0),
+        told = condition(dig(pdb, "status.conditions"), "DisruptionAllowed", str(allowed > 0),
                          "SufficientPods" if allowed else "InsufficientPods", observedGeneration=generation)
         pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed, "currentHealthy": healthy,
                          "desiredHealthy": wanted, "expectedPods": expected, "conditions": [{**told, "message": ""}]}
@@ -5853,7 +5856,7 @@ class Access:
         namespace, prefix = known["namespace"], "authentication.kubernetes.io/"
         for kind in ("ServiceAccount", "Pod", "Secret"):        # what the token is bound to must still be there
             bound = known.get(kind.lower())
-            if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata", "uid") != bound["uid"]:
+            if bound and dig(self.store.get(kind, namespace, bound["name"]), "metadata.uid") != bound["uid"]:
                 return None
             if bound and kind == "Pod":
                 pod = self.store.get("Pod", namespace, bound["name"])
@@ -5914,7 +5917,7 @@ class Access:
     def rules_of(self, role):
         """The rules of a Role or ClusterRole, those it aggregates included."""
         yield from (role or {}).get("rules") or ()
-        for selector in dig(role, "aggregationRule", "clusterRoleSelectors", default=()):
+        for selector in dig(role, "aggregationRule.clusterRoleSelectors", ()):
             for each in self.store.list("ClusterRole", "", selector_of(selector)):
                 yield from each.get("rules") or ()
 
@@ -6064,7 +6067,7 @@ class Defaults:
         account.update(filled(secrets=[pick(secret, ("name",)) for secret in account.get("secrets") or ()]))
     def ReplicationController(obj):
         spec, meta, template = obj["spec"], obj["metadata"], obj["spec"].get("template")
-        labels = dig(template, "metadata", "labels")
+        labels = dig(template, "metadata.labels")
         if labels:
             spec["selector"], meta["labels"] = spec.get("selector") or labels, meta.get("labels") or labels
         if template:
@@ -6256,7 +6259,7 @@ def check_workload(word, kind):
     """The check of a workload's spec; word and kind: what its refusals call it."""
     def check(selector=None, template=None, progressDeadlineSeconds=1 << 31, minReadySeconds=0,
               podManagementPolicy="Parallel", **_):
-        labels, pods = dig(template, "metadata", "labels"), dig(template, "spec", default={})
+        labels, pods = dig(template, "metadata.labels"), dig(template, "spec", {})
         yield selector is None and kind != "DaemonSet", ".selector", "Required value"
         yield selector == {}, ".selector", f"empty selector is invalid for {word}"
         yield (selector is None or selector and not selects(selector_of(selector), labels or {}),
@@ -6498,7 +6501,7 @@ class Checks:
             yield exact and path.endswith(end), ".path", f"cannot end with '{end}'"
         yield not backend, ".backend", "resource or service backend is required", ""
     def IngressBackend(service=None, resource=None):
-        port, both = dig(service, "port", default={}), service is not None and resource is not None
+        port, both = dig(service, "port", {}), service is not None and resource is not None
         yield both, "", "cannot set both resource and service backends", ""
         yield not both and len(port) > 1, "", "cannot set both port name & port number", ""
         yield service is not None and not both and not port, "", "Required value: port name or number is required"
@@ -6511,7 +6514,7 @@ class Checks:
     def Container(ports=(), livenessProbe=None, startupProbe=None, **_):
         yield from check_twice(".ports", ports)
         for field, probe in (("livenessProbe", livenessProbe), ("startupProbe", startupProbe)):
-            yield dig(probe, "successThreshold", default=1) != 1, f".{field}.successThreshold", "must be 1"
+            yield dig(probe, "successThreshold", 1) != 1, f".{field}.successThreshold", "must be 1"
     def Node(spec, **_):
         effects = "NoSchedule", "PreferNoSchedule", "NoExecute"
         for i, taint in enumerate(spec.get("taints") or ()):
@@ -6628,7 +6631,7 @@ class Checks:
                "kind and listKind may not be the same")
         yield group and "." not in group, "spec.group", "should be a domain with at least one dot"
         for i, version in enumerate(versions):
-            at, schema = f"spec.versions[{i}]", dig(version, "schema", "openAPIV3Schema")
+            at, schema = f"spec.versions[{i}]", dig(version, "schema.openAPIV3Schema")
             yield from check_name(at + ".name", "rfc1035", version["name"])
             yield not schema, at + ".schema.openAPIV3Schema", "Required value"
         yield (sum(version["storage"] for version in versions) != 1, "spec.versions",
@@ -6637,7 +6640,7 @@ class Checks:
     def Probe(**probe):
         yield from check_one("handler", [name for name in message("ProbeHandler").by_name if name in probe])
         for handler in ("httpGet", "tcpSocket"):
-            yield from check_port(f".{handler}.port", dig(probe, handler, "port"))
+            yield from check_port(f".{handler}.port", dig(probe, f"{handler}.port"))
     def Toleration(key="", operator=None, value="", effect="", tolerationSeconds=None):
         yield (not key and operator != "Exists", ".operator", "operator must be Exists when `key` is empty, which "
                'means "match all values and all keys"', operator or "")
@@ -6710,7 +6713,7 @@ def validate_update(kind, old, new):
     if kind.id == "PersistentVolumeClaim" and dig(status, "phase") == "Bound":
         old = {**old, "spec": {**before, **pick(after, ("resources", "volumeAttributesClassName"))}}
     for path in IMMUTABLE.get(kind.id, "").split():
-        had, found = (dig(obj, *path.split(".")) for obj in (old, new))
+        had, found = (dig(obj, path) for obj in (old, new))
         yield had != found, path, "field is immutable", "" if found is None and isinstance(had, str) else found
     for _, where, fields, why in [row for row in FORBIDDEN if row[0] == kind.id]:
         had, found = ({key: value for key, value in (obj["spec"] if where.startswith("spec") else obj).items()
@@ -6746,7 +6749,7 @@ def validate_update(kind, old, new):
                "`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` "
                "(allow it to be set to 1 if it was previously negative)")
     elif kind.id == "PersistentVolumeClaim":
-        has = quantity_nanos(dig(status, "capacity", "storage", default="0"))
+        has = quantity_nanos(dig(status, "capacity.storage", "0"))
         yield (has >= claim_nanos(new) < claim_nanos({"spec": before}), "spec.resources.requests.storage",
                "Forbidden: field can not be less than status.capacity")
     elif kind.id == "Service" and "ExternalName" not in (before["type"], after["type"]):
@@ -6917,7 +6920,7 @@ def kinds_of(definition):
                  names.get("singular") or names["kind"].lower(), tuple(names.get("shortNames") or ()),
                  spec["scope"] == "Namespaced", ALL, tuple(pick(version.get("subresources", {}), ("scale", "status"))),
                  ("gen", "obj", *(names.get("categories") or ())), "disk", definition["metadata"]["name"],
-                 dig(version, "schema", "openAPIV3Schema", default={LOOSE: True}), version)
+                 dig(version, "schema.openAPIV3Schema", {LOOSE: True}), version)
             for version in sorted(spec["versions"], key=rank)]
 
 def register(definition, is_served=True):
@@ -6998,7 +7001,7 @@ def admit_pod(store, pod):
             if own.get(key, value) != value:
                 raise forbidden(kind, name, f"conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; "
                                 f"pod.spec.nodeSelector[{key}] = {own[key]}")
-        spec.update(filled(overhead=dig(found, "overhead", "podFixed"),
+        spec.update(filled(overhead=dig(found, "overhead.podFixed"),
                            nodeSelector={**where.get("nodeSelector", {}), **own}))
         spec["tolerations"] += [t for t in where.get("tolerations") or () if t not in spec["tolerations"]]
     merge_label_keys([spec.get(key) for key in ("affinity", "topologySpreadConstraints")], labels_of(pod))
@@ -7014,7 +7017,7 @@ def admit_pod(store, pod):
                         f'error looking up service account {namespace}/{user}: serviceaccount "{user}" not found')
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
-    wants = dig({**(account or {}), **spec}, "automountServiceAccountToken", default=True)
+    wants = dig({**(account or {}), **spec}, "automountServiceAccountToken", True)
     bare = [container for _, container in containers_of(spec)
             if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
     if wants and bare:
@@ -7037,12 +7040,12 @@ def default_class(store):
     return max(marked)[1] if marked else None
 
 def claim_nanos(claim):
-    return quantity_nanos(dig(claim, "spec", "resources", "requests", "storage", default="0"))
+    return quantity_nanos(dig(claim, "spec.resources.requests.storage", "0"))
 
 def check_expansion(store, old, new):
     """Whether a claim may grow. Raises ApiError 403 (plugin/pkg/admission/storage/persistentvolume/resize)."""
     class_ = store.get("StorageClass", "", new["spec"].get("storageClassName") or "")
-    why = ("Only bound persistent volume claims can be expanded" if dig(old, "status", "phase") != "Bound" else
+    why = ("Only bound persistent volume claims can be expanded" if dig(old, "status.phase") != "Bound" else
            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must "
            "support resize" if not dig(class_, "allowVolumeExpansion") else "")
     if why and claim_nanos(new) > claim_nanos(old):
@@ -7055,7 +7058,7 @@ def limit_ranges(store, kind, obj):
                   for limit in each["spec"].get("limits") or ()]:
         about = limit["type"]
         if kind.id == about == "PersistentVolumeClaim":
-            faults += limit_faults(limit, dig(obj, "spec", "resources", default={}))
+            faults += limit_faults(limit, dig(obj, "spec.resources", {}))
         elif kind.id == about == "Pod":
             faults += limit_faults(limit, {side: {name: quantity_text(nanos) for name, nanos in total_of(
                 obj["spec"], side).items()} for side in ("requests", "limits")})
@@ -7078,7 +7081,7 @@ def total_of(pod_spec, side):
     """What the containers of a pod have together in their requests or limits: {resource: units of 10^-9}."""
     used = Counter()
     for container in pod_spec.get("containers") or ():
-        amounts = dig(container, "resources", side, default={})
+        amounts = dig(container, f"resources.{side}", {})
         used.update({name: quantity_nanos(quantity) for name, quantity in amounts.items()})
     return used
 
@@ -7134,7 +7137,7 @@ SCOPES = {  # what a scope of a quota selects among pods
 
 def in_scopes(quota, kind, obj):
     """Whether a ResourceQuota is about an object: scopes are about pods alone."""
-    spec, terms = obj.get("spec", {}), dig(quota, "spec", "scopeSelector", "matchExpressions", default=[])
+    spec, terms = obj.get("spec", {}), dig(quota, "spec.scopeSelector.matchExpressions", [])
     terms = terms + [{"scopeName": scope, "operator": "Exists"} for scope in quota["spec"].get("scopes") or ()]
     def fits(term):
         scope, op = term["scopeName"], term["operator"]
@@ -7169,7 +7172,7 @@ def check_quota(store, kind, obj, old=None):
                 f"{name} for: {c['name']}" for name in hard for c in obj["spec"].get("containers") or ()
                 for side, resource in [name.split(".", 1) if "." in name else ("requests", name)]
                 if side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage") and
-                resource not in dig(c, "resources", side, default={})))
+                resource not in dig(c, f"resources.{side}", {})))
             if text:
                 raise forbidden(kind, meta["name"], f"failed quota: {quota['metadata']['name']}: must specify {text}")
         before = quota_usage(kind, old) if old else {}
@@ -7207,10 +7210,10 @@ class Request:
 
     def managers(self, kind, old, before, after):
         """The managers after its update of old (None: a new object); it may give those before it, or clear them all."""
-        given = dig(self.given, "metadata", "managedFields")
+        given = dig(self.given, "metadata.managedFields")
         try:
             present = {} if given in ([], [{}]) else read_managers(
-                given if isinstance(given, list) else dig(old, "metadata", "managedFields"))
+                given if isinstance(given, list) else dig(old, "metadata.managedFields"))
         except (TypeError, AttributeError):
             raise bad_request("metadata.managedFields: want a list of entries as the server gives them")
         return updated_managers(place_of(kind.schema), before, after, present, self.manager("Update"),
@@ -7457,7 +7460,7 @@ class Api:
         for path in findings.refused:
             refused.add(path, "Forbidden", why="k2d cannot honour this field" + (
                 ", and the pod would run wrongly without it" if "containers" in path or "spec" in path else ""))
-        refused.check(kind, dig(obj, "metadata", "name", default=""))
+        refused.check(kind, dig(obj, "metadata.name", ""))
         return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
 
     @staticmethod
@@ -7643,7 +7646,7 @@ class Api:
                     place, empty_object(shape), before, {}, nobody, has_status)
                 given, managers = apply_patch(place, before, patch, times, request.manager("Apply"),
                                               request.flag("force"), has_status)
-                notes = dig(given, "metadata", "annotations", default={})
+                notes = dig(given, "metadata.annotations", {})
                 if request.manager("Apply").name == "kubectl" and notes.get(LAST_APPLIED):
                     bare = {"annotations": {LAST_APPLIED: None}} if "annotations" in patch["metadata"] else {}
                     own = merge_patch(patch, {"metadata": bare})
@@ -7721,7 +7724,7 @@ class Api:
                 raise bad_request("error decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  " +
                                   "\n  ".join(twice))
             request.warnings += twice if validation == "Warn" else ()
-            if dig(config, "metadata", "managedFields"):
+            if dig(config, "metadata.managedFields"):
                 raise bad_request("metadata.managedFields must be nil")
             if not config.get("kind") or not config.get("apiVersion"):
                 group, _, version = str(config.get("apiVersion") or "").rpartition("/")
@@ -7747,7 +7750,7 @@ class Api:
         """The object that results from old when a client gives this: what a client may not write stays."""
         before, served, faults = old["metadata"], to_served(kind, old), Faults()
         if subresource == "scale":
-            patch = dig(given, "spec", "replicas", default=0)
+            patch = dig(given, "spec.replicas", 0)
             for step in reversed(scale_paths(kind)[0]):
                 patch = {step: patch}
             given = merge_patch(served, patch)
@@ -7760,14 +7763,14 @@ class Api:
             part, ours = "status" if subresource == "status" else "spec", {}
             if kind.id == "Pod":
                 ours = filled(**pick(old.get("status", {}), ("podIP", "podIPs")))
-                for each in dig(given, "status", "conditions", default=()):
+                for each in dig(given, "status.conditions", ()):
                     each.setdefault("lastTransitionTime", None)
             meta = {**without(meta, "ownerReferences"), **pick(before, ("ownerReferences",))}
             new = {**served, part: {**given.get(part, {}), **ours}, "metadata": dict(before) if kind.crd else meta}
             if kind.crd:
                 new = new if "status" in given else without(new, "status")
                 validate_custom(kind.schema, new, "", faults)
-            if kind.id == "Node" and dig(new, "status", "capacity"):
+            if kind.id == "Node" and dig(new, "status.capacity"):
                 fill(new["status"], allocatable=new["status"]["capacity"])
             if managers is None:
                 managers = request.managers(kind, old, served, new)
@@ -7899,8 +7902,8 @@ class Api:
                 raise conflict(request.kind._replace(plural="pods/binding"), request.name,
                                f"pod {request.name} is already assigned to node {dumps(node).decode()}")
             if not request.dry_run:
-                pod["spec"]["nodeName"] = dig(given, "target", "name", default="")
-                old = dig(pod, "status", "conditions", default=[])
+                pod["spec"]["nodeName"] = dig(given, "target.name", "")
+                old = dig(pod, "status.conditions", [])
                 pod["status"]["conditions"] = [condition(old, "PodScheduled", "True", lastProbeTime=None)]
                 self.store.put(KIND["Pod"], pod)
         return answer(201, SUCCESS)
@@ -7992,8 +7995,8 @@ class Api:
         found = self.k2d.pods.found.get(pod["metadata"]["uid"], {}).get(name)
         previous, follow, timestamps = map(request.flag, ("previous", "follow", "timestamps"))
         status = next((s for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
-                       for s in dig(pod, "status", field, default=()) if s["name"] == name), None)
-        last, reason = (dig(status, *path) for path in (("lastState", "terminated"), ("state", "waiting", "reason")))
+                       for s in dig(pod, f"status.{field}", ()) if s["name"] == name), None)
+        last, reason = (dig(status, path) for path in ("lastState.terminated", "state.waiting.reason"))
         if not status:
             text = "is not available"
         elif reason and not last and not previous:
@@ -8059,7 +8062,7 @@ class Api:
             raise not_found(request.kind, name)
         if obj["kind"] == "Service":
             wanted = [p for p in obj["spec"].get("ports") or () if port in ("", p.get("name"), str(p["port"]))]
-            subsets = dig(self.store.get("Endpoints", request.namespace, name), "subsets", default=())
+            subsets = dig(self.store.get("Endpoints", request.namespace, name), "subsets", ())
             ends = [(address["ip"], each["port"]) for subset in subsets for address in subset.get("addresses") or ()
                     for each in subset.get("ports") or () if wanted and each.get("name") == wanted[0].get("name")]
             if not ends:
@@ -8067,7 +8070,7 @@ class Api:
             host, port = random.choice(ends)
         else:
             ports = [p["containerPort"] for c in obj["spec"]["containers"] for p in c.get("ports") or ()]
-            host, port = dig(obj, "status", "podIP"), port or (ports or [80])[0]
+            host, port = dig(obj, "status.podIP"), port or (ports or [80])[0]
             if not host:
                 raise bad_request("address not allowed")
         try:
@@ -8191,14 +8194,14 @@ def exact_seconds(text):
 
 def scale_paths(kind):
     """(of spec.replicas, status.replicas, the selector) of a kind with a scale subresource, as paths."""
-    given = dig(kind.crd, "subresources", "scale", default={})
+    given = dig(kind.crd, "subresources.scale", {})
     return [given.get(field, default).lstrip(".").split(".") if given or not kind.crd else None for field, default in (
         ("specReplicasPath", "spec.replicas"), ("statusReplicasPath", "status.replicas"),
         ("labelSelectorPath", "status.selector" if kind.crd else "spec.selector"))]
 
 def to_scale(kind, obj):
     """The autoscaling/v1 Scale of an object."""
-    replicas, ready, selector = (dig(obj, *path) for path in scale_paths(kind))
+    replicas, ready, selector = (dig(obj, path) for path in scale_paths(kind))
     selector = selector_text(selector) if isinstance(selector, dict) else selector
     return {"kind": "Scale", "apiVersion": "autoscaling/v1",
             "metadata": pick(obj["metadata"], ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")),
@@ -8236,8 +8239,8 @@ def to_served(kind, obj):
     if kind.id == "Event":
         obj = {RENAMED.get(name, name): value for name, value in obj.items()}
     elif kind.id == "HorizontalPodAutoscaler":
-        cpu = lambda metrics, word: next((dig(m, "resource", word, "averageUtilization") for m in metrics or ()
-                                          if dig(m, "resource", "name") == "cpu"), None)
+        cpu = lambda metrics, word: next((dig(m, f"resource.{word}.averageUtilization") for m in metrics or ()
+                                          if dig(m, "resource.name") == "cpu"), None)
         spec, status = obj["spec"], obj.get("status", {})
         wanted, found = cpu(spec.get("metrics"), "target"), cpu(status.get("currentMetrics"), "current")
         obj = {**obj, "spec": {**spec, **filled(targetCPUUtilizationPercentage=wanted)},
@@ -8351,7 +8354,7 @@ def pod_cells(pod):
     reason = "SchedulingGated" if gated else status.get("reason") or status.get("phase", "")
     for i, s in enumerate(status.get("initContainerStatuses") or ()):
         seen.append(s)
-        end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason", default="PodInitializing")
+        end, waiting = dig(s, "state.terminated"), dig(s, "state.waiting.reason", "PodInitializing")
         if s["name"] in sidecars and s.get("started") and (not end or end["exitCode"]):
             ready += s["ready"]
         elif not end or end["exitCode"]:
@@ -8362,11 +8365,11 @@ def pod_cells(pod):
         statuses, error, is_running = status.get("containerStatuses") or [], "", False
         seen = [s for s in seen if s["name"] in sidecars] + statuses
         for s in reversed(statuses):
-            end, waiting = dig(s, "state", "terminated"), dig(s, "state", "waiting", "reason")
+            end, waiting = dig(s, "state.terminated"), dig(s, "state.waiting.reason")
             if waiting or end:
                 reason = waiting or ended_text(end)
                 error = reason if not waiting and end["exitCode"] else error
-            elif s["ready"] and dig(s, "state", "running") is not None:
+            elif s["ready"] and dig(s, "state.running") is not None:
                 is_running, ready = True, ready + 1
         if reason == "Completed":
             is_ready = is_running and is_condition(pod, "Ready")
@@ -8374,7 +8377,7 @@ def pod_cells(pod):
     if is_deleting(pod):
         reason = "Unknown" if status.get("reason") == "NodeLost" else reason if has_ended(pod) else "Terminating"
     restarts = sum(s["restartCount"] for s in seen)
-    last = max((seconds_of(dig(s, "lastState", "terminated", "finishedAt")) or 0 for s in seen), default=0)
+    last = max((seconds_of(dig(s, "lastState.terminated.finishedAt")) or 0 for s in seen), default=0)
     return [f"{ready}/{len(spec['containers']) + len(sidecars)}", reason,
             f"{restarts} ({duration(time.time() - last)} ago)" if restarts and last else str(restarts),
             f"{sum(is_condition(pod, g['conditionType']) for g in gates)}/{len(gates)}" if gates else "<none>"]
@@ -8387,7 +8390,7 @@ def node_cells(node):
 
 def ingress_ips(obj):
     """The addresses in the status of a Service or an Ingress."""
-    found = dig(obj, "status", "loadBalancer", "ingress", default=())
+    found = dig(obj, "status.loadBalancer.ingress", ())
     return sorted({one.get("ip") or one.get("hostname") for one in found} - {None})
 
 def service_cells(service):
@@ -8429,16 +8432,16 @@ def volume_cells(obj):
     spec, claim, annotations = obj["spec"], obj["spec"].get("claimRef"), obj["metadata"].get("annotations") or {}
     has = spec if "capacity" in spec else obj.get("status") or {} if spec.get("volumeName") else {}
     modes = ",".join(short for mode, short in ACCESS_MODES.items() if mode in (has.get("accessModes") or ()))
-    return [dig(has, "capacity", "storage", default="0" if spec.get("volumeName") else ""), modes,
-            "Terminating" if is_deleting(obj) else dig(obj, "status", "phase", default=""),
+    return [dig(has, "capacity.storage", "0" if spec.get("volumeName") else ""), modes,
+            "Terminating" if is_deleting(obj) else dig(obj, "status.phase", ""),
             f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "",
             annotations.get("volume.beta.kubernetes.io/storage-class", spec.get("storageClassName") or "")]
 def claim_cells(obj):
     capacity, modes, status, _, class_ = volume_cells(obj)
-    return [status, capacity, modes, class_, dig(obj, "spec", "volumeAttributesClassName", default="<unset>")]
+    return [status, capacity, modes, class_, dig(obj, "spec.volumeAttributesClassName", "<unset>")]
 
 def quota_cells(quota):
-    hard, used = (dig(quota, "status", field, default={}) for field in ("hard", "used"))
+    hard, used = (dig(quota, f"status.{field}", {}) for field in ("hard", "used"))
     return [", ".join(f"{name}: {used.get(name, '0')}/{hard[name]}" for name in sorted(hard)
                       if name.startswith("limits.") == limits) for limits in (False, True)]
 def revision_cells(obj):
@@ -8452,13 +8455,13 @@ def job_cells(job):
     one = f"1 of {spec['parallelism']}" if spec.get("parallelism", 0) > 1 else 1
     states = "Complete", "Failed", "Terminating", "Suspended", "FailureTarget", "SuccessCriteriaMet"
     return [next((s for s in states if is_condition(job, s) or s == "Terminating" and is_deleting(job)), "Running"),
-            f"{status.get('succeeded', 0)}/{dig(spec, 'completions', default=one)}",
+            f"{status.get('succeeded', 0)}/{dig(spec, 'completions', one)}",
             "" if began is None else duration((time.time() if until is None else until) - began)]
 
 def metric_text(spec, status):
     """A metric of a HorizontalPodAutoscaler as NAME: CURRENT/TARGET (formatHPAMetrics)."""
     source = spec["type"][:1].lower() + spec["type"][1:]
-    target, current = (dig(side, source, part, default={}) for side, part in ((spec, "target"), (status, "current")))
+    target, current = (dig(side, f"{source}.{part}", {}) for side, part in ((spec, "target"), (status, "current")))
     is_average, of_resource = "averageValue" in target, "esource" in source
     field = "averageValue" if is_average else "averageUtilization" if of_resource else "value"
     unit, tail = "%" * (field == "averageUtilization"), " (avg)" * (is_average and source in ("external", "object"))
@@ -8467,7 +8470,7 @@ def metric_text(spec, status):
                        for side, none in ((current, unknown), (target, "<auto>")))
     return (f"{spec[source]['name']}: " if of_resource else "") + f"{current}/{target}{tail}"
 def autoscaler_cells(obj):
-    found, metrics = dig(obj, "status", "currentMetrics", default=[]), obj["spec"].get("metrics") or ()
+    found, metrics = dig(obj, "status.currentMetrics", []), obj["spec"].get("metrics") or ()
     return ["{kind}/{name}".format(**obj["spec"]["scaleTargetRef"]), cut([
         metric_text(one, (found[i:] or [{}])[0]) for i, one in enumerate(metrics)], most=2, comma=", ")]
 
@@ -8483,7 +8486,7 @@ def binding_cells(obj):
         f"{one.get('namespace', '')}/" * (kind == "ServiceAccount") + one["name"] for one in obj.get("subjects") or ()
         if one["kind"] == kind) for kind in ("User", "Group", "ServiceAccount"))]
 def ready_cells(obj):
-    return [f"{dig(obj, 'status', 'readyReplicas', default=0)}/{obj['spec'].get('replicas', 0)}"]
+    return [f"{dig(obj, 'status.readyReplicas', 0)}/{obj['spec'].get('replicas', 0)}"]
 
 # Kinds: their columns after Name; " ; " stands between rows. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; *
 # shows it only with -o wide; the other mark see MARKS; a path is one of additionalPrinterColumns without its first
@@ -8543,7 +8546,7 @@ CELLS = {
     "StorageClass": storage_class_cells, "ResourceQuota": quota_cells, "RoleBinding": binding_cells,
     "ClusterRoleBinding": binding_cells, "Secret": lambda obj: [len(obj.get("data") or ())],
     "ConfigMap": lambda obj: [len(obj.get("data") or ()) + len(obj.get("binaryData") or ())],
-    "CronJob": lambda obj: [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status", "active", default=()))],
+    "CronJob": lambda obj: [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status.active", ()))],
     "PodMetrics": lambda obj: [quantity_text(sum(quantity_nanos(c["usage"][name]) for c in obj["containers"]))
                                for name in ("cpu", "memory")]}
 # [?(@left op right)], [index], .name
@@ -9945,12 +9948,12 @@ class K2d:
                 "kind": "Node", "apiVersion": "v1",
                 "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
                 "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
-            capacity.update((name, amount) for name, amount in dig(node, "status", "capacity", default={}).items()
+            capacity.update((name, amount) for name, amount in dig(node, "status.capacity", {}).items()
                             if "/" in name)                     # what somebody has said that it has besides
             node["metadata"].setdefault("labels", {}).update({
                 "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
                 "node-role.kubernetes.io/control-plane": ""})
-            told = [condition(dig(node, "status", "conditions"), *each, lastHeartbeatTime=None) for each in conditions]
+            told = [condition(dig(node, "status.conditions"), *each, lastHeartbeatTime=None) for each in conditions]
             node["status"] = {
                 "capacity": capacity, "allocatable": capacity, "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
                 "conditions": [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told],
@@ -10031,7 +10034,7 @@ def reset(settings):
         uids = {store.get("Pod", *key)["metadata"]["uid"] for key in store.keys("Pod")} | store.buried
         engine.negotiate()
         for info in engine.call("GET", "/containers/json?all=1"):
-            networks = dig(info, "NetworkSettings", "Networks", default={})
+            networks = dig(info, "NetworkSettings.Networks", {})
             if (info.get("Labels") or {}).get(POD_UID) in uids:
                 engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1")
             elif settings.network in networks:
