@@ -47,6 +47,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from http import HTTPStatus
+from operator import itemgetter
 
 # == 1. Settings =============================================================================
 # What the command line or the environment decides, and the limits that hold for every client.
@@ -102,8 +103,7 @@ class Settings:
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
         self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])   # the engine's own
         self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n]) for n in (1, 10, 11))
-        machine = machine_facts()
-        self.node, self.memory_bytes, self.least_oom_score = machine
+        self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
 
     @property
     def host_ip(self):
@@ -178,7 +178,10 @@ def unprocessable(why):
     return ApiError(422, "Invalid", f"the patch cannot be applied: {why}")
 
 class Mismatch(ValueError):
-    """A value of the wrong type or form: str() says where it stands, what was found and what is wanted."""
+    """A value of the wrong type or form: (what was found and what is wanted, where it stands)."""
+    def __init__(self, text, path=""):
+        super().__init__(f"{path}: {text}" if path else text)
+        self.text, self.path = text, path
 
 class ConfigError(Exception):
     """A container that cannot be created as its pod stands: (message, reason of its waiting state)."""
@@ -325,7 +328,9 @@ def quantity_value(text, unit=10 ** 9):
 def quantity_text(nanos):
     """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki and more."""
     kibi, rest = divmod(nanos, BINARY["Ki"])
-    return f"{nanos}n" if nanos % 10 ** 6 else canonical_quantity(f"{nanos // 10 ** 6}m" if rest else f"{kibi}Ki")
+    if nanos % 10 ** 6:
+        return f"{nanos}n"
+    return canonical_quantity(f"{nanos // 10 ** 6}m" if rest else f"{kibi}Ki")
 
 def canonical_quantity(text):
     """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m", "1024Mi" -> "1Gi"."""
@@ -574,7 +579,7 @@ ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:
   annotations:{}|@keys ownerReferences:[]OwnerReference(*5apiVersion|req *1kind|req *3name|req
   *uid|req 6controller:bool? blockOwnerDeletion:bool?)#/uid finalizers:[]/
   17managedFields:[]ManagedFieldsEntry(manager operation apiVersion time:Time? 6fieldsType
-  fieldsV1:Raw? subresource);
+  fieldsV1:Raw? subresource)?;
 LabelSelector: matchLabels:{}|@labels matchExpressions:[]LabelSelectorRequirement;
 LabelSelectorRequirement: *key|req|@labelkey *operator|In,NotIn,Exists,DoesNotExist
   values:[]|@labelvalue;
@@ -705,7 +710,7 @@ ContainerState: waiting:ContainerStateWaiting(reason message)
   signal:int reason message *startedAt:Time *finishedAt:Time containerID);
 ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,TCP,UDP 6appProtocol:?|@labelkey
   *3port:int|req|1..65535 *targetPort:IntOrString|@anyport nodePort:int)/port,protocol|unique
-  selector:{}#|@labels clusterIP|@clusterip 18clusterIPs:[]|@clusterip
+  selector:{}#|@labels clusterIP 18clusterIPs:[]|@clusterip
   4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[]
   7sessionAffinity=None|ClientIP,None ~loadBalancerIP !loadBalancerSourceRanges:[]
   externalName|@subdomain externalTrafficPolicy|Cluster,Local ~healthCheckNodePort:int
@@ -896,20 +901,20 @@ CustomResourceDefinitionSpec: *group|req|@subdomain 3names:CustomResourceDefinit
   ~webhook:WebhookConversion(2clientConfig:WebhookClientConfig(3url:?
   1service:ServiceReference(*namespace *name path:? port:int?=443) caBundle:bytes)
   *conversionReviewVersions:[])) preserveUnknownFields:bool;
-CustomResourceDefinitionNames: *plural|req|@rfc1035 singular|@rfc1035 shortNames:[]|@rfc1035
-  *kind|req listKind categories:[]|@rfc1035;
+CustomResourceDefinitionNames: *plural|@rfc1035 singular|@rfc1035 shortNames:[]|@rfc1035
+  *kind listKind categories:[]|@rfc1035;
 CustomResourceDefinitionVersion: *name|req|@rfc1035 *served:bool *storage:bool 7deprecated:bool
   deprecationWarning:? 4schema:CustomResourceValidation(openAPIV3Schema:JSONSchemaProps)
   subresources:CustomResourceSubresources(status:CustomResourceSubresourceStatus()
   scale:CustomResourceSubresourceScale(*specReplicasPath *statusReplicasPath labelSelectorPath:?))
   additionalPrinterColumns:[]CustomResourceColumnDefinition(*name|req *type format description
   priority:int *jsonPath) 9selectableFields:[]SelectableField(*jsonPath);
-JSONSchemaProps: id $schema $ref:? description type format title default:Raw? maximum:Double?
+JSONSchemaProps: id $schema $ref:? description type ~format title default:Raw? maximum:Double?
   exclusiveMaximum:bool minimum:Double? exclusiveMinimum:bool maxLength:int? minLength:int?
-  pattern maxItems:int? minItems:int? uniqueItems:bool multipleOf:Double? enum:[]Raw
-  maxProperties:int? minProperties:int? required:[] items:SchemaOrArray allOf:[]JSONSchemaProps
-  oneOf:[]JSONSchemaProps anyOf:[]JSONSchemaProps not:JSONSchemaProps properties:{}JSONSchemaProps
-  additionalProperties:SchemaOrBool patternProperties:{}JSONSchemaProps
+  ~pattern maxItems:int? minItems:int? uniqueItems:bool ~multipleOf:Double? enum:[]Raw
+  maxProperties:int? minProperties:int? required:[] items:SchemaOrArray ~allOf:[]JSONSchemaProps
+  ~oneOf:[]JSONSchemaProps ~anyOf:[]JSONSchemaProps ~not:JSONSchemaProps properties:{}JSONSchemaProps
+  additionalProperties:SchemaOrBool ~patternProperties:{}JSONSchemaProps
   dependencies:{}SchemaOrStrings additionalItems:SchemaOrBool definitions:{}JSONSchemaProps
   externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
   x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool
@@ -1039,6 +1044,7 @@ def message(type_):
 def is_message(type_):
     return not isinstance(type_, Field) and type_ not in SCALARS
 
+
 def element(field):
     """The Field of one item of a list, or one value of a map."""
     return field.type if isinstance(field.type, Field) else field._replace(kind="")
@@ -1047,12 +1053,12 @@ def element(field):
 LOOSE, EMBEDDED = "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource"
 JSON_TYPES = {"string": "string", "integer": "int", "number": "Double", "boolean": "bool"}
 RAW, META = Field("", "Raw", pointer=True), Field("metadata", "ObjectMeta", plain=True)
-UNCHECKED = ("pattern", "format", "oneOf", "anyOf", "allOf", "not", "multipleOf", "patternProperties",
-             "x-kubernetes-validations")                # parts of a JSON schema that k2d does not look at
 
 def json_rules(schema, is_required):
     """The rules of a field by its JSON schema."""
     rules = [("there",)] if is_required else []
+    if schema.get("nullable"):
+        rules.append(("nullable",))
     if "enum" in schema:
         rules.append(("enum", schema["enum"]))
     low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
@@ -1093,7 +1099,9 @@ def json_message(schema, is_root=False):
     fields = [json_field(name, each, name in required) for name, each in schema.get("properties", {}).items()]
     if is_root or schema.get(EMBEDDED):
         own = ("metadata", "kind", "apiVersion")
-        fields = [META, *(field for field in fields if field.name not in own)]
+        rules = () if is_root else (("req",),)
+        typed = [Field(name, "string", rules=rules) for name in ("kind", "apiVersion")]
+        fields = [META, *typed, *(field for field in fields if field.name not in own)]
     return Message("", fields, RAW if schema.get(LOOSE) else None)
 
 @lru_cache(maxsize=16)
@@ -1102,33 +1110,40 @@ def custom_message(schema):
     return json_message(json.loads(schema), is_root=True)
 
 # -- the walkers
-Findings = namedtuple("Findings", "unknown hints refused")      # what reading an object brought to light, as paths
+class Findings:
+    """What reading an object brought to light, as paths: unknown fields, hints, fields that cannot be honoured."""
+    def __init__(self):
+        self.unknown, self.hints, self.refused = [], [], []
 
-def no_findings():
-    return Findings([], [], [])
+    def note(self, field, path):
+        if field.flag:
+            (self.hints if field.flag == "~" else self.refused).append(path)
+
+def zero_of(field):
+    """What Go's zero value of a field's type is, None for that of a message."""
+    return None if is_message(field.type) else SCALARS[field.type][2]
 
 def clean_scalar(type_, value, path):
     types, wanted, _ = SCALARS[type_]
     if type_ == "int" and type(value) is float and value.is_integer():
         value = int(value)
-    good = not types or type(value) in types
-    if type_ == "Quantity" and good:
-        return canonical_quantity(value)
-    if type_ in ("Time", "MicroTime") and good:
-        good = bool(TIME.fullmatch(value))
-    if type_ == "int" and good:
-        good = -1 << 63 <= value < 1 << 63
-    if type_ == "ExtraValue" and good:
-        good = all(isinstance(each, str) for each in value)
-    if type_ == "bytes" and good:
-        good = bool(re.fullmatch(r"(?s)[A-Za-z0-9+/\r\n]*={0,2}\s*", value)) and is_base64(value)
-    if not good:
-        raise Mismatch(f"{path}: want {wanted}, found {dumps(value).decode()[:80]}")
-    return value
+    if types and type(value) not in types or not has_form(type_, value):
+        raise Mismatch(f"want {wanted}, found {dumps(value).decode()[:80]}", path)
+    return canonical_quantity(value) if type_ == "Quantity" else value
+
+def has_form(type_, value):
+    """Whether a value of the right type of Python is what a scalar type wants."""
+    if type_ in ("Time", "MicroTime"):
+        return bool(TIME.fullmatch(value))
+    if type_ == "int":
+        return -1 << 63 <= value < 1 << 63
+    if type_ == "ExtraValue":
+        return all(isinstance(each, str) for each in value)
+    return type_ != "bytes" or is_base64(value)
 
 def is_base64(text):
     try:
-        base64.b64decode(text)
+        base64.b64decode(text, validate="\n" not in text)
         return True
     except ValueError:
         return False
@@ -1140,13 +1155,13 @@ def clean(field, value, findings, path):
     if field.kind:
         wanted = list if field.kind == "[]" else dict
         if not isinstance(value, wanted):
-            raise Mismatch(f"{path}: want {'a list' if wanted is list else 'a map'}, found {JSON_TYPE[type(value)]}")
+            raise Mismatch(f"want {'a list' if wanted is list else 'a map'}, found {JSON_TYPE[type(value)]}", path)
         one = element(field)
         if wanted is list:
             return [clean(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
-        zero = None if is_message(one.type) else SCALARS[one.type][2]
-        items = [(key, zero if item is None else item) for key, item in sorted(value.items())]
-        return {key: clean(one, item, findings, f"{path}[{key}]") for key, item in items if item is not None}
+        items = [(key, zero_of(one) if item is None else item) for key, item in sorted(value.items())]
+        place = f"{path}.%s" if isinstance(field.type, Field) else f"{path}[%s]"
+        return {key: clean(one, item, findings, place % key) for key, item in items if item is not None}
     if is_message(field.type):
         return clean_message(message(field.type), value, findings, path)
     if field.type.startswith("SchemaOr") and isinstance(value, dict):
@@ -1156,25 +1171,31 @@ def clean(field, value, findings, path):
 JSON_TYPE = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object",
              type(None): "null"}
 
+def is_absent(field, value):
+    """Go's omitempty: a zero that is no pointer is not there."""
+    if value or field.pointer:
+        return False
+    return bool(field.kind) or value == zero_of(field)
+
 def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that are there even when empty are added."""
     if not isinstance(value, dict):
-        raise Mismatch(f"{path or 'the body'}: want an object, found {JSON_TYPE[type(value)]}")
+        raise Mismatch(f"want an object, found {JSON_TYPE[type(value)]}", path)
     out, has_kind = {}, not path or "metadata" in fields.by_name
     for name, item in value.items():
         where = f"{path}.{name}" if path else name
         field = fields.by_name.get(name, fields.rest)
         if has_kind and name in ("kind", "apiVersion"):
-            out[name] = item
+            out[name] = item                                # those of the object, which the caller checks
         elif field is None:
             findings.unknown.append(where)
-        elif item is not None:
+        elif item is None:
+            out.update({name: None} if ("nullable",) in field.rules else {})
+        else:
             item = clean(field, item, findings, where)
-            # Go's omitempty: a zero that is no pointer is not there
-            if item or field.pointer or field.plain:
+            if not is_absent(field, item):
                 out[name] = item
-                if field.flag:
-                    (findings.hints if field.flag == "~" else findings.refused).append(where)
+                findings.note(field, where)
     for field in fields.at_all:
         if field.name not in out:
             out[field.name] = empty(field)
@@ -1185,8 +1206,8 @@ def empty(field):
     if field.kind:
         return [] if field.kind == "[]" else {}
     if field.plain:
-        return clean_message(message(field.type), {}, no_findings(), ".")
-    return None if field.pointer or is_message(field.type) else SCALARS[field.type][2]
+        return clean_message(message(field.type), {}, Findings(), ".")
+    return None if field.pointer else zero_of(field)
 
 # == 6. Objects ==============================================================================
 # What all kinds have in common: keys, labels, owners, conditions; and the containers of a pod.
@@ -1366,13 +1387,15 @@ def run_checked(*command, stdin=b""):
     return output.decode()
 
 def machine_facts():
-    """(the host's name as a node's, bytes of memory, the least oom_score_adj that our children may have)."""
-    name = re.sub("[^a-z0-9.-]", "-", socket.gethostname().lower()).strip("-.") or "node"
+    """(the kernel's word for the machine, the host's name as a node's, bytes of memory, the least oom_score_adj that our children may have)."""
+    machine, name = os.uname().machine, socket.gethostname().lower()
+    name = re.sub("[^a-z0-9.-]", "-", name).strip("-.") or "node"
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # Who may not lower it (a rootless engine, one inside a container) cannot start what asks for a lower one.
     capabilities = int(re.search(r"CapEff:\s*(\w+)", read_text("/proc/self/status"))[1], 16)
     can_lower = capabilities >> 24 & 1                      # CAP_SYS_RESOURCE
-    return name, memory_bytes, -1000 if can_lower else int(read_text("/proc/self/oom_score_adj"))
+    least = -1000 if can_lower else int(read_text("/proc/self/oom_score_adj"))
+    return machine, name, memory_bytes, least
 
 def own_address():
     """The address that the default route would use, "" without one."""
@@ -1460,10 +1483,13 @@ def write_version(folder, files, group):
 def project_files(folder, files, group=None):
     """Make a folder show exactly these files, {path: (bytes, mode[, owner])}, all at once for its readers, as the
     kubelet's AtomicWriter does: files live in a folder of their own, "..data" points to it, each name points through
-    "..data". Unchanged files are left alone."""
+    "..data". Unchanged files are left alone. Raises ConfigError for a path that leads elsewhere."""
+    odd = [path for path in files if path[:2] == ".." or not fits("path", path)]
+    if odd:
+        raise ConfigError(f"invalid path {odd[0]}: {form_text('path')}")
     make_folder(folder, 0o755)
-    listed = [[path, base64.b64encode(data).decode(), *more, group] for path, (data, *more) in sorted(files.items())]
-    target, present = "..k2d-" + hashlib.sha256(dumps(listed)).hexdigest()[:16], os.path.join(folder, "..data")
+    told = [[path, base64.b64encode(data).decode(), *more, group] for path, (data, *more) in sorted(files.items())]
+    target, present = "..k2d-" + hashlib.sha256(dumps(told)).hexdigest()[:16], os.path.join(folder, "..data")
     before = os.readlink(present) if os.path.islink(present) else None
     if before == target:
         return
@@ -1473,15 +1499,18 @@ def project_files(folder, files, group=None):
         os.unlink(present + "_tmp")
     os.symlink(target, present + "_tmp")
     os.replace(present + "_tmp", present)
-    names = {path.split("/")[0] for path in files}
+    link_names(folder, {path.split("/")[0] for path in files})
+    if before:
+        remove_tree(os.path.join(folder, before))
+
+def link_names(folder, names):
+    """Have each of the names in a folder point through "..data", and no others."""
     for name in names | set(os.listdir(folder)):
         full = os.path.join(folder, name)
         if name not in names and not name.startswith("..") and os.path.islink(full):
             os.unlink(full)
         elif name in names and not os.path.lexists(full):
             os.symlink(os.path.join("..data", name), full)
-    if before:
-        remove_tree(os.path.join(folder, before))
 
 def set_group(folder, group, only_if_root_differs=False):
     """Give a folder and all below it to a group, as the kubelet's SetVolumeOwnership, through no symlink."""
@@ -1743,6 +1772,10 @@ def durable(kind, obj):
     keep = {key: status[key] for key in ("podIP", "podIPs", "startTime") if key in status} if kind.kept == "pod" else {}
     return dict(obj, status=keep)
 
+def is_same(raw, other):
+    """Whether two texts are one object; the order of its fields tells nothing."""
+    return raw == other or len(raw) == len(other) and json.loads(raw) == json.loads(other)
+
 class Store:
     """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any thread may call any
     method. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
@@ -1859,27 +1892,31 @@ class Store:
         keep: store it even though it is derived (what clients write to the pod of a foreign container)."""
         kind, key = home_of(obj), key_of(obj)
         old = self.row(kind.id, key)
+        was_kept = bool(old) and old.kept is not None
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
         meta = obj["metadata"] = {name: obj["metadata"][name] for name in message("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
-        is_new_on_disk = keep and old and old.kept is None
-        if old and dumps(obj) == old.raw and not is_new_on_disk:
+        if old and is_same(dumps(obj), old.raw) and (was_kept or not keep):
             return obj
         self.next_version += 1
         meta["resourceVersion"] = str(self.next_version)
-        raw, kept = dumps(obj), None
+        raw = dumps(obj)
         is_derived = FOREIGN in meta.get("annotations", ())
-        was_kept = old and old.kept is not None
         stored = durable(kind, obj) if keep or was_kept or not is_derived else None
+        kept = None
         if stored is not None:
-            text = raw if stored is obj else dumps(stored)
-            kept = hash(self.unversioned(text))
-            if not old or old.kept != kept:
-                self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
-                                        (kind.id, *key, text.decode())))
+            kept = self.keep(kind, key, raw if stored is obj else dumps(stored), old)
         row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), kept)
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
         return obj
+
+    def keep(self, kind, key, text, old):
+        """Have the transaction write a text to the disk, unless it is there; returns its hash."""
+        kept = hash(self.unversioned(text))
+        if not old or old.kept != kept:
+            self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
+                                    (kind.id, *key, text.decode())))
+        return kept
 
     def remove(self, obj):
         """Remove an object inside a transaction; returns it as its watchers see it last."""
@@ -2270,8 +2307,8 @@ class Hub:
                 self.on_ready(watch.connection)
 
     # -- DNS
-    def serve_dns(self, address, answer):
-        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned. answer(query) -> bytes,
+    def serve_dns(self, address, answer_to):
+        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned. answer_to(query) -> bytes,
         or None for what is no query."""
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.setsockopt(socket.IPPROTO_IP, 15, 1)                # IP_FREEBIND: the bridge may not be there yet
@@ -2281,7 +2318,7 @@ class Hub:
             with suppress(OSError):                             # nothing more to read, or nobody to answer
                 for _ in range(64):
                     data, sender = sock.recvfrom(4096)
-                    found = answer(data)
+                    found = answer_to(data)
                     if found:
                         sock.sendto(found, sender)
         self.selector.register(udp, selectors.EVENT_READ, on_query)
@@ -2793,22 +2830,27 @@ class Request:
 def route(request, parts):
     """Set kind, namespace (None: all), name and subresource by the parts of the path. Raises ApiError 404."""
     group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
-    if rest and rest[0] == "watch":                             # deprecated, but Kubernetes still answers it
+    if rest[:1] == ["watch"]:                                   # deprecated, but Kubernetes still answers it
         request.query["watch"] = "1"
         rest = rest[1:]
     namespace = None
     if len(rest) > 2 and rest[0] == "namespaces" and (group, version, rest[2]) in RESOURCES:
         namespace, rest = rest[1], rest[2:]
-    kind = RESOURCES.get((group, version, rest[0])) if rest else None
     if rest[2:3] == ["proxy"]:                                  # what follows is for whom it is passed on to
         rest = rest[:3]
-    if not kind or len(rest) > 3 or namespace is not None and not kind.namespaced:
+    plural, name, subresource, more = [*rest, None, None, None, None][:4]
+    kind = RESOURCES.get((group, version, plural))
+    is_known = bool(kind) and not more and (not subresource or subresource in kind.subresources)
+    if not is_known or not is_placed(kind, namespace, name):
         raise no_such_resource()
     request.kind, request.namespace = kind, namespace if kind.namespaced else ""
-    _, request.name, request.subresource = rest + [None, ""][len(rest) - 1:]
-    has_no_place = kind.namespaced and namespace is None and request.name
-    if has_no_place or request.subresource and request.subresource not in kind.subresources:
-        raise no_such_resource()
+    request.name, request.subresource = name, subresource or ""
+
+def is_placed(kind, namespace, name):
+    """Whether an object, or all (name None), can be in a namespace, or in none (None)."""
+    if kind.namespaced:
+        return namespace is not None or not name
+    return namespace is None
 
 def negotiate(accept, query):
     """The Form by the Accept header; the first that we can give. Raises ApiError 406."""
@@ -2838,27 +2880,32 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (     
     ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"),
     ("attach", "v1 PodAttachOptions"), ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
 
+def is_about_resources(parts):
+    """Whether a path leads to resources, or to a version that is not there, and not to discovery."""
+    group, head = ("", 2) if parts[:1] == ["api"] else (parts[1:2], 3)
+    if parts[:1] not in (["api"], ["apis"]) or len(parts) < head:
+        return False
+    versions = {kind.version for kind in KINDS if kind.group == "".join(group)}
+    return bool(versions) and (len(parts) > head or parts[-1] not in versions)
+
+def verb_of(request, method):
+    """The verb of RBAC and of KINDS that a request is, "" for none."""
+    if request.method == "GET" and not request.subresource and request.flag("watch"):
+        return "watch"
+    return VERBS.get((method, request.name is not None), "")
+
 def admit(request, access):
     """Find out what a request is about and whether its user may; its body need not be read yet. Raises ApiError."""
-    parts, group = request.parts, None
-    if parts[:1] == ["api"]:
-        group = ""
-    elif parts[:1] == ["apis"] and len(parts) > 2:
-        group = parts[1]
-    versions, head = {kind.version for kind in KINDS if kind.group == group}, 3 if group else 2
-    is_unknown = len(parts) == head and parts[-1] not in versions
-    if versions and (len(parts) > head or is_unknown):
-        route(request, parts)
+    if is_about_resources(request.parts):
+        route(request, request.parts)
     method = request.method.replace("HEAD", "GET")
     if not request.kind:
         return access.require(request, method.lower())
-    verb = VERBS.get((method, request.name is not None), "")
-    if request.method == "GET" and not request.subresource and request.flag("watch"):
-        verb = "watch"
-    request.verb, known = verb, SUB_VERBS.get(request.subresource) or request.kind.verbs.split()
+    request.verb = verb = verb_of(request, method)
     if request.kind.kept == "empty" and verb == "create":
         raise ApiError(405, "MethodNotAllowed", f"no {request.kind.name} can be made: one board gains nothing from "
                        "more replicas; set spec.replicas")
+    known = SUB_VERBS.get(request.subresource) or request.kind.verbs.split()
     wants_place = verb in ("create", "deletecollection") and not request.subresource
     if verb not in known or wants_place and (request.name or request.namespace is None):
         raise wrong_method()
@@ -2950,6 +2997,9 @@ def parse_json(data, duplicates=None):
         out = json.loads(halved.decode("utf-16", "replace"))
     return out
 
+def is_no_time(resolver):
+    return resolver[0] != "tag:yaml.org,2002:timestamp"
+
 def parse_yaml(data, duplicates=None):
     """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError 400, 413, 415."""
     if len(data) > YAML_BYTES:
@@ -2974,9 +3024,8 @@ def parse_yaml(data, duplicates=None):
                     duplicates.append(f'line {key.start_mark.line + 1}: key "{key.value}" already set in map')
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
-        yaml_implicit_resolvers = {
-            first: [each for each in found if each[0] != "tag:yaml.org,2002:timestamp"]
-            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+        yaml_implicit_resolvers = {first: list(filter(is_no_time, found))
+                                   for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     try:
         found = parse_json(json.dumps(yaml.load(data, Loader)))
         if not isinstance(found, dict):
@@ -3139,17 +3188,23 @@ def patch_once(document, operation):
         raise KeyError("value")
     where, last = find_parent(document, operation["path"])
     is_list = isinstance(where, list)
-    adds = op in ("add", "copy", "move") or op == "replace" and not is_list      # as Kubernetes
-    found = None if adds else where[last]                   # must be there: RFC 6902, 4.3
-    if adds and is_list:
+    if op in ("add", "copy", "move") and is_list:
         where.insert(last, value)
-    elif adds or op == "replace":
+    elif op in ("add", "copy", "move") or op == "replace" and not is_list:       # as Kubernetes
+        where[last] = value
+    else:
+        change_present(op, where, last, value)
+    return copied
+
+def change_present(op, where, last, value):
+    """An operation on what must be there (RFC 6902, 4.3)."""
+    found = where[last]
+    if op == "replace":
         where[last] = value
     elif op == "remove":
         where.pop(last)
     elif op != "test" or json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
         raise ValueError("is not what is there")
-    return copied
 
 def merge_patch(current, patch):
     """Apply a merge patch (RFC 7386)."""
@@ -3167,28 +3222,28 @@ def strategic_merge(fields, current, patch):
     if not isinstance(patch, dict):
         raise bad_request("the patch has something else where an object is wanted")
     directive = patch.get("$patch")
-    if directive == "delete":
-        return {}
-    if directive == "replace":
-        return without(patch, "$patch")
-    if directive is not None:
-        raise bad_request(f"$patch: {directive!r} is neither delete nor replace")
+    if directive in ("delete", "replace"):
+        return {} if directive == "delete" else without(patch, "$patch")
+    check_directives(patch)
     out = dict(current) if isinstance(current, dict) else {}
     if "$retainKeys" in patch:
         out = pick(out, patch["$retainKeys"])
+    known = fields.by_name if fields else {}
     orders = {key[len(ORDERS):]: value for key, value in patch.items() if key.startswith(ORDERS)}
     for key, value in patch.items():
         if key.startswith(DELETES):
             name = key[len(DELETES):]
             out[name] = [item for item in out.get(name, ()) if item not in value]
         elif key[:1] != "$":
-            field = fields.by_name.get(key) if fields else None
-            merge_field(out, key, value, field, orders.pop(key, None))
-    for name, order in orders.items():
-        field = fields.by_name.get(name) if fields else None
-        if out.get(name):
-            out[name] = merge_list(field, out[name], [], order)
+            merge_field(out, key, value, known.get(key), orders.pop(key, None))
+    for name in orders.keys() & out.keys():
+        out[name] = merge_list(known.get(name), out[name], [], orders[name])
     return out
+
+def check_directives(patch):
+    for key, value in patch.items():
+        if key[:1] == "$" and not isinstance(value, list):
+            raise bad_request(f"{key}: {value!r} is no directive")
 
 def merge_field(out, name, value, field, order):
     """Set one field of an object by what a patch says of it."""
@@ -3215,35 +3270,46 @@ def undirected(value):
         return [undirected(item) for item in value if not is_directive(item)]
     return value
 
+def keep_items(current, value, identity):
+    """(the items of a list that stay by the directives in a patch of it, those in the patch that are none)."""
+    directives = [item for item in value if is_directive(item)]
+    words = {item["$patch"] for item in directives}
+    if not words <= {"delete", "merge", "replace"}:
+        raise bad_request("$patch of a list's item is delete, merge or replace")
+    gone = {identity(item) for item in directives if item["$patch"] == "delete"}
+    kept = [] if "replace" in words else [item for item in current if identity(item) not in gone]
+    return kept, [item for item in value if not is_directive(item)]
+
 def merge_list(field, current, value, order):
-    """The new value of a list that is merged; order: its $setElementOrder, or None."""
+    """The new value of a list that is merged; order: its $setElementOrder, or None. Of equal keys the first counts."""
     key = field.keys[0] if field and field.keys else None
     def identity(item):
         if key and key not in item:
             raise bad_request(f"{dumps(item).decode()[:200]} has no {key}, by which the list is merged")
         return dumps(item[key] if key else item)
-    directives = [item for item in value if is_directive(item)]
-    fresh = [item for item in value if not is_directive(item)]
-    gone = {identity(item) for item in directives if item["$patch"] == "delete"}
-    is_new = any(item["$patch"] == "replace" for item in directives)
-    kept = [] if is_new else [item for item in current if identity(item) not in gone]
-    merged = {identity(item): item for item in kept}
+    kept, fresh = keep_items(current, value, identity)
+    merged, places = list(kept), {}
+    for i, item in enumerate(kept):
+        places.setdefault(identity(item), i)
     for item in fresh:
-        at = identity(item)
-        is_known = key and at in merged
-        merged[at] = strategic_merge(message(field.type), merged[at], item) if is_known else item
+        at = places.setdefault(identity(item), len(merged))
+        if at == len(merged):
+            merged.append(item)
+        elif key:
+            merged[at] = strategic_merge(message(field.type), merged[at], item)
     order = fresh if order is None else order
-    return in_order(list(merged.values()), [identity(item) for item in order], [identity(item) for item in kept], identity)
+    return in_order(merged, list(map(identity, order)), list(map(identity, kept)), identity)
 
-def in_order(items, order, before, identity):
-    """The items of a merged list: those in order by it, the others after what they followed (mergeSortedSlice)."""
+def in_order(items, order, before, identity, new_last=False):
+    """The items of a merged list: those in order by it, the others after what they followed (mergeSortedSlice).
+    new_last: what was not there before comes after what was."""
     rank = {at: i for i, at in reversed(list(enumerate(order)))}
     place = {at: i for i, at in reversed(list(enumerate(before)))}
     named = sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)])
     others, out = [item for item in items if identity(item) not in rank], []
     while named and others:
         first, second = place.get(identity(others[0])), place.get(identity(named[0]))
-        others_turn = None not in (first, second) and first < second
+        others_turn = first is not None and (new_last if second is None else first < second)
         out.append((others if others_turn else named).pop(0))
     return out + named + others
 
@@ -3255,7 +3321,7 @@ PARTS = object()                        # stands for a value whose parts are own
 STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", "f:" + name) for name in (
     "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"))}
 
-def whole(schema):
+def root_field(schema):
     """The Field that a whole object of a kind's schema stands in."""
     return Field("", schema)
 
@@ -3349,7 +3415,7 @@ def apply_merge(field, live, config):
     if isinstance(config, dict):
         return {**live, **{name[2:]: part for name, part in new.items()}}
     merged, place = {**old, **new}, {id(part): name for name, part in {**old, **new}.items()}
-    return in_order(list(merged.values()), list(new), list(old), lambda part: place[id(part)])
+    return in_order(list(merged.values()), list(new), list(old), lambda part: place[id(part)], new_last=True)
 
 def remove_paths(field, value, tree):
     """The value without the paths of a FieldsV1 tree; None if nothing is left."""
@@ -3373,7 +3439,8 @@ def apply_patch(field, live, config, managers, manager, force):
     others = {each: paths for each, (paths, _) in managers.items() if each != manager}
     new, before = apply_merge(field, live, config), walk(field, live)
     kept = wanted.union(*others.values())
-    gone = {path for path in last[0] if path not in kept and not any(other[:len(path)] == path for other in kept)}
+    held = {path[:i] for path in kept for i in range(1, len(path) + 1)}
+    gone = last[0] - held
     if gone:
         new = remove_paths(field, new, to_fields_v1(gone))
     changed = changed_paths(before, walk(field, new)) - STRIPPED
@@ -3405,11 +3472,12 @@ def apply_conflict(conflicts):
 # What is one kind's own, one kind after the other: what it is filled in with, what its checks are beyond the rules in
 # SCHEMA, what admission adds or refuses, what an update keeps or may not change, its cells in a Table. A check yields
 # (what is wrong, the path below the message, the reason of the cause, a sentence).
-Own = namedtuple("Own", "defaults admit update cells", defaults=(None,) * 4)
+Own = namedtuple("Own", "defaults admit update cells last", defaults=(None,) * 5)
 # defaults(obj)             on every write
 # admit(writer, obj)        of a new object; may raise ApiError
 # update(writer, old, new)  keeps what the server had filled in; yields what may not change, like a check
 # cells(obj)                the cells of the columns that have no path, in their order
+# last(writer, obj, old, request)   once all is checked; may raise ApiError
 IMMUTABLE = "what is there may not be changed"
 
 # -- Pod, and what has a pod in it
@@ -3452,10 +3520,10 @@ def check_container(container):
 
 def check_resources(resources):
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
-    for name in limits:
-        is_huge = name.startswith("hugepages-")
-        yield is_huge, f".limits[{name}]", "Forbidden", "the engine cannot limit huge pages"
-        more = quantity_nanos(requests.get(name, limits[name])) > quantity_nanos(limits[name])
+    for name in {**requests, **limits}:
+        at = f".{'limits' if name in limits else 'requests'}[{name}]"
+        yield name.startswith("hugepages-"), at, "Forbidden", "the engine cannot limit huge pages"
+        more = quantity_nanos(requests.get(name, "0")) > quantity_nanos(limits.get(name, requests.get(name, "0")))
         yield more, ".requests", "Invalid", f"more {name} is requested than the limit of it"
 
 def check_env(entry):
@@ -3491,6 +3559,9 @@ def admit_priority(store, pod):
         fill(spec, preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
     fill(spec, priority=0, preemptionPolicy="PreemptLowerPriority")
 
+def mounts_at(container, path):
+    return any(mount.get("mountPath") == path for mount in container.get("volumeMounts", ()))
+
 def mount_token(store, pod):
     """Give the containers a token of the pod's service account, as the ServiceAccount plugin does."""
     spec, namespace = pod["spec"], pod["metadata"]["namespace"]
@@ -3501,8 +3572,7 @@ def mount_token(store, pod):
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
     wants = dig(spec, "automountServiceAccountToken", dig(account, "automountServiceAccountToken", True))
-    bare = [container for _, container in containers_of(spec)
-            if TOKEN_FOLDER not in [mount.get("mountPath") for mount in container.get("volumeMounts", ())]]
+    bare = [container for _, container in containers_of(spec) if not mounts_at(container, TOKEN_FOLDER)]
     if not wants or not bare:
         return
     volume = random_name("kube-api-access-")
@@ -3547,9 +3617,10 @@ def admit_pod(writer, pod):
 
 def fixed_in_pod(spec):
     """What an update of a pod may not change (pkg/apis/core/validation, ValidatePodUpdate)."""
-    fields = ("containers", "initContainers")
-    bare = {field: [without(each, "image") for each in spec.get(field, ())] for field in fields}
-    return {**without(spec, "tolerations", "activeDeadlineSeconds", "schedulingGates"), **bare}
+    out = without(spec, "tolerations", "activeDeadlineSeconds", "schedulingGates")
+    for field in ("containers", "initContainers"):
+        out[field] = [without(each, "image") for each in spec.get(field, ())]
+    return out
 
 def update_pod(writer, old, new):
     before, after = old["spec"], new["spec"]
@@ -3614,29 +3685,31 @@ def run_reason(pod, reason):
         reason = error or reason
     return reason, ready
 
-def pod_cells(pod):
-    """Ready, Status, Restarts, Readiness Gates (printPod)."""
-    status, spec = pod.get("status", {}), pod["spec"]
-    sidecars, gates = {c["name"] for c in sidecars_of(spec)}, spec.get("readinessGates", ())
+def pod_reason(pod):
+    """(what kubectl says of a pod, how many of its containers are ready, the statuses whose restarts count)."""
+    status, sidecars = pod.get("status", {}), {c["name"] for c in sidecars_of(pod["spec"])}
     inits, statuses = status.get("initContainerStatuses", []), status.get("containerStatuses", [])
     reason = status.get("reason") or status.get("phase", "")
     if dig(get_condition(pod, "PodScheduled"), "reason") == "SchedulingGated":
         reason = "SchedulingGated"
     initializing, ready = init_reason(pod)
-    if not initializing or is_condition(pod, "Initialized"):
-        found, more = run_reason(pod, reason)
-        reason, ready, inits = initializing or found, ready + more, [s for s in inits if s["name"] in sidecars]
-    else:
-        reason, statuses = initializing, []
+    if initializing and not is_condition(pod, "Initialized"):
+        return initializing, ready, inits
+    reason, more = run_reason(pod, reason)
+    return initializing or reason, ready + more, [s for s in inits if s["name"] in sidecars] + statuses
+
+def pod_cells(pod):
+    """Ready, Status, Restarts, Readiness Gates (printPod)."""
+    spec, gates = pod["spec"], pod["spec"].get("readinessGates", ())
+    reason, ready, statuses = pod_reason(pod)
     if is_deleting(pod) and not has_ended(pod):
         reason = "Terminating"
-    restarts, ended = 0, 0
-    for s in (*inits, *statuses):
-        restarts += s["restartCount"]
+    restarts, ended = sum(s["restartCount"] for s in statuses), 0
+    for s in statuses:
         ended = max(ended, seconds_of(dig(s, "lastState.terminated.finishedAt")) or 0)
     ago = f" ({duration(time.time() - ended)} ago)" if restarts and ended else ""
     open_gates = sum(is_condition(pod, gate["conditionType"]) for gate in gates)
-    return [f"{ready}/{len(spec['containers']) + len(sidecars)}", reason, f"{restarts}{ago}",
+    return [f"{ready}/{len(spec['containers']) + len(sidecars_of(spec))}", reason, f"{restarts}{ago}",
             f"{open_gates}/{len(gates)}" if gates else "<none>"]
 
 # -- workloads
@@ -3688,7 +3761,7 @@ def default_job(job):
 
 def check_job_spec(spec):
     restart, indexed = dig(spec, "template.spec.restartPolicy"), spec.get("completionMode") == "Indexed"
-    yield restart == "Always", ".template.spec.restartPolicy", "NotSupported", "must be OnFailure or Never"
+    yield restart == "Always", ".template.spec.restartPolicy", "Required", "must be OnFailure or Never"
     yield indexed and "completions" not in spec, ".completions", "Required", "an Indexed job says how many"
     per_index = "backoffLimitPerIndex" in spec and not indexed
     yield per_index, ".backoffLimitPerIndex", "Invalid", "is for Indexed jobs"
@@ -3738,11 +3811,16 @@ def job_cells(job):
     took = "" if began is None else duration((until or time.time()) - began)
     return [state, f"{status.get('succeeded', 0)}/{wanted}", took]
 
+def cron_job_cells(obj):
+    return [str(obj["spec"].get("suspend", "<unset>")), len(dig(obj, "status.active", ()))]
+
 # -- Service, Endpoints, Ingress
 def default_service(service):
     spec = service["spec"]
     for port in spec.get("ports", ()):
         port["targetPort"] = port.get("targetPort") or port["port"]
+    if spec.get("clusterIP"):
+        spec["clusterIPs"] = [spec["clusterIP"]]
     if spec["type"] != "ExternalName":
         fill(spec, internalTrafficPolicy="Cluster")
     if spec["type"] in ("NodePort", "LoadBalancer"):
@@ -3771,8 +3849,8 @@ def update_service(writer, old, new):
     before, after = old["spec"], new["spec"]
     exposed, ports = ("NodePort", "LoadBalancer"), after.get("ports", ())
     if before["type"] in exposed and after["type"] not in exposed:
-        numbers = [{port.get("nodePort") for port in spec.get("ports", ())} for spec in (before, after)]
-        for port in ports if numbers[0] >= numbers[1] else ():
+        had = {port.get("nodePort") for port in before.get("ports", ())}
+        for port in ports if had >= {port.get("nodePort") for port in ports} else ():
             port.pop("nodePort", None)
         for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
             if after.get(field) == before.get(field):
@@ -3822,6 +3900,9 @@ def slice_cells(obj):
     ports = [str(port.get("port", port.get("name", "*"))) for port in obj.get("ports", ())]
     addresses = [ip for one in obj.get("endpoints", ()) for ip in one.get("addresses", ())]
     return [cut(ports, "<unset>"), cut(addresses, "<unset>")]
+
+def allocate(writer, service, old, request):
+    writer.allocate(service, old)
 
 # -- ConfigMap, Secret, ServiceAccount
 def default_secret(secret):
@@ -3926,7 +4007,7 @@ def admit_node(writer, node):
 
 def node_cells(node):
     role, ready = "node-role.kubernetes.io/", get_condition(node, "Ready")
-    status = "Unknown" if not ready else "Ready" if ready["status"] == "True" else "NotReady"
+    status = {"True": "Ready", None: "Unknown"}.get(dig(ready, "status"), "NotReady")
     roles = sorted(key[len(role):] for key in labels_of(node) if key.startswith(role))
     cordoned = ",SchedulingDisabled" if node["spec"].get("unschedulable") else ""
     return [status + cordoned, ",".join(roles) or "<none>"]
@@ -3966,6 +4047,11 @@ def check_binding(binding):
         lost = is_cluster and subject.get("kind") == "ServiceAccount" and not subject.get("namespace")
         yield lost, f".subjects[{i}].namespace", "Required", "of a ServiceAccount"
 
+def check_rights(writer, obj, old, request):
+    """Nobody gives away rights that they do not have."""
+    if request:
+        writer.access.check_escalation(request.user, home_of(obj), obj)
+
 def check_priority(obj):
     is_system = name_of(obj).startswith("system-")
     known = name_of(obj) in ("system-node-critical", "system-cluster-critical")
@@ -3988,6 +4074,8 @@ def default_definition(crd):
 def check_definition(crd):
     spec = crd["spec"]
     names, versions = spec["names"], spec["versions"]
+    for field in ("plural", "kind"):
+        yield not names.get(field), f".spec.names.{field}", "Required", "of the resources"
     wanted = f"{names.get('plural', '')}.{spec.get('group', '')}"
     yield name_of(crd) != wanted, ".metadata.name", "Invalid", "must be spec.names.plural + . + spec.group"
     yield "." not in spec.get("group", "."), ".spec.group", "Invalid", "must be a domain, such as example.com"
@@ -4021,8 +4109,9 @@ OWN = {  # kind -> its Own
     "Deployment":               Own(cells=ready_cells),
     "StatefulSet":              Own(default_stateful_set, cells=ready_cells),
     "DaemonSet":                Own(default_daemon_set, None, update_daemon_set),
+    "CronJob":                  Own(cells=cron_job_cells),
     "Job":                      Own(default_job, admit_job, update_job, job_cells),
-    "Service":                  Own(default_service, None, update_service, service_cells),
+    "Service":                  Own(default_service, None, update_service, service_cells, allocate),
     "Endpoints":                Own(cells=endpoints_cells),
     "EndpointSlice":            Own(cells=slice_cells),
     "Ingress":                  Own(cells=ingress_cells),
@@ -4035,6 +4124,7 @@ OWN = {  # kind -> its Own
     "Node":                     Own(None, admit_node, None, node_cells),
     "Event":                    Own(cells=event_cells),
     "CustomResourceDefinition": Own(default_definition),
+    **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), Own(last=check_rights)),
 }
 NOTHING = Own()
 
@@ -4044,7 +4134,8 @@ def fill_defaults(fields, value):
     """Set the defaults of a Message in place, in it and in those below it."""
     for field in fields.by_name.values():
         found = value.get(field.name)
-        is_unset = found is None or found == "" and not field.pointer      # Go's zero stands for absence
+        is_null = field.name in value and ("nullable",) in field.rules
+        is_unset = found is None and not is_null or found == "" and not field.pointer    # Go's zero stands for absence
         if field.default is not None and is_unset:
             found = value[field.name] = json.loads(dumps(field.default))
         if found is not None:
@@ -4183,37 +4274,56 @@ def check_field(field, value, path, faults, old=None):
     for rule, *details in field.rules:
         if rule == "form":
             check_forms(field, details[0], value, path, faults)
+        elif rule == "unique":
+            add_rows(faults, check_unique(field, value or ()), path)
         elif field.kind and rule in ("enum", "range"):
             for i, item in enumerate(value or ()):
-                add_rows(faults, [(*broken(rule, details, item, field),)], f"{path}[{i}]")
+                add_rows(faults, [broken(rule, details, item, field)], f"{path}[{i}]")
         else:
             add_rows(faults, [broken(rule, details, value, field)], path)
-    if value is None:
+    if value is not None:
+        check_below(field, value, path, faults, old)
+
+def check_below(field, value, path, faults, old):
+    """Check the items of a list, the values of a map, or the fields of an object."""
+    if not field.kind:
+        if is_message(field.type):
+            check_message(message(field.type), value, path, faults, old)
         return
-    if field.kind:
-        one = element(field)
-        one = one if one is field.type else one._replace(rules=())
-        if one.rules or one.kind or is_message(one.type):
-            for i, item in value.items() if field.kind == "{}" else enumerate(value):
-                check_field(one, item, f"{path}[{i}]", faults)
-    elif is_message(field.type):
-        check_message(message(field.type), value, path, faults, old)
+    one = element(field)
+    one = one if one is field.type else one._replace(rules=())
+    if one.rules or one.kind or is_message(one.type):
+        for i, item in enumerate(value) if field.kind == "[]" else value.items():
+            at = f"{path}.{i}" if is_custom_map(field) else f"{path}[{i}]"
+            check_field(one, item, at, faults)
+
+def is_custom_map(field):
+    """Whether the paths below a map are those of a JSON schema."""
+    return field.kind == "{}" and isinstance(field.type, Field)
+
+def check_unique(field, items):
+    """Rows for the items of a list that have the keys of one before them, or its value."""
+    seen = set()
+    at = "." + field.keys[0] if len(field.keys) == 1 else ""
+    for i, item in enumerate(items):
+        name = dumps(pick(item, field.keys or ("name",)) if isinstance(item, dict) else item)
+        yield name in seen, f"[{i}]{at}", "Duplicate", "is there twice"
+        seen.add(name)
 
 def broken(rule, details, value, field):
     """A row, as a check yields it, of one rule and the value it is about, None if there is none."""
     is_unset = value is None or value == "" and not (field.always or field.pointer)
     if rule in ("req", "there"):
         return value is None or rule == "req" and not value, "", "Required", "must be given"
-    if is_unset or rule == "fixed":
+    if is_unset or rule in ("fixed", "nullable"):
         return False, "", "", ""
     if rule == "enum":
         return value not in details[0], "", "NotSupported", f"must be one of {', '.join(map(str, details[0]))}"
-    if rule == "unique":
-        names = [dumps(pick(item, field.keys or ("name",)) if isinstance(item, dict) else item) for item in value]
-        return len(names) > len(set(names)), "", "Duplicate", "two of them have one name"
     low, high = details
-    size = len(value) if rule == "size" else value
-    return not low <= size <= high, "", "Invalid", f"must be {low} to {high}" + (" long" if rule == "size" else "")
+    if rule == "range":
+        return not low <= value <= high, "", "Invalid", f"must be {low} to {high}"
+    reason = "TooLong" if isinstance(value, str) else "TooMany"
+    return not low <= len(value) <= high, "", reason if len(value) > high else "Invalid", f"must have {low} to {high}"
 
 def check_forms(field, form, value, path, faults):
     """Check the texts in a field by a form: itself, each of a list, or the keys and values of a map."""
@@ -4222,8 +4332,11 @@ def check_forms(field, form, value, path, faults):
         texts = [(f"{path}[{i}]", form, item) for i, item in enumerate(value or ())]
     elif field.kind:
         of_key, of_value = MAP_FORMS[form]
-        texts = [(f"{path}[{key}]", of_key, key) for key in value or ()]
-        texts += [(f"{path}[{key}]", of_value, item) for key, item in (value or {}).items()]
+        of_texts = form in ("labels", "keys")                   # those are told as a whole
+        for key, item in (value or {}).items():
+            at = path if of_texts else f"{path}[{key}]"
+            texts += [(at, of_key, key or "/"), (at, of_value, item)]
+        del texts[0]
     for at, form, text in texts:
         if form and text not in (None, "") and not fits(form, text):
             faults.add(at, "Invalid", form_text(form))
@@ -4258,7 +4371,7 @@ class Writer:
     def create(self, kind, namespace, obj, dry_run=False, request=None, managers=None):
         """Admit and store a new object; returns it as stored. Raises ApiError."""
         if request is None:                                     # our own: into the same shape
-            obj = clean_message(message(kind.schema), obj, no_findings(), "")
+            obj = clean_message(message(kind.schema), obj, Findings(), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
                                          "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
@@ -4307,7 +4420,7 @@ class Writer:
         """Defaults, admission, validation, allocation of an object to be stored instead of old. Raises ApiError."""
         home, status, faults = KIND[kind.id], obj.get("status") if old else None, Faults()
         is_strange = is_foreign(obj)                            # those say what the engine says, and no more
-        own = NOTHING if is_strange and home.id != "Pod" else OWN.get(home.id, NOTHING)
+        own = OWN.get(home.id, NOTHING)
         if not is_strange:
             fill_defaults(message(kind.schema), obj)
         obj = to_stored(kind, obj)
@@ -4315,19 +4428,17 @@ class Writer:
             own.defaults(obj)
         if status is not None:
             obj["status"] = status                              # defaults are for new objects
-        if old and request and request.subresource == "ephemeralcontainers":
-            add_rows(faults, check_ephemeral(old, obj))
-        elif old and own.update:
-            add_rows(faults, own.update(self, old, obj))
-        elif not old:
+        if old:
+            is_debug = request and request.subresource == "ephemeralcontainers"
+            update = own.update or (lambda *_: ())
+            add_rows(faults, check_ephemeral(old, obj) if is_debug else update(self, old, obj))
+        else:
             self.admit(home, own, obj)
         if not is_strange:
             validate(home, obj, faults, old)
         faults.check(home, name_of(obj))
-        if home.group == "rbac.authorization.k8s.io" and request:
-            self.access.check_escalation(request.user, home, obj)
-        if home.id == "Service":
-            self.allocate(obj, old)
+        if own.last:
+            own.last(self, obj, old, request)
         return obj
 
     def admit(self, kind, own, obj):
@@ -4364,30 +4475,34 @@ class Writer:
         fill(spec, ipFamilies=["IPv4"], ipFamilyPolicy="SingleStack")
 
     def allocate_ports(self, spec, before, others, faults):
-        taken = {(p.get("nodePort"), p.get("protocol")) for other in others for p in other.get("ports", ())}
-        taken |= {(other.get("healthCheckNodePort"), "TCP") for other in others}
-        kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports", ())}
-        balanced = spec["type"] == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not False
-        wants_all = spec["type"] == "NodePort" or balanced
-        for i, port in enumerate(spec.get("ports", ())):
-            protocol, number = port.get("protocol"), port.get("nodePort")
-            if spec["type"] not in ("NodePort", "LoadBalancer"):
+        taken = set()
+        for other in others:
+            taken.add((other.get("healthCheckNodePort"), "TCP"))
+            taken |= {(p.get("nodePort"), p.get("protocol")) for p in other.get("ports", ())}
+        balanced, ports = spec["type"] == "LoadBalancer", spec.get("ports", ())
+        wants_all = spec["type"] == "NodePort" or balanced and spec.get("allocateLoadBalancerNodePorts") is not False
+        if not balanced and not wants_all:
+            for port in ports:
                 port.pop("nodePort", None)
-            elif number or wants_all:
-                number = number or kept.get((port["port"], protocol)) or free_port(protocol, taken)
-                self.take_port(number, protocol, taken, faults, f"spec.ports[{i}].nodePort")
-                port["nodePort"] = number
+        kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports", ())}
+        for i, port in enumerate(ports):
+            if wants_all or "nodePort" in port:
+                self.take_port(port, kept, taken, faults, f"spec.ports[{i}].nodePort")
         health = spec.pop("healthCheckNodePort", None) or before.get("healthCheckNodePort")
-        if spec["type"] == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
+        if balanced and spec.get("externalTrafficPolicy") == "Local":
             spec["healthCheckNodePort"] = health or free_port("TCP", taken)
 
     @staticmethod
-    def take_port(number, protocol, taken, faults, at):
+    def take_port(port, kept, taken, faults, at):
+        """Give a port of a Service its node port: the one it asks for, the one it had, or a free one."""
+        protocol = port.get("protocol")
+        number = port.get("nodePort") or kept.get((port["port"], protocol)) or free_port(protocol, taken)
         if number not in NODE_PORTS:
             faults.add(at, "Invalid", f"must be {NODE_PORTS[0]} to {NODE_PORTS[-1]}, and one of them free")
         elif (number, protocol) in taken:
             faults.add(at, "Invalid", f"port {number} is already allocated")
         taken.add((number, protocol))
+        port["nodePort"] = number
 
     # -- the end of an object
     def settle(self, obj, keep=False):
@@ -4473,7 +4588,7 @@ RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecat
 
 def converted(kind, obj):
     """An object without the fields that this version of its kind does not have, and with those it always shows."""
-    found = clean_message(message(kind.schema), obj, no_findings(), "")
+    found = clean_message(message(kind.schema), obj, Findings(), "")
     return {**found, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
 
 def renamed_fields(obj, names):
@@ -4511,29 +4626,38 @@ def read_object(request, kind):
 
 def cleaned(request, body, kind, duplicates=()):
     """A body as an object of a kind, with the fields that it knows and no others; warnings noted."""
-    validation, findings, version = request.query.get("fieldValidation") or "Warn", no_findings(), group_version(kind)
-    if kind.name != "DeleteOptions":
-        for field, wanted in (("kind", kind.name), ("apiVersion", version)):
-            if body.get(field) not in (None, "", wanted):
-                raise bad_request(f"{field} is {body[field]!r}; this is the place for {wanted}")
+    findings, version, refused = Findings(), group_version(kind), Faults()
+    check_kind(body, kind, version)
     try:
         obj = clean_message(message(kind.schema), body, findings, "")
     except Mismatch as error:
+        if is_custom(kind) and error.path:
+            refused.add(error.path, "Invalid", error.text)
+        refused.check(kind, dig(body, "metadata.name", ""))
         raise bad_request(f'{kind.name} in version "{version}" cannot be handled: {error}')
     if findings.unknown and request.media == APPLY:
         raise bad_request(f".{findings.unknown[0]}: field not declared in schema")
     faults = [f'unknown field "{path}"' for path in findings.unknown]
-    faults += [f'duplicate field "{path}"' for path in duplicates or ()]
+    note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
+    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+    for path in findings.refused:
+        refused.add(path, "Forbidden", "k2d cannot honour this field")
+    refused.check(kind, dig(obj, "metadata.name", ""))
+    return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
+
+def check_kind(body, kind, version):
+    """Refuse an object of another kind, or version, than the place is for."""
+    for field, wanted in (("kind", kind.name), ("apiVersion", version)):
+        if kind.name != "DeleteOptions" and body.get(field) not in (None, "", wanted):
+            raise bad_request(f"{field} is {body[field]!r}; this is the place for {wanted}")
+
+def note_faults(request, faults):
+    """Refuse, warn of, or ignore what a body has besides its fields, as fieldValidation says."""
+    validation = request.query.get("fieldValidation") or "Warn"
     if faults and validation == "Strict":
         raise bad_request("strict decoding error: " + ", ".join(faults))
     if validation == "Warn":
         request.warnings += faults
-    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
-    refused = Faults()
-    for path in findings.refused:
-        refused.add(path, "Forbidden", "k2d cannot honour this field")
-    refused.check(kind, name_of(obj) if "metadata" in obj else "")
-    return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
 
 def reply(request, code, obj):
     return answer(code, shown(request.kind, dumps(obj), request.form))
@@ -4635,14 +4759,15 @@ class Api:
             if is_apply and not request.subresource and not self.store.row(kind.id, (request.namespace, request.name)):
                 return self.create_applied(request, patch)
             old, managers = json.loads(self.find(request)), None
-            before = to_scale(kind, old) if is_scale else to_served(kind, old)
+            served = to_served(kind, old)
+            before = to_scale(kind, served) if is_scale else served
             if is_apply:
                 given, managers = self.applied(request, shape, old, before, patch)
             elif is_patch:
                 given = patched(request, shape, before, patch)
             self.check_identity(request, given["metadata"])
             self.check_version(request, given["metadata"], old["metadata"])
-            new = self.changed(request, old, before, given, managers)
+            new = self.changed(request, old, served, given, managers)
             if not request.dry_run:
                 new = self.writer.settle(new, keep=is_foreign(old))
         return answer(200, to_scale(kind, new)) if is_scale else reply(request, 200, new)
@@ -4652,7 +4777,7 @@ class Api:
         """(what an apply makes of an object, its managers)."""
         cleaned(request, config, shape)                         # its faults are told once
         present = read_managers(old["metadata"].get("managedFields"))
-        given, managers = apply_patch(whole(shape.schema), before, config, present, manager_of(request),
+        given, managers = apply_patch(root_field(shape.schema), before, config, present, manager_of(request),
                                       request.flag("force"))
         return cleaned(request, given, shape), managers
 
@@ -4662,7 +4787,7 @@ class Api:
         self.check_identity(request, obj["metadata"])
         if obj["metadata"].get("uid"):
             raise conflict(kind, request.name, "it has an uid, and no such object was found")
-        managers = {manager_of(request): (owned_by(whole(kind.schema), config), now())}
+        managers = {manager_of(request): (owned_by(root_field(kind.schema), config), now())}
         made = self.writer.create(kind, request.namespace, obj, request.dry_run, request, managers)
         return reply(request, 201, made)
 
@@ -4697,11 +4822,13 @@ class Api:
         given = json.loads(dumps(given))                        # it shares nothing with old
         meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
         notes = without(meta.get("annotations", {}), FOREIGN)   # whose container it is does not change
-        meta["annotations"] = {**notes, **pick(before.get("annotations", {}), (FOREIGN,))}
-        if managers is None and given["metadata"].get("managedFields"):
+        meta.pop("annotations", None)
+        meta.update(filled(annotations={**notes, **pick(before.get("annotations", {}), (FOREIGN,))}))
+        if managers is None and "managedFields" in given["metadata"]:
             managers = read_managers(given["metadata"]["managedFields"])
         if managers is not None:
-            meta["managedFields"] = write_managers(managers)
+            meta.pop("managedFields", None)
+            meta.update(filled(managedFields=write_managers(managers)))
         if part in ("status", "finalize"):
             return self.changed_part(kind, old, served, given, meta, "status" if part == "status" else "spec")
         new = {**given, "metadata": meta}
@@ -4921,7 +5048,7 @@ class Watch:
         new = change.type != "DELETED" and self.matches(change.key, change.raw, change.labels)
         if not old and not new:
             return None
-        type_ = "DELETED" if not new else "MODIFIED" if old else "ADDED"
+        type_ = {(False, True): "ADDED", (True, True): "MODIFIED"}.get((old, new), "DELETED")
         key = type_, self.form, self.kind.version
         if key not in memo:
             raw = change.raw
@@ -4990,7 +5117,7 @@ DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberS
   Up-to-date#=status.updatedNumberScheduled Available#=status.numberAvailable
   Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
 Job: Status Completions Duration {WORKLOAD}
-CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend?=spec.suspend
+CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
   Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
 Ingress: Class=spec.ingressClassName|<none> Hosts Address Ports Age
 StorageClass: Name Provisioner=provisioner ReclaimPolicy=reclaimPolicy|Delete
@@ -5035,7 +5162,7 @@ def jsonpath(steps, value):
         found = [item for each in found for item in step_once(step, each)]
     return found
 
-def first(found):
+def first_value(found):
     return [value for value in found if value not in (None, "")][0]
 
 CUSTOM_TYPES = {"string": str, "boolean": bool, "integer": int, "number": (int, float)}
@@ -5044,15 +5171,17 @@ def custom_cell(type_, found):
     """What a custom kind's column shows; None if that is not of its type (tableconvertor)."""
     value = found[0]
     if type_ == "date":
-        return age(value)
+        return age(value) if TIME.fullmatch(str(value)) else "<invalid>"
     if type_ == "string" and not isinstance(value, str):
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if type_ == "integer" and isinstance(value, float):
+        return int(value)
     return value if isinstance(value, CUSTOM_TYPES.get(type_, ())) else None
 
 MARKS = {  # mark of a column -> (its type, its default, what it shows of the values found)
-    "": ("string", "", first), "#": ("integer", 0, first), "?": ("boolean", False, first), "@": ("date", "", first),
-    "$": ("string", "", lambda found: str(first(found))), "^": ("string", "<unknown>", lambda found: age(first(found))),
-    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first(found)))}
+    "": ("string", "", first_value), "#": ("integer", 0, first_value), "?": ("boolean", False, first_value), "@": ("date", "", first_value),
+    "$": ("string", "", lambda found: str(first_value(found))), "^": ("string", "<unknown>", lambda found: age(first_value(found))),
+    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first_value(found)))}
 COLUMN = re.compile(r"([^*#?@$^,~=|]+)(\*?)([#?@$^,~]?)=?([^|]*)\|?(.*)")
 Column = namedtuple("Column", "name type format priority steps default show")
 def column_of(word):
@@ -5075,8 +5204,8 @@ def columns_of(kind):
         told = kind.columns or [ages]
         return [column_of("Name=metadata.name"), *map(custom_column, told)]
     words = COLUMNS_OF.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp").split()
-    if "Name" not in words:
-        words = [word for word in ["Name=metadata.name", *words]]
+    if not any(re.match(r"Name\b", word) for word in words):
+        words.insert(0, "Name=metadata.name")
     return [column_of(word) for word in words]
 
 def table_rows(kind, objects, form):
@@ -5129,8 +5258,8 @@ def partial_metadata(obj, form):
 
 # == 22. Discovery and OpenAPI ===============================================================
 # What there is, for clients that ask before they do anything; and SCHEMA again, in their words.
-def version_answer():
-    machine, (major, minor, _) = os.uname().machine, SERVES[1:].split(".")
+def version_answer(machine):
+    major, minor, _ = SERVES[1:].split(".")
     return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
                         "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
                         "compiler": "python" + sys.version.split()[0],
@@ -5147,31 +5276,39 @@ def groups_below(root):
             groups.setdefault(kind.group, {})[kind.version] = group_version(kind)
     return groups
 
+def root_paths():
+    every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
+    known = ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *HEALTH_PATHS, "/openapi/v2", "/openapi/v3"]
+    return answer(200, {"paths": [*known, "/version"]})
+
+def group_list(request, root, groups, address):
+    """The Answer to /api or /apis."""
+    found = AGGREGATED.search(request.headers.get("Accept", ""))
+    if found:
+        return aggregated(request, groups, found)
+    if root == "api":
+        client = {"clientCIDR": "0.0.0.0/0", "serverAddress": address}
+        return answer(200, {"kind": "APIVersions", "versions": [*groups[""]], "serverAddressByClientCIDRs": [client]})
+    told = [api_group(group, versions) for group, versions in groups.items()]
+    return answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": told})
+
 def discovery(request, address):
     """The Answer to /, /api, /apis and below, plain or aggregated; None if the path is none of these. address:
     HOST:PORT for clients."""
     if not request.parts:
-        every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
-        known = ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *HEALTH_PATHS, "/openapi/v2", "/openapi/v3"]
-        return answer(200, {"paths": [*known, "/version"]})
+        return root_paths()
     root, *below = request.parts
     groups = groups_below(root)
-    found = AGGREGATED.search(request.headers.get("Accept", ""))
-    if groups and not below and found:
-        return aggregated(request, groups, found)
-    if groups and not below and root == "api":
-        client = {"clientCIDR": "0.0.0.0/0", "serverAddress": address}
-        return answer(200, {"kind": "APIVersions", "versions": [*groups[""]], "serverAddressByClientCIDRs": [client]})
     if groups and not below:
-        return answer(200, {"kind": "APIGroupList", "apiVersion": "v1",
-                            "groups": [api_group(*each) for each in groups.items()]})
+        return group_list(request, root, groups, address)
     group, *rest = below if root == "apis" else ["", *below]
     versions = groups.get(group)
     if versions and group and not rest:
         return answer(200, {"kind": "APIGroup", "apiVersion": "v1", **api_group(group, versions)})
     if versions and len(rest) == 1 and rest[0] in versions:
+        resources = [plain for kind in kinds_in(group, rest[0]) for plain in plain_resources(kind)]
         return answer(200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": versions[rest[0]],
-                            "resources": [plain for kind in kinds_in(group, rest[0]) for plain in plain_resources(kind)]})
+                            "resources": resources})
 
 def kinds_in(group, version):
     found = [kind for kind in KINDS if (kind.group, kind.version) == (group, version)]
@@ -5180,8 +5317,10 @@ def kinds_in(group, version):
 def aggregated(request, groups, found):
     items = []
     for group, versions in groups.items():
-        told = [{"version": version, "freshness": "Current",
-                 "resources": [aggregated_resource(kind) for kind in kinds_in(group, version)]} for version in versions]
+        told = []
+        for version in versions:
+            resources = list(map(aggregated_resource, kinds_in(group, version)))
+            told.append({"version": version, "freshness": "Current", "resources": resources})
         items.append({"metadata": filled(name=group), "versions": told})
     body = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
             "items": items}
@@ -5267,9 +5406,11 @@ def openapi_field(field, refs):
     if field.kind == "{}":
         return {"type": "object", "additionalProperties": out,
                 **filled(**{"x-kubernetes-map-type": "atomic" if field.atomic else ""})}
-    strategies = (["merge" if field.kind else "replace"] if field.merges else []) + ["retainKeys"] * field.retain
+    strategies = ["retainKeys"] if field.retain else []
+    if field.merges:
+        strategies.insert(0, "merge" if field.kind else "replace")
     if field.kind:
-        list_type = "atomic" if not field.applies else "map" if field.keys else "set"
+        list_type = {(True, True): "map", (True, False): "set"}.get((field.applies, bool(field.keys)), "atomic")
         out = {"type": "array", "items": out, "x-kubernetes-list-type": list_type}
         if list_type == "map":
             out["x-kubernetes-list-map-keys"] = list(field.keys)
@@ -5440,9 +5581,9 @@ def version_rank(version):
     return 1, -("alpha", "beta", None).index(found[2]), -int(found[1]), -int(found[3] or 0)
 
 def kinds_of(definition):
-    """The Kinds of a definition's versions, as discovery orders them."""
+    """[(Kind, version)] of a definition, as discovery orders them."""
     spec, names = definition["spec"], definition["spec"]["names"]
-    return [custom_kind(name_of(definition), spec, names, version)
+    return [(custom_kind(name_of(definition), spec, names, version), version)
             for version in sorted(spec["versions"], key=version_rank)]
 
 def custom_kind(id_, spec, names, version):
@@ -5461,29 +5602,19 @@ def register(definition, is_served=True):
     """Serve the custom resources of a definition as it is now, or no longer. The table is replaced, never changed:
     other threads may be reading it."""
     global KINDS
-    name = name_of(definition)
+    name, new = name_of(definition), kinds_of(definition) if is_served else []
     old = [kind for kind in KINDS if is_custom(kind) and kind.id == name]
-    new = kinds_of(definition) if is_served else []
-    serving = {version["name"] for version in definition["spec"]["versions"] if version["served"]} if new else set()
-    served = [kind for kind in new if kind.version in serving]
-    KINDS = [kind for kind in KINDS if kind not in old] + served
     for kind in old:
         RESOURCES.pop((kind.group, kind.version, kind.plural), None)
         HOME.pop((kind.group, kind.name), None)
-    RESOURCES.update({(kind.group, kind.version, kind.plural): kind for kind in served})
     KIND.pop(name, None)
-    stored = [version["name"] for version in definition["spec"]["versions"] if version["storage"]] if new else ()
-    for kind in [kind for kind in new if kind.version in stored]:
-        KIND[name] = HOME[kind.group, kind.name] = kind
-
-def unchecked_parts(schema, path=""):
-    """The parts of a JSON schema that k2d does not look at, as paths."""
-    for key, value in schema.items():
-        where = f"{path}.{key}" if path else key
-        if key in UNCHECKED:
-            yield where
-        elif isinstance(value, dict) and key != "default":
-            yield from unchecked_parts(value, where)
+    KINDS = [kind for kind in KINDS if kind not in old]
+    for kind, version in new:
+        if version["storage"]:
+            KIND[name] = HOME[kind.group, kind.name] = kind
+        if version["served"]:
+            RESOURCES[kind.group, kind.version, kind.plural] = kind
+    KINDS = KINDS + [kind for kind, version in new if version["served"]]
 
 # == 24. Scheduler ===========================================================================
 # Pure: whether a pod may go to the node, by kube-scheduler's plugins that matter on one node, in their order and words.
@@ -5539,13 +5670,13 @@ def lacks_ports(pod, view):
     return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0]))
                for a in host_ports(pod) for b in view.ports)
 
-def amounts(resources):
+def nanos_of(resources):
     return Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
 
 def pod_requests(pod):
     """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
     spec, sidecars, peak = pod["spec"], Counter(), Counter()
-    asked = lambda container: amounts(dig(container, "resources.requests"))
+    asked = lambda container: nanos_of(dig(container, "resources.requests"))
     for container in spec.get("initContainers", ()):
         peak |= sidecars + asked(container)                 # what is needed while this one starts
         if is_sidecar(container):
@@ -5569,7 +5700,7 @@ class View:
 def lacks_resources(pod, node, view):
     """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
     wanted, rows = pod_requests(pod), []
-    wanted["pods"], has = 10 ** 9, amounts(node["status"].get("allocatable"))
+    wanted["pods"], has = 10 ** 9, nanos_of(node["status"].get("allocatable"))
     for name in dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted))):
         unit = 10 ** (6 if name == "cpu" else 9)
         asked, used, all_ = (-(-each[name] // unit) for each in (wanted, view.used, has))
@@ -6047,9 +6178,6 @@ def projected_files(pod, volume, settings, lookup):
         token = each.get("serviceAccountToken")
         if token:
             files[token["path"]] = lookup("Token", (volume["name"], token)), 0o600 if private else mode, *owner
-    odd = [path for path in files if not fits("path", path)]
-    if odd:
-        raise ConfigError(f"invalid path {odd[0]}: {form_text('path')}")
     return files
 
 def hold_subpath(root, path, target, is_ours):
@@ -6210,7 +6338,8 @@ class Engine:
     def stream(self, method, path, body=None, timeout=None, headers=()):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
         and ends with the connection. A body of bytes is a tar archive. Raises EngineError, EngineGone."""
-        data = body if isinstance(body, bytes) else b"" if body is None else dumps(body)
+        data = b"" if body is None else body
+        data = data if isinstance(data, bytes) else dumps(data)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", f"Content-Length: {len(data)}", *headers,
                  "Content-Type: application/" + ("x-tar" if data is body else "json")]
         sock = socket.socket(self.family)
@@ -6279,7 +6408,8 @@ class Engine:
                     if line.get("status") == "Downloading" and dig(line, "progressDetail.total"):
                         layers[line["id"]] = line["progressDetail"]
                 if tell and layers:
-                    tell(*(sum(layer[key] for layer in layers.values()) for key in ("current", "total")))
+                    there, known = zip(*map(itemgetter("current", "total"), layers.values()))
+                    tell(sum(there), sum(known))
                 got = sock.recv(65536)
                 if not got:
                     return
@@ -6325,11 +6455,11 @@ def logins(image, secrets):
     from fnmatch import fnmatchcase
     host, path = registry_of(image)
     known = sorted((each for data in secrets for each in read_logins(data)), key=lambda each: each[0], reverse=True)
-    def is_for(place):
+    def matches_place(place):
         its_host, _, its_path = place.partition("/")
         parts, its_parts = re.split("[.:]", host), re.split("[.:]", its_host)
         return len(parts) == len(its_parts) and all(map(fnmatchcase, parts, its_parts)) and path.startswith(its_path)
-    exact = [login for place, login in known if is_for(place)]
+    exact = [login for place, login in known if matches_place(place)]
     return exact or [login for place, login in known if (host, place) == ("docker.io", "index.docker.io")]
 
 SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
@@ -6394,6 +6524,12 @@ INTERRUPTED = "ended by a restart of the engine or of its host"
 #   same, restarting  running                the engine's next run                as counted -
 #   another id        any                    made anew in its place               + 1        what before ended with
 
+def address_in(info):
+    """The address of a container in the first of its networks, "" for none."""
+    for network in dig(info, "NetworkSettings.Networks", {}).values():
+        return network.get("IPAddress") or dig(network, "IPAMConfig.IPv4Address", "")
+    return ""
+
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
     __slots__ = ("id image image_id container pid state exit_code error oom restarts counted started_at finished_at "
@@ -6409,8 +6545,7 @@ class Found:
         self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
-        networks = dig(info, "NetworkSettings.Networks", {}).values()
-        self.ip = next((n.get("IPAddress") or dig(n, "IPAMConfig.IPv4Address", "") for n in networks), "")
+        self.ip = address_in(info)
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
@@ -6423,7 +6558,7 @@ class Found:
             self.last = before.terminated() if before.state == "exited" else before.last
         if before and before.running and exit_ and self.has_moved_on(before):
             self.end_of(before, exit_, message)
-        elif self.running and self.restarts and not self.last:     # it ended while we were away: the kubelet's words
+        elif self.running and self.restarts and not self.last:     # ended while we were away: the kubelet's words
             self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
                          "message": "The container could not be located when the pod was terminated",
                          "finishedAt": engine_time(self.finished_at)}
@@ -6458,7 +6593,9 @@ class Found:
     def terminated(self, exit_code=None, finished_at=None):
         """state.terminated of the run that ended."""
         code = self.exit_code if exit_code is None else exit_code
-        reason = "OOMKilled" if self.oom else "Completed" if code == 0 else "Error"
+        reason = "Error" if code else "Completed"
+        if self.oom:
+            reason = "OOMKilled"
         out = {"exitCode": code, "reason": reason, "startedAt": engine_time(self.started_at),
                "finishedAt": engine_time(finished_at or self.finished_at), "containerID": "docker://" + self.id,
                **filled(message=self.message)}
@@ -6522,21 +6659,34 @@ def has_begun(status):
         return status["started"]
     return "waiting" not in status["state"] or bool(status["lastState"])
 
+def has_failed_init(spec, statuses):
+    for container in spec.get("initContainers", ()):
+        code = last_exit(statuses[container["name"]])
+        if code and not is_sidecar(container) and not restarts(spec, container, code):
+            return True
+    return False
+
+def is_initialised(spec, statuses):
+    """Whether the init containers have ended, and the sidecars have come so far."""
+    for container in spec.get("initContainers", ()):
+        status = statuses[container["name"]]
+        if not has_begun(status) if is_sidecar(container) else last_exit(status) is None:
+            return False
+    return True
+
 def pod_phase(spec, statuses, ended=False):
     """The kubelet's getPhase. statuses: {container name: status}; ended: nothing will be started any more."""
-    initial = [(c, last_exit(statuses[c["name"]])) for c in spec.get("initContainers", ()) if not is_sidecar(c)]
-    if any(code and not restarts(spec, c, code) for c, code in initial):
+    if has_failed_init(spec, statuses):
         return "Failed"
-    regular = [(c, statuses[c["name"]]) for c in spec["containers"]]
-    codes = [last_exit(status) for _, status in regular]
-    sidecars = [statuses[c["name"]] for c in sidecars_of(spec)]
-    begun = any(code is not None for code in codes) or any(is_running(status) for _, status in regular)
-    initialised = all(code is not None for _, code in initial) and all(map(has_begun, sidecars))
-    all_ran = all(last_exit(status) is not None or is_running(status) for _, status in regular)
-    if not all_ran or not (initialised or begun):
+    regular = [statuses[c["name"]] for c in spec["containers"]]
+    codes, running = list(map(last_exit, regular)), list(map(is_running, regular))
+    begun = any(running) or codes.count(None) < len(codes)
+    all_ran = all(runs or code is not None for runs, code in zip(running, codes))
+    if not all_ran or not (begun or is_initialised(spec, statuses)):
         return "Pending"
-    runs = any(is_running(status) for _, status in regular) or any(map(is_running, sidecars))
-    if runs or not ended and any(restarts(spec, c, last_exit(status)) for c, status in regular):
+    again = [code for c, code in zip(spec["containers"], codes) if restarts(spec, c, code)]
+    sidecars = [statuses[c["name"]] for c in sidecars_of(spec)]
+    if any(running) or any(map(is_running, sidecars)) or again and not ended:
         return "Running"
     return "Failed" if any(codes) else "Succeeded"
 
@@ -6626,8 +6776,10 @@ def foreign_name(name, id_, taken):
 
 def renamed(obj, old):
     """The metadata of what stands for a container: as clients left it, but for what names the container."""
-    mine, theirs = ({field: o["metadata"].get(field) or {} for field in ("labels", "annotations")} for o in (obj, old))
-    return {**old["metadata"], **{field: {**theirs[field], **pick(mine[field], (FOREIGN, MIRROR))} for field in mine}}
+    meta = dict(old["metadata"])
+    for field in ("labels", "annotations"):
+        meta[field] = {**meta.get(field, {}), **pick(obj["metadata"].get(field, {}), (FOREIGN, MIRROR))}
+    return meta
 
 def published_ports(info):
     """What a container publishes to other machines, as ports of a Service."""
@@ -7223,31 +7375,36 @@ class Starter:
 
     def bring_up_one(self, pod, container, here, join=""):
         """Create and start one container unless that is done, or has to wait."""
-        uid, name = uid_of(pod), container["name"]
-        slot = self.known.slot(uid, name)
+        name = container["name"]
+        slot = self.known.slot(uid_of(pod), name)
         if here and here.image != container["image"]:
             return self.stopper.replace(pod, here)
         if here and here.running and name != SANDBOX:
             self.prober.watch(pod, container, here)
             self.stopper.after_start(pod, container, here)
-        if not self.wants_start(pod, container, here) or self.has_to_wait(pod, container, slot):
-            return
-        try:
-            id_ = here.id if here else self.create(pod, container, join)
-            if not id_:
-                return                              # its image is being pulled
-            if here and name != SANDBOX:
-                self.worker.mounts(pod, container)  # what is in /run is gone after a reboot
-            if not self.known.pod(uid):             # deleted by force meanwhile
-                return self.queue.add((GONE, uid))
-            with self.known.lock:                   # the next pass knows it, even if its events come later
-                self.known.look_at(key_of(pod), id_)
-            self.start(pod, container, id_)
-            slot.problem, slot.tries, slot.not_before = None, 0, 0
-            if name == SANDBOX or dig(container, "lifecycle.postStart"):
-                self.queue.add(key_of(pod))
-        except ConfigError as error:
-            self.fail(pod, container, error.reason, str(error))
+        if self.wants_start(pod, container, here) and not self.has_to_wait(pod, container, slot):
+            try:
+                self.make_and_start(pod, container, here, join)
+            except ConfigError as error:
+                self.fail(pod, container, error.reason, str(error))
+
+    def make_and_start(self, pod, container, here, join):
+        """Raises ConfigError, EngineError."""
+        uid, name = uid_of(pod), container["name"]
+        id_ = here.id if here else self.create(pod, container, join)
+        if not id_:
+            return                                  # its image is being pulled
+        if here and name != SANDBOX:
+            self.worker.mounts(pod, container)      # what is in /run is gone after a reboot
+        if not self.known.pod(uid):                 # deleted by force meanwhile
+            return self.queue.add((GONE, uid))
+        with self.known.lock:                       # the next pass knows it, even if its events come later
+            self.known.look_at(key_of(pod), id_)
+        self.start(pod, container, id_)
+        slot = self.known.slot(uid, name)
+        slot.problem, slot.tries, slot.not_before = None, 0, 0
+        if name == SANDBOX or dig(container, "lifecycle.postStart"):
+            self.queue.add(key_of(pod))
 
     @staticmethod
     def wants_start(pod, container, here):
@@ -7359,7 +7516,8 @@ class Starter:
         if error.status == 409:
             return self.same_name(pod, container)
         if "invalid reference format" in text:
-            raise ConfigError(f'couldn\'t parse image name "{image}": invalid reference format', "InvalidImageName")
+            raise ConfigError(f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": '
+                          "invalid reference format", "InvalidImageName")
         raise ConfigError(text, "CreateContainerError")
 
     def image(self, name):
@@ -7652,14 +7810,16 @@ def run_handler(engine, pod, container, found, handler, timeout_s, purpose="prob
         words = [expand(word, env) if purpose == "probe" else word for word in action["command"]]
         return run_exec(engine, found.id, words, deadline, timeout_s)
     named = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
-    host, port = action.get("host") or dig(pod, "status.podIP", ""), action["port"]
-    port = named.get(port, port)
+    host, port = action.get("host") or dig(pod, "status.podIP", ""), named.get(action["port"], action["port"])
     if not str(port).isdigit():
         return None, f"the container has no port of the name {port!r}"
     if kind == "httpGet":
         return run_http(action, host, port, deadline, purpose)
     if kind == "grpc":
         return check_grpc(host, port, action.get("service", ""), deadline, timeout_s)
+    return check_tcp(host, port, deadline)
+
+def check_tcp(host, port, deadline):
     try:
         dial(host, port, deadline).close()
         return True, ""
@@ -7746,14 +7906,9 @@ def exchange_http(url, headers, deadline):
     """GET url: (status, Location, beginning of the body). Raises OSError, or ValueError for what is no HTTP."""
     parts, got, rest = urllib.parse.urlsplit(url), b"", []
     secure = parts.scheme == "https"
-    target = urllib.parse.urlunsplit(("", "", *parts[2:4], "")) or "/"
-    lines = [f"GET {target} HTTP/1.1", "Connection: close"]
-    if "Host" not in dict(headers):
-        lines.append(f"Host: {parts.netloc}")
-    lines += [f"{name}: {value}" for name, value in headers if value or name != "Accept"]
     sock = dial(parts.hostname, parts.port or (443 if secure else 80), deadline)
     with unverified_tls().wrap_socket(sock, server_hostname=parts.hostname) if secure else sock as sock:
-        sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+        sock.sendall(request_head(parts, headers))
         for more in pieces(sock, deadline):
             got += more
             head, *rest = HEAD_END.split(got, 1)
@@ -7764,6 +7919,15 @@ def exchange_http(url, headers, deadline):
         raise ValueError(f"malformed HTTP response {got[:40]!r}" if got else "EOF")
     location = re.search(rb"(?mi)^location:[ \t]*(\S+)", head) or (b"", b"")
     return int(status[1]), location[1].decode("latin-1"), rest[0][:OUTPUT_BYTES].decode("utf-8", "replace")
+
+def request_head(parts, headers):
+    """The head of a GET for a split URL."""
+    target = urllib.parse.urlunsplit(("", "", *parts[2:4], "")) or "/"
+    lines = [f"GET {target} HTTP/1.1", "Connection: close"]
+    if "Host" not in dict(headers):
+        lines.append(f"Host: {parts.netloc}")
+    lines += [f"{name}: {value}" for name, value in headers if value or name != "Accept"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 def is_enough(head, body):
     """Whether all of a body is there, its last chunk, or as much as is read."""
@@ -7887,19 +8051,26 @@ class Prober:
         if not run or run.began != began or is_deleting(pod) and kind != "readiness":
             return
         container = container_named(pod["spec"], name)
-        spec, probe = container[kind + "Probe"], run.probes[kind]
+        spec = container[kind + "Probe"]
         ok, text = self.ask(pod, container, found, spec)
         if self.runs.get((uid, name)) is not run:
             return                                          # meanwhile it has got another run, or none
         self.tell(pod, name, kind, ok, text)
+        if self.follow(pod, container, found, run, kind, ok):
+            self.queue.add_after(begun + spec["periodSeconds"] - time.monotonic(), key)
+
+    def follow(self, pod, container, found, run, kind, ok):
+        """What follows from the outcome of a probe; returns whether it comes again in this run."""
+        probe, spec = run.probes[kind], container[kind + "Probe"]
         if ok is not None and probe.step(ok, spec) and kind != "liveness":
             self.worker.queue.add(key_of(pod))
         if kind == "startup" and ok:                        # that is all it is for; the others begin
             self.schedule(pod, container, run, [each for each in run.probes if each != "startup"])
-        elif kind != "readiness" and probe.result is False:         # no more probes until it has another run
+            return False
+        if kind != "readiness" and probe.result is False:
             self.worker.stopper.restart(pod, container, found, kind, spec.get("terminationGracePeriodSeconds"))
-        else:
-            self.queue.add_after(begun + spec["periodSeconds"] - time.monotonic(), key)
+            return False
+        return True
 
     def ask(self, pod, container, found, spec):
         """What a probe says; one that could not be tried is tried again at once."""
@@ -7952,7 +8123,19 @@ def balance(match, endpoints, affinity_s, tag):
     return known + new if affinity_s else new
 
 def port_match(s, port):
-    return f"-p {s.protocol} -m {s.protocol} --dport {port}"
+    """What matches a port of a ServicePort or a HostPort."""
+    own = getattr(s, "endpoint", None) and s.ip not in ("", "0.0.0.0")
+    where = f"-d {s.ip}/32 " if own else ""
+    return f"{where}-p {s.protocol} -m {s.protocol} --dport {port}"
+
+def masqueraded(settings, pod_ips, bridge_netfilter):
+    """What matches packets whose reply would not come back by the way they were NATed. With br_netfilter a reply
+    between two pods passes our NAT even inside the bridge; only a pod that reaches itself needs another source. Without
+    it such a reply would go straight to the other pod: every DNATed packet needs one."""
+    matches = [f"-s 127.0.0.0/8 -o {settings.network}"]
+    if bridge_netfilter:
+        return matches + [f"-s {ip}/32 -d {ip}/32" for ip in sorted(pod_ips)]
+    return [*matches, f"-s {settings.pod_cidr} -o {settings.network} -m conntrack --ctstate DNAT"]
 
 def nat_rules(settings, services, host_ports, bridge_netfilter):
     """The text for `iptables-restore --noflush`: our chains, whole, so that they are replaced at one moment.
@@ -7961,7 +8144,7 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
     NAME-MASQ  where a reply would not come back by the way it was NATed   NAME-FWD   what the engine's rules would drop
     NAME-REJ   Service addresses and node ports without a ready endpoint: refused at once, not lost on the default route
     """
-    p, bridge, pods = settings.network.upper(), settings.network, settings.pod_cidr
+    p, bridge = settings.network.upper(), settings.network
     svc, ports, refused, pod_ips = [], [], [], {h.endpoint[0] for h in host_ports}
     for s in services:
         match = f"-A {p}-SVC -d {s.ip}/32 {port_match(s, s.port)}"
@@ -7970,17 +8153,10 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
             match = port_match(s, s.node_port)
             ports += balance(f"-A {p}-PORT {match}", s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.node_port}")
             refused += [] if s.endpoints else [f"-A {p}-REJ {TO_HOST} {match} -j REJECT"]
-        pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and ipaddress.IPv4Address(ip) in pods)
+        pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and ipaddress.IPv4Address(ip) in settings.pod_cidr)
     for h in host_ports:
-        where = f"-d {h.ip}/32 " if h.ip not in ("", "0.0.0.0") else ""
-        ports += balance(f"-A {p}-PORT {where}{port_match(h, h.port)}", [h.endpoint], None, "")
-    # With br_netfilter a reply between two pods passes our NAT even inside the bridge; only a pod that reaches itself
-    # needs another source. Without it such a reply would go straight to the other pod: every DNATed packet needs one.
-    matches = [f"-s 127.0.0.0/8 -o {bridge}"]
-    if bridge_netfilter:
-        matches += [f"-s {ip}/32 -d {ip}/32" for ip in sorted(pod_ips)]
-    else:
-        matches.append(f"-s {pods} -o {bridge} -m conntrack --ctstate DNAT")
+        ports += balance(f"-A {p}-PORT {port_match(h, h.port)}", [h.endpoint], None, "")
+    matches = masqueraded(settings, pod_ips, bridge_netfilter)
     nat = [*(f":{p}-{chain} - [0:0]" for chain in CHAINS["nat"]), *svc, *ports,
            *(f"-A {p}-MASQ {match} -j MASQUERADE" for match in matches)]
     filters = [*(f":{p}-{chain} - [0:0]" for chain in CHAINS["filter"]),
@@ -8246,21 +8422,28 @@ class Names:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             return None if front else [(name, DNS_TYPES["CNAME"], dns_name(spec["externalName"]))]
-        hosts, headless = self.hosts_of(service), spec.get("clusterIP") == "None"
+        if not front and spec["clusterIP"] != "None":
+            return [address_record(name, spec["clusterIP"])]
+        hosts = self.hosts_of(service)
         if not front:
-            return [address_record(name, ip) for _, ip, _ in hosts] if headless else [
-                address_record(name, spec["clusterIP"])]
+            return [address_record(name, ip) for _, ip, _ in hosts]
         if len(front) == 1:
             return [address_record(name, ip) for host, ip, _ in hosts if host == front[0]] or None
-        base = f"{service_name}.{namespace}.svc.{CLUSTER_DOMAIN}"
-        targets = [(f"{host}.{base}", subset) for host, _, subset in hosts] if headless else [(base, spec)]
-        found = []
+        return self.port_records(service, hosts, front, name) or None
+
+    @staticmethod
+    def port_records(service, hosts, front, name):
+        """The SRV records of a port, _NAME._PROTOCOL."""
+        base, found = f"{name_of(service)}.{key_of(service)[0]}.svc.{CLUSTER_DOMAIN}", []
+        targets = [(base, service["spec"])]
+        if service["spec"]["clusterIP"] == "None":
+            targets = [(f"{host}.{base}", subset) for host, _, subset in hosts]
         for target, having in targets:
             for port in having.get("ports", ()):
                 if front == [f"_{port.get('name')}", f"_{port.get('protocol', 'TCP').lower()}"]:
                     rdata = struct.pack("!HHH", 0, 100, port["port"]) + dns_name(target)
                     found.append((name, DNS_TYPES["SRV"], rdata))
-        return found or None
+        return found
 
     def hosts_of(self, service):
         """[(host name, address, the subset it is in)] of the endpoints of a Service."""
@@ -8373,11 +8556,7 @@ class Controllers:
         kind, (namespace, name), raw = change.kind, change.key, change.raw
         meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
         for ref in meta.get("ownerReferences", ()):
-            owner = kind_named(ref["apiVersion"], ref["kind"])
-            if owner and ref.get("controller") and owner.id in WORKLOADS:
-                self.add(owner.id, namespace, ref["name"])
-            if owner and deleted:
-                self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
+            self.observe_owner(ref, namespace, deleted)
         if deleted:
             self.add("collect", meta["uid"])
         elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
@@ -8386,6 +8565,13 @@ class Controllers:
             self.add_all("ResourceQuota", namespace)
             if deleted or name == "kube-root-ca.crt":
                 self.add("Namespace", "", namespace)        # which may wait for just this, or want it back
+
+    def observe_owner(self, ref, namespace, deleted):
+        owner = kind_named(ref["apiVersion"], ref["kind"])
+        if owner and ref.get("controller") and owner.id in WORKLOADS:
+            self.add(owner.id, namespace, ref["name"])
+        if owner and deleted:
+            self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
 
     def observe_pod(self, change, deleted):
         pod, namespace = json.loads(change.raw), change.key[0]
@@ -8779,9 +8965,10 @@ class Services(Controller):
 
     def selecting(self, namespace, change):
         """The names of the Services that select a pod as it is or was before a change."""
-        rows = [row for row in (change, change.old) if row]
-        return [name for (where, name), selector in list(self.selectors.items())
-                if where == namespace and any(selects(selector, row.labels) for row in rows)]
+        for (where, name), selector in list(self.selectors.items()):
+            was_selected = change.old and selects(selector, change.old.labels)
+            if where == namespace and (was_selected or selects(selector, change.labels)):
+                yield name
 
     def endpoints(self, service, namespace, name):
         """The Endpoints and the EndpointSlice of a Service with a selector, from its pods."""
@@ -8798,8 +8985,10 @@ class Services(Controller):
                 slices.append((ports, endpoint))
                 if not is_deleting(pod):
                     subsets.setdefault(ports, {}).setdefault(place, []).append(address)
-        told = [{**pick(found, ("addresses", "notReadyAddresses")), "ports": [filled(**p) for p in as_ports(ports)]}
-                for ports, found in sorted(subsets.items())]
+        told = []
+        for ports, found in sorted(subsets.items()):
+            told.append({**pick(found, ("addresses", "notReadyAddresses")),
+                         "ports": [filled(**p) for p in as_ports(ports)]})
         self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None,
                     filled(subsets=told))
         ports = slices[0][0] if slices else ports_in(service, {"spec": {"containers": []}})    # the numbers at least
@@ -9041,17 +9230,19 @@ class Garbage(Controller):
             return self.queue.add_after(wait, ("Namespace", "", name))
         kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
         pods_first = [KIND["Pod"]] if any(self.store.keys("Pod", name)) else kinds
-        for kind in pods_first:
-            for obj in self.store.list(kind.id, name):
-                if not is_deleting(obj):
-                    self.writer.delete(obj)
-        finalizers = [f for kind in kinds for obj in self.store.list(kind.id, name)
-                      for f in obj["metadata"].get("finalizers", ())]
+        for obj in self.content(pods_first, name):
+            if not is_deleting(obj):
+                self.writer.delete(obj)
+        finalizers = [f for obj in self.content(kinds, name) for f in obj["metadata"].get("finalizers", ())]
         if finalizers:
             self.tell_what_holds(ns, finalizers)
-        if not any(self.store.keys(kind.id, name) for kind in kinds) and not ns["metadata"].get("finalizers"):
+        if not any(self.content(kinds, name)) and not ns["metadata"].get("finalizers"):
             ns["spec"].pop("finalizers", None)
             self.store.remove(ns)
+
+    def content(self, kinds, namespace):
+        for kind in kinds:
+            yield from self.store.list(kind.id, namespace)
 
     def furnish(self, name):
         """What every namespace has."""
@@ -9076,7 +9267,7 @@ class Garbage(Controller):
         """[(object, its ownerReferences)] of all that name an object of this uid as an owner."""
         found = [obj for kind in filter(is_stored, KINDS) for obj in self.store.list(kind.id, holding=uid.encode())]
         pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found]
-        return [(obj, refs) for obj, refs in pairs if any(ref["uid"] == uid for ref in refs)]
+        return [(obj, refs) for obj, refs in pairs if uid in map(itemgetter("uid"), refs)]
 
     def collect(self, uid):
         """Delete what was owned by an object that is gone, unless somebody else owns it too."""
@@ -9118,10 +9309,7 @@ class Garbage(Controller):
         uid = uid_of(owner)
         for obj, refs in self.dependents(uid):
             others = [ref for ref in refs if ref["uid"] != uid]
-            owners = [find_owner(self.store, ref, key_of(obj)[0]) for ref in others]
-            stays = [each for each in owners if each is not None and
-                     "foregroundDeletion" not in dig(each, "metadata.finalizers", ())]
-            if stays:                                           # somebody owns it who does not wait
+            if any(self.keeps(ref, key_of(obj)[0]) for ref in others):
                 obj["metadata"]["ownerReferences"] = others
                 self.store.put(obj)
             elif not is_deleting(obj):
@@ -9129,7 +9317,13 @@ class Garbage(Controller):
                     for ref in refs:
                         ref["blockOwnerDeletion"] = False       # a circle: do not wait
                 self.writer.delete(obj, {"propagationPolicy": "Foreground"})
-        return any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for _, refs in self.dependents(uid) for ref in refs)
+        left = [ref for _, refs in self.dependents(uid) for ref in refs]
+        return any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for ref in left)
+
+    def keeps(self, ref, namespace):
+        """Whether an owner is there and does not wait for its own deletion."""
+        owner = find_owner(self.store, ref, namespace)
+        return owner is not None and "foregroundDeletion" not in dig(owner, "metadata.finalizers", ())
 
     # -- quotas, tokens, definitions, Events
     def quota(self, quota, namespace, name):
@@ -9208,8 +9402,12 @@ CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}      
 def websocket_frame(opcode, payload):
     """One final, unmasked frame (RFC 6455, 5.2; a server never masks)."""
     size = len(payload)
-    length = (struct.pack("!B", size) if size < 126 else struct.pack("!BH", 126, size) if size < 1 << 16 else
-              struct.pack("!BQ", 127, size))
+    if size < 126:
+        length = struct.pack("!B", size)
+    elif size < 1 << 16:
+        length = struct.pack("!BH", 126, size)
+    else:
+        length = struct.pack("!BQ", 127, size)
     return bytes([0x80 | opcode]) + length + payload
 
 def unmask(data, mask):
@@ -9477,14 +9675,12 @@ class Session:
         """Wait until something can be moved, at most so many seconds, and move it. Raises OSError, ValueError."""
         hungry = sum(len(far.out) for far in self.fars) < STREAM_BYTES and len(self.out) < 2 * STREAM_BYTES
         poll, fars, pending = select.poll(), self.waiting_fars(), bool(hungry and self.sock.pending())
-        poll.register(self.sock, (select.POLLIN if hungry else select.POLLRDHUP) | select.POLLOUT * bool(self.out))
+        poll.register(self.sock, [select.POLLRDHUP, select.POLLIN][hungry] | select.POLLOUT * bool(self.out))
         for far, wish in fars.values():
             poll.register(far.sock, wish)
         ready = dict(poll.poll(0 if pending else timeout and max(0, timeout) * 1000))
         if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
-            data = unblocked(self.sock.recv, 65536) if hungry else b""       # else it hung up with much still unread
-            self.gone = data == b""
-            self.receive(data or b"")
+            self.read_client(hungry)
         for fd, mask in ready.items():
             far, _ = fars[fd]
             if mask & select.POLLOUT:
@@ -9492,6 +9688,11 @@ class Session:
             if mask & ~select.POLLOUT and far in self.fars:
                 self.read_far(far)
         send(self.sock, self.out)
+
+    def read_client(self, hungry):
+        data = unblocked(self.sock.recv, 65536) if hungry else b""       # else it hung up with much still unread
+        self.gone = data == b""
+        self.receive(data or b"")
 
     def waiting_fars(self):
         """{file descriptor: (Far, what it is waited for)}"""
@@ -9986,6 +10187,9 @@ def usage_of(before, after):
     nanos = max(0, after.cpu_nanos - before.cpu_nanos) / max(after.time - before.time, 0.001)
     return {"cpu": quantity_text(round(nanos)), "memory": f"{after.memory_bytes >> 10}Ki"}
 
+def is_measured(found):
+    return found.running and found.container != SANDBOX
+
 class Usage:
     """Measures for requests; keeps a sample of each thing measured, so that a question soon after need not wait."""
     def __init__(self, settings, store, engine, known):
@@ -10002,10 +10206,10 @@ class Usage:
             begin, out = time.time(), {}
             known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < WINDOW_S[1]}
             first = {key: known.get(key) or self.sample(key) for key in keys}
-            asked = [threading.Thread(target=self.ask, args=(key, out)) for key in keys if not first[key]]
+            seen = {key: old for key, old in first.items() if old}
+            asked = [threading.Thread(target=self.ask, args=(key, out)) for key in first.keys() - seen.keys()]
             for thread in asked:
                 thread.start()
-            seen = {key: old for key, old in first.items() if old}
             time.sleep(max([0, *(old.time + WINDOW_S[0] - time.time() for old in seen.values())]))
             out.update((key, (old, self.sample(key))) for key, old in seen.items())
             self.before = {**known, **seen}
@@ -10034,8 +10238,7 @@ class Usage:
 
     def pods(self, pods):
         running = {uid_of(pod): pod for pod in pods if dig(pod, "status.phase") == "Running"}
-        found = {uid: [f for f in self.known.found(uid).values() if f.running and f.container != SANDBOX]
-                 for uid in running}
+        found = {uid: list(filter(is_measured, self.known.found(uid).values())) for uid in running}
         pairs = self.measure([(f.id, f.pid) for each in found.values() for f in each])
         out = []
         for uid, pod in running.items():
@@ -10207,7 +10410,7 @@ class K2d:
             return text_answer(200, f"[+]ping ok\n[+]store ok\n{check} check passed\n" if "verbose" in handler.target
                                else "ok")
         if path == "/version" and is_read:
-            return version_answer()
+            return version_answer(self.settings.machine)
         try:
             user = self.access.user(handler.headers)
             request = Request(handler.method, handler.target, handler.headers, user, handler.warnings)
@@ -10396,7 +10599,7 @@ def remove_pods(settings, engine, uids):
 
 COMMANDS = {"serve": serve, "kubeconfig": kubeconfig, "reset": reset}
 
-def usage():
+def usage_text():
     """What --help prints: the commands by their docstrings, the options by their table."""
     commands = [f"  k2d.py {name:<11} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
     options = [f"  --{flag:<18} {variable:<19} {text}{f' ({default})' if default else ''}"
@@ -10417,11 +10620,11 @@ def lean(argv):
 def main(argv):
     command = argv[1] if len(argv) > 1 else "--help"
     if command in ("--help", "-h", "help") or "--help" in argv:
-        print(usage())
+        print(usage_text())
     elif command in ("version", "--version"):
         print(f"k2d {VERSION}, Kubernetes {SERVES}")
     elif command not in COMMANDS:
-        raise SystemExit(f"k2d: {command}: no such command\n\n{usage()}")
+        raise SystemExit(f"k2d: {command}: no such command\n\n{usage_text()}")
     elif command == "serve" and not argv[0].endswith(".pyc"):
         lean(argv)
     else:
