@@ -4475,10 +4475,7 @@ class Writer:
         fill(spec, ipFamilies=["IPv4"], ipFamilyPolicy="SingleStack")
 
     def allocate_ports(self, spec, before, others, faults):
-        taken = set()
-        for other in others:
-            taken.add((other.get("healthCheckNodePort"), "TCP"))
-            taken |= {(p.get("nodePort"), p.get("protocol")) for p in other.get("ports", ())}
+        taken = taken_ports(others)
         balanced, ports = spec["type"] == "LoadBalancer", spec.get("ports", ())
         wants_all = spec["type"] == "NodePort" or balanced and spec.get("allocateLoadBalancerNodePorts") is not False
         if not balanced and not wants_all:
@@ -4576,6 +4573,11 @@ class Writer:
                 if obj["spec"].get("nodeName"):
                     self.store.bury(uid_of(obj))
             self.store.remove(obj)
+
+def taken_ports(specs):
+    """{(node port, protocol)} of the Services of these specs."""
+    taken = {(spec.get("healthCheckNodePort"), "TCP") for spec in specs}
+    return taken | {(p.get("nodePort"), p.get("protocol")) for spec in specs for p in spec.get("ports", ())}
 
 def free_port(protocol, taken):
     """A node port that is not taken, 0 if all are."""
@@ -6653,6 +6655,9 @@ def last_exit(status):
 def is_running(status):
     return "running" in status["state"]
 
+def has_run(status):
+    return is_running(status) or last_exit(status) is not None
+
 def has_begun(status):
     """Whether a sidecar has come so far that the next container may start."""
     if is_running(status):
@@ -6679,14 +6684,13 @@ def pod_phase(spec, statuses, ended=False):
     if has_failed_init(spec, statuses):
         return "Failed"
     regular = [statuses[c["name"]] for c in spec["containers"]]
-    codes, running = list(map(last_exit, regular)), list(map(is_running, regular))
-    begun = any(running) or codes.count(None) < len(codes)
-    all_ran = all(runs or code is not None for runs, code in zip(running, codes))
-    if not all_ran or not (begun or is_initialised(spec, statuses)):
+    begun = any(map(has_run, regular))
+    if not all(map(has_run, regular)) or not (begun or is_initialised(spec, statuses)):
         return "Pending"
+    staying = regular + [statuses[c["name"]] for c in sidecars_of(spec)]
+    codes = list(map(last_exit, regular))
     again = [code for c, code in zip(spec["containers"], codes) if restarts(spec, c, code)]
-    sidecars = [statuses[c["name"]] for c in sidecars_of(spec)]
-    if any(running) or any(map(is_running, sidecars)) or again and not ended:
+    if any(map(is_running, staying)) or again and not ended:
         return "Running"
     return "Failed" if any(codes) else "Succeeded"
 
