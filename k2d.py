@@ -51,7 +51,6 @@ from operator import itemgetter
 
 # == 1. Settings =============================================================================
 # What the command line or the environment decides, and the limits that hold for every client.
-# What the command line or the environment decides, and the limits that hold for every client.
 VERSION = "0.1.0"
 SERVES = "v1.35.4"          # the Kubernetes whose answers we give; clients read it from /version
 OPTIONS = [
@@ -570,8 +569,7 @@ def kind_named(api_version, name):
 #           only, _ server-side apply only; /^ of a message: strategic merge replaces it
 #   =       the default where the field is absent
 #   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the first key; fixed: no update
-#           changes it; @form see FORMS and check_value(); |one alone: exactly one of the message's fields
-# Field numbers and list types are those of k8s.io/api 0.35.
+#           changes it; @form see FORMS; |one alone: exactly one of the message's fields
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int
@@ -955,7 +953,7 @@ Field = namedtuple("Field", "name type kind number pointer plain retain atomic k
 # type   a name of SCHEMA or of SCALARS, a Message, or the Field of a list's items or a map's values
 # kind   "" one value, "[]" a list, "{}" a map
 # rules  (("req",), ("enum", ["A", "B"]), ("range", low, high), ("size", low, high), ("unique",), ("fixed",),
-#         ("form", name), ("there",)): see check_value()
+#         ("form", name), ("there",)): see broken()
 TOKEN = re.compile(r"([*~!]*)(\d*)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
@@ -1025,8 +1023,8 @@ def read_message(name):
         if field.name:
             fields.append(field)
         else:
-            fields += message(field.type).by_name.values()
-            one |= message(field.type).one
+            fields += message_of(field.type).by_name.values()
+            one |= message_of(field.type).one
     if "|one" in tokens:
         one = {field.name for field in fields}
     out = Message(name, fields, one=one)
@@ -1035,7 +1033,7 @@ def read_message(name):
 
 known_message = lru_cache(maxsize=None)(read_message)   # parsed at its first use and kept
 
-def message(type_):
+def message_of(type_):
     """The Message of a type: by name, by a JSON schema in bytes, or as it is. Any thread may ask."""
     if isinstance(type_, str):
         return known_message(type_)
@@ -1163,9 +1161,9 @@ def clean(field, value, findings, path):
         place = f"{path}.%s" if isinstance(field.type, Field) else f"{path}[%s]"
         return {key: clean(one, item, findings, place % key) for key, item in items if item is not None}
     if is_message(field.type):
-        return clean_message(message(field.type), value, findings, path)
+        return clean_message(message_of(field.type), value, findings, path)
     if field.type.startswith("SchemaOr") and isinstance(value, dict):
-        return clean_message(message("JSONSchemaProps"), value, findings, path)
+        return clean_message(message_of("JSONSchemaProps"), value, findings, path)
     return clean_scalar(field.type, value, path)
 
 JSON_TYPE = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object",
@@ -1206,7 +1204,7 @@ def empty(field):
     if field.kind:
         return [] if field.kind == "[]" else {}
     if field.plain:
-        return clean_message(message(field.type), {}, Findings(), ".")
+        return clean_message(message_of(field.type), {}, Findings(), ".")
     return None if field.pointer else zero_of(field)
 
 # == 6. Objects ==============================================================================
@@ -1408,6 +1406,7 @@ def own_address():
 
 # -- files
 def read_text(path):
+    """A whole file. Raises OSError, UnicodeError."""
     with open(path) as file:
         return file.read()
 
@@ -1425,6 +1424,7 @@ def write_text(path, text):
         file.write(text)
 
 def make_folder(path, mode=0o700):
+    """Make a folder and those above it, unless they are there."""
     os.makedirs(path, mode, exist_ok=True)
 
 def list_folder(path):
@@ -1646,10 +1646,12 @@ class Process:
         self.fd = os.pidfd_open(pid)
 
     def send(self, number):
-        with suppress(ProcessLookupError):                      # it has ended already
+        """Send it a signal; nothing happens if it has ended."""
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.fd, number)
 
     def close(self):
+        """Give the descriptor back."""
         os.close(self.fd)
 
 def signal_number(name):
@@ -1671,6 +1673,7 @@ subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid ; subjectAltName = 
 """.replace(" ; ", "\n")
 VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")      # a clock may be years behind
 def random_bytes(count):
+    """Bytes that nobody can foretell."""
     return os.urandom(count)
 
 def make_certificate(folder, name, extensions, subject, names, *issuer):
@@ -1706,6 +1709,7 @@ def connect_inside(pid, port):
     thread that ends at once, so that none of ours is ever left in that network namespace. Raises OSError."""
     found = []
     def connect():
+        """In that thread: the connection, or the error, as the one item of found."""
         try:
             with open(f"/proc/{pid}/ns/net") as namespace:
                 if hasattr(os, "setns"):                        # Python 3.12
@@ -1894,7 +1898,7 @@ class Store:
         old = self.row(kind.id, key)
         was_kept = bool(old) and old.kept is not None
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
-        meta = obj["metadata"] = {name: obj["metadata"][name] for name in message("ObjectMeta").by_name
+        meta = obj["metadata"] = {name: obj["metadata"][name] for name in message_of("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
         if old and is_same(dumps(obj), old.raw) and (was_kept or not keep):
             return obj
@@ -1981,8 +1985,6 @@ class Store:
             self.db.close()
 
 # == 9. Connections [host] ===================================================================
-# Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is
-# lent a thread, and its connection comes back to the hub when the answer is out.
 # Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is
 # lent a thread, and its connection comes back to the hub when the answer is out.
 HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -3091,7 +3093,7 @@ def wire_raw(data):
 
 def wire_schema(data, type_):
     """JSONSchemaPropsOrArray, OrBool and OrStringArray: a schema, or something else."""
-    found, schema = list(wire_fields(data)), lambda data: from_protobuf(message("JSONSchemaProps"), data)
+    found, schema = list(wire_fields(data)), lambda data: from_protobuf(message_of("JSONSchemaProps"), data)
     first = dict(found)
     if type_ == "SchemaOrBool":
         return schema(first[2]) if 2 in first else bool(first.get(1))
@@ -3110,7 +3112,7 @@ def from_protobuf(fields, data):
     """The dict that the JSON of a protobuf message would be; fields is its Message. Raises ValueError, IndexError."""
     out, known = {}, fields.by_number
     for field, value in ((known[number], value) for number, value in wire_fields(data) if number in known):
-        read = WIRE.get(field.type) or (lambda data: from_protobuf(message(field.type), data))
+        read = WIRE.get(field.type) or (lambda data: from_protobuf(message_of(field.type), data))
         if not field.name:
             out.update(read(value))
         elif field.kind == "{}":
@@ -3130,7 +3132,7 @@ def parse_protobuf(data, type_):
         envelope = dict(wire_fields(data[4:]))
         named = {number: value.decode() for number, value in wire_fields(envelope.get(1, b""))}
         meta = {key: named[number] for number, key in ((1, "apiVersion"), (2, "kind")) if named.get(number)}
-        return dict(meta, **from_protobuf(message(type_), envelope.get(2, b"")))
+        return dict(meta, **from_protobuf(message_of(type_), envelope.get(2, b"")))
     except (ValueError, IndexError, AttributeError, TypeError, struct.error, RecursionError) as error:
         raise bad_request(f"the protobuf body is no {type_}: {error}")
 
@@ -3252,7 +3254,7 @@ def merge_field(out, name, value, field, order):
         out.pop(name, None)                                 # null, or a directive about nothing
     elif isinstance(value, dict) and isinstance(old, dict):
         known = field and not field.kind and is_message(field.type)
-        below = message(field.type) if known else None
+        below = message_of(field.type) if known else None
         out[name] = value if merges else strategic_merge(below, old, value)
     elif isinstance(value, list) and isinstance(old, list) and merges:
         out[name] = merge_list(field, old, value, order)
@@ -3296,7 +3298,7 @@ def merge_list(field, current, value, order):
         if at == len(merged):
             merged.append(item)
         elif key:
-            merged[at] = strategic_merge(message(field.type), merged[at], item)
+            merged[at] = strategic_merge(message_of(field.type), merged[at], item)
     order = fresh if order is None else order
     return in_order(merged, list(map(identity, order)), list(map(identity, kept)), identity)
 
@@ -3336,7 +3338,7 @@ def parts_of(field, value):
     if field.kind == "{}" or field.type == "Raw":
         one = element(field) if field.kind else RAW
         return [(f"f:{name}", one, part, True) for name, part in value.items()]
-    fields = message(field.type)
+    fields = message_of(field.type)
     return [(f"f:{name}", fields.by_name.get(name, RAW), part, name not in fields.by_name)
             for name, part in value.items()]
 
@@ -3344,7 +3346,7 @@ def element_of(keys, field, item):
     """The path element of a list's item: by its keys (absent ones by their default), or by its value."""
     if not keys:
         return "v:" + json.dumps(item, sort_keys=True)
-    fields = message(field.type).by_name
+    fields = message_of(field.type).by_name
     found = {key: dig(item, [key], fields[key].default if key in fields else None) for key in keys}
     if None in found.values():
         raise bad_request(f"{dumps(item).decode()[:200]} has no {', '.join(keys)}, by which the list is applied")
@@ -3719,7 +3721,7 @@ def default_rolling(message_name):
     """The defaults of an update strategy, which has more to say if it is RollingUpdate."""
     def default(strategy):
         if strategy.get("type") == "RollingUpdate":
-            fill_defaults(message(message_name), strategy.setdefault("rollingUpdate", {}))
+            fill_defaults(message_of(message_name), strategy.setdefault("rollingUpdate", {}))
     return default
 
 def check_workload(spec):
@@ -4149,7 +4151,7 @@ def default_below(field, value):
         for item in value if field.kind == "[]" else value.values():
             default_below(one, item)
     elif is_message(field.type) and isinstance(value, dict):
-        fill_defaults(message(field.type), value)
+        fill_defaults(message_of(field.type), value)
 
 # -- LimitRange: what containers get and may ask for
 def limit_ranges(store, kind, obj):
@@ -4288,7 +4290,7 @@ def check_below(field, value, path, faults, old):
     """Check the items of a list, the values of a map, or the fields of an object."""
     if not field.kind:
         if is_message(field.type):
-            check_message(message(field.type), value, path, faults, old)
+            check_message(message_of(field.type), value, path, faults, old)
         return
     one = element(field)
     one = one if one is field.type else one._replace(rules=())
@@ -4353,7 +4355,7 @@ def validate(kind, obj, faults, old=None):
         kept = old["metadata"].get("finalizers", ())
         added = [each for each in obj["metadata"].get("finalizers", ()) if each not in kept]
         add_rows(faults, [(added, "metadata.finalizers", "Forbidden", "none can be added to what is being deleted")])
-    check_message(message(kind.schema), obj, "", faults, old)
+    check_message(message_of(kind.schema), obj, "", faults, old)
     faults.check(kind, name)
 
 # == 18. Writing =============================================================================
@@ -4371,7 +4373,7 @@ class Writer:
     def create(self, kind, namespace, obj, dry_run=False, request=None, managers=None):
         """Admit and store a new object; returns it as stored. Raises ApiError."""
         if request is None:                                     # our own: into the same shape
-            obj = clean_message(message(kind.schema), obj, Findings(), "")
+            obj = clean_message(message_of(kind.schema), obj, Findings(), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
                                          "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
@@ -4390,7 +4392,7 @@ class Writer:
                 meta["generation"] = 1
             if "status" in kind.subresources:
                 obj.pop("status", None)
-            status = message(kind.schema).by_name.get("status")
+            status = message_of(kind.schema).by_name.get("status")
             if status and status.plain:
                 obj["status"] = empty(status)
             obj = self.prepare(kind, obj, None, request)
@@ -4422,7 +4424,7 @@ class Writer:
         is_strange = is_foreign(obj)                            # those say what the engine says, and no more
         own = OWN.get(home.id, NOTHING)
         if not is_strange:
-            fill_defaults(message(kind.schema), obj)
+            fill_defaults(message_of(kind.schema), obj)
         obj = to_stored(kind, obj)
         if own.defaults:
             own.defaults(obj)
@@ -4590,7 +4592,7 @@ RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecat
 
 def converted(kind, obj):
     """An object without the fields that this version of its kind does not have, and with those it always shows."""
-    found = clean_message(message(kind.schema), obj, Findings(), "")
+    found = clean_message(message_of(kind.schema), obj, Findings(), "")
     return {**found, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
 
 def renamed_fields(obj, names):
@@ -4599,7 +4601,7 @@ def renamed_fields(obj, names):
 def to_served(kind, obj):
     """An object at rest as this version of its kind shows it."""
     if is_custom(kind):
-        fill_defaults(message(kind.schema), obj)                # those of the present schema
+        fill_defaults(message_of(kind.schema), obj)                # those of the present schema
     if is_stored(kind):
         return obj
     return converted(kind, renamed_fields(obj, RENAMED) if kind.name == "Event" else obj)
@@ -4631,7 +4633,7 @@ def cleaned(request, body, kind, duplicates=()):
     findings, version, refused = Findings(), group_version(kind), Faults()
     check_kind(body, kind, version)
     try:
-        obj = clean_message(message(kind.schema), body, findings, "")
+        obj = clean_message(message_of(kind.schema), body, findings, "")
     except Mismatch as error:
         if is_custom(kind) and error.path:
             refused.add(error.path, "Invalid", error.text)
@@ -4641,11 +4643,17 @@ def cleaned(request, body, kind, duplicates=()):
         raise bad_request(f".{findings.unknown[0]}: field not declared in schema")
     faults = [f'unknown field "{path}"' for path in findings.unknown]
     note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
-    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+    hints = [*findings.hints, *(f"spec.taints[{i}].effect" for i in evicting_taints(kind, obj))]
+    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in hints]
     for path in findings.refused:
         refused.add(path, "Forbidden", "k2d cannot honour this field")
     refused.check(kind, dig(obj, "metadata.name", ""))
     return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
+
+def evicting_taints(kind, obj):
+    """Which taints of a Node would evict what runs: these, too, only keep new pods out."""
+    taints = dig(obj, "spec.taints", ()) if kind.id == "Node" else ()
+    return [i for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"]
 
 def check_kind(body, kind, version):
     """Refuse an object of another kind, or version, than the place is for."""
@@ -4835,7 +4843,7 @@ class Api:
             return self.changed_part(kind, old, served, given, meta, "status" if part == "status" else "spec")
         new = {**given, "metadata": meta}
         if part == "ephemeralcontainers":                       # of all else, what was there stays
-            spec = {**served["spec"], **pick(given["spec"], ("ephemeralContainers",))}
+            spec = {**without(served["spec"], "ephemeralContainers"), **pick(given["spec"], ("ephemeralContainers",))}
             new = {**served, "metadata": json.loads(dumps(before)), "spec": spec}
         if "status" in kind.subresources:
             new = {**without(new, "status"), **pick(served, ("status",))}
@@ -4859,7 +4867,7 @@ class Api:
         if kind.id == "Node" and dig(new, "status.capacity"):
             fill(new["status"], allocatable=new["status"]["capacity"])
         if is_custom(kind):
-            check_message(message(kind.schema), new, "", faults)
+            check_message(message_of(kind.schema), new, "", faults)
         faults.check(kind, name_of(new))
         return to_stored(kind, new)
 
@@ -4932,9 +4940,9 @@ class Api:
     def token(self, request):
         """TokenRequest: a token for a service account. Raises ApiError 404, 409, 422."""
         kind, given = SUB_KINDS["token"], read_object(request, SUB_KINDS["token"])
-        fill_defaults(message("TokenRequest"), given)
+        fill_defaults(message_of("TokenRequest"), given)
         account, spec, faults = json.loads(self.find(request)), given["spec"], Faults()
-        check_message(message("TokenRequest"), given, "", faults)
+        check_message(message_of("TokenRequest"), given, "", faults)
         faults.check(kind, "")
         seconds, bound = spec["expirationSeconds"], spec.get("boundObjectRef")
         if bound:
@@ -4956,7 +4964,7 @@ class Api:
         if request.form.kind:                                   # no metadata, no table
             raise not_acceptable()
         given, faults = read_object(request, request.kind), Faults()
-        check_message(message(request.kind.schema), given, "", faults)
+        check_message(message_of(request.kind.schema), given, "", faults)
         faults.check(request.kind, "")
         status = self.access.review(request, given)             # may change what was given
         meta = {"metadata": {"creationTimestamp": now()}} if request.kind.id == "SelfSubjectReview" else {}
@@ -4999,7 +5007,7 @@ def patched(request, kind, before, patch):
     """What a patch makes of an object. Raises ApiError 400, 422."""
     _, apply = PATCHES[request.media]
     try:
-        new = apply(message(kind.schema), before, patch)
+        new = apply(message_of(kind.schema), before, patch)
     except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:     # a directive of odd form
         raise unprocessable(error)
     if not isinstance(new, dict):
@@ -5134,7 +5142,6 @@ def read_columns(text):
     return {kind: words for kinds, words in pairs for kind in kinds.split(",")}
 
 COLUMNS_OF = read_columns(COLUMNS)
-# [?(@left op right)], [index], .name
 # [?(@left op right)], [index], .name
 STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
 
@@ -6293,8 +6300,6 @@ def remove_volumes(settings, uid):
 # == 27. Engine [host] =======================================================================
 # HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by http.client, which
 # would bring the email package along: with http.server, 3.4 MB resident of the 25 that we may use.
-# HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by http.client, which
-# would bring the email package along: with http.server, 3.4 MB resident of the 25 that we may use.
 
 class EngineError(Exception):
     """The engine answered with an error; str() is its message."""
@@ -6509,7 +6514,6 @@ def log_frames(buffer, tty):
     return frames, buffer[at:]
 
 # == 28. Container -> pod ====================================================================
-# Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that somebody else started.
 # Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that somebody else started.
 def engine_time(text):
     """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero time."""
@@ -9766,7 +9770,7 @@ class Terminal(Session):
         except EngineError as error:
             what = "executing command in" if self.target.startswith("/exec") else "attaching to"
             text = f"error {what} container: {error}"
-            status = failure("InternalError", text, {"message": text}, code=500)
+            status = failure_status("InternalError", text, {"message": text}, code=500)
         text = dumps(status) if self.as_json else status.get("message", "").encode()
         self.out += self.protocol.data(self.streams["error"], text) if text else b""
         for name in self.wanted - {"stdin", "resize"}:
@@ -9823,9 +9827,9 @@ class Terminal(Session):
             pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
         code = info.get("ExitCode")
         text = f"command terminated with non-zero exit code: command terminated with exit code {code}"
-        return failure("NonZeroExitCode", text, {"reason": "ExitCode", "message": str(code)}) if code else None
+        return failure_status("NonZeroExitCode", text, {"reason": "ExitCode", "message": str(code)}) if code else None
 
-def failure(reason, message, cause, **more):
+def failure_status(reason, message, cause, **more):
     """What an error stream says of what went wrong: a Status without its kind."""
     return {"metadata": {}, "status": "Failure", "message": message, "reason": reason, "details": {"causes": [cause]},
             **more}
@@ -10141,8 +10145,6 @@ class AtPod:
 # == 35. Usage ===============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
 # cost microseconds; the engine's stats, where those files are not in reach, a second or two.
-# metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
-# cost microseconds; the engine's stats, where those files are not in reach, a second or two.
 WINDOW_S = 1, 30                # a rate is over so many seconds, at least and at most
 Sample = namedtuple("Sample", "time cpu_nanos memory_bytes")        # memory: the working set
 def file_number(path, name=""):
@@ -10450,6 +10452,7 @@ class K2d:
 
     # -- start and end
     def serve(self):
+        """Start every part, in this order, and wait for the signal to end."""
         self.network.check_overlap()
         bootstrap(self.settings, self.store, self.writer, self.controllers.services)
         resolve = self.names.resolve
