@@ -1,24 +1,30 @@
 #!/usr/bin/env python3
 """k2d: the Kubernetes API on one side, a Docker engine on the other, as a cluster of one node.
 
-A request:  Hub (TLS, until the head is complete) -> Handler -> admit() -> a verb of Api -> Writer -> Store, one
-            transaction -> watchers; then reconcile() -> engine -> Store -> watchers.
-Sections:   Ground     1 Settings  2 Errors  3 Values  4 Kinds  5 Schema  6 Objects  7 Host [host]  8 Store [host]
-            A request  9 Connections [host]  10 HTTP  11 Who  12 Requests  13 Bodies  14 Patches  15 Apply
-                       16 Of each kind  17 Admission  18 Writing  19 Verbs  20 Watch  21 Table
-                       22 Discovery and OpenAPI  23 Custom resources
-            A pod      24 Scheduler  25 Pod -> container  26 Volumes  27 Engine [host]  28 Container -> pod
-                       29 Worker  30 Probes and hooks  31 Network [host]  32 Names  33 Controllers
-            At the pod 34 Log, exec, attach, port-forward [host]  35 Usage  36 Node and Events
-                       37 Command line [host]
-            (search for "# ==" to walk through them; what can touch the machine stands under [host])
-Threads:    the hub owns every connection until a request is complete, and all watches, timers, DNS and the engine's
-            events; one thread per request in progress, exec and port-forward too; up to four workers start and stop
-            containers; one thread runs the controllers; probes, hooks and pulls have threads while they last. A
-            connection has one owner at any time.
-Promises:   what was answered 200 or 201 is on disk; a field that cannot be honoured is refused by name or answered
-            with a Warning, never dropped; k2d is not in the data path, so kill it or upgrade it while everything runs.
-Needs:      Linux, root, Python 3.9 or newer, the programs openssl and iptables; PyYAML only to read YAML bodies.
+A request:  Hub (TLS, until the head is complete) -> Handler -> admit() -> a verb of Api -> Writer
+            -> Store, one transaction -> watchers; then reconcile() -> engine -> Store -> watchers.
+Sections:   Ground     1 Settings  2 Errors  3 Values  4 Kinds  5 Schema  6 Objects
+                       7 Host [host]  8 Store [host]
+            A request  9 Connections [host]  10 HTTP  11 Who  12 Requests  13 Bodies  14 Patches
+                       15 Apply  16 Of each kind  17 Admission  18 Writing  19 Verbs  20 Watch
+                       21 Table  22 Discovery and OpenAPI  23 Custom resources
+            A pod      24 Scheduler  25 Pod -> container  26 Volumes  27 Engine [host]
+                       28 Container -> pod  29 Worker  30 Probes and hooks  31 Network [host]
+                       32 Names  33 Controllers
+            At the pod 34 Log, exec, attach, port-forward [host]  35 Usage
+                       36 Node and Events  37 Command line [host]
+            (search for "# ==" to walk through them; what can touch the machine stands under
+            [host])
+Threads:    the hub owns every connection until a request is complete, and all watches, timers,
+            DNS and the engine's events; one thread per request in progress, exec and port-forward
+            too; up to four workers start and stop containers; one thread runs the controllers;
+            probes, hooks and pulls have threads while they last. A connection has one owner at
+            any time.
+Promises:   what was answered 200 or 201 is on disk; a field that cannot be honoured is refused by
+            name or answered with a Warning, never dropped; k2d is not in the data path, so kill it
+            or upgrade it while everything runs.
+Needs:      Linux, root, Python 3.9 or newer, the programs openssl and iptables; PyYAML only to
+            read YAML bodies.
 """
 import base64
 import hashlib
@@ -56,7 +62,7 @@ SERVES = "v1.35.4"          # the Kubernetes whose answers we give; clients read
 OPTIONS = [
     # flag                environment           default                        meaning
     ("port",              "K2D_PORT",           "6443",                        "https port of the API"),
-    ("advertise-address", "K2D_ADVERTISE_ADDR", "",                            "address for clients (else the host's)"),
+    ("advertise-address", "K2D_ADVERTISE_ADDR", "",                            "for clients (else the host's)"),
     ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",                "the only folder k2d writes to"),
     ("secret",            "K2D_SECRET",         "",                            "admin token (else one is made)"),
     ("docker-host",       "DOCKER_HOST",        "unix:///var/run/docker.sock", "the engine's socket"),
@@ -164,8 +170,8 @@ def conflict(kind, name, why="it has been modified; apply your changes to the la
     return ApiError(409, "Conflict", text, about(kind, name))
 
 def forbidden(kind, name, why, causes=()):
-    text = f'{resource_name(kind)} "{name}" is forbidden: {why}'
-    return ApiError(403, "Forbidden", text, {**about(kind, name), **filled(causes=causes)})
+    what = f'{resource_name(kind)} "{name}"' if name else resource_name(kind)
+    return ApiError(403, "Forbidden", f"{what} is forbidden: {why}", {**about(kind, name), **filled(causes=causes)})
 
 def no_such_resource():
     return ApiError(404, "NotFound", "the server could not find the requested resource")
@@ -188,10 +194,14 @@ class ConfigError(Exception):
         super().__init__(message)
         self.reason = reason
 
+LABELS = {  # reason of a cause, less FieldValue -> what a person reads; else REASON value
+    "NotSupported": "Unsupported value", "NotFound": "Not found", "Forbidden": "Forbidden", "TooLong": "Too long",
+    "TooMany": "Too many"}
+
 class Faults(list):
-    """The causes of a 422, gathered field by field: faults.add("spec.replicas", "Invalid", "must be ...")."""
-    def add(self, field, reason, why=""):
-        text = f"{reason} value" + (f": {why}" if why else "")
+    """The causes of a 422, gathered field by field: faults.add("spec.replicas", "Invalid", "must be ...", -1)."""
+    def add(self, field, reason, why, *found):
+        text = ": ".join([LABELS.get(reason, f"{reason} value"), *(json.dumps(each)[:100] for each in found), why])
         self.append({"reason": "FieldValue" + reason, "message": text, "field": field.lstrip(".")})
 
     def check(self, kind, name):
@@ -304,7 +314,7 @@ def is_address(text):
     except ValueError:
         return False
 
-# Pure functions over single values; the wording of their refusals is that of k8s.io/apimachinery.
+# -- quantities
 QUANTITY = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
 # What a suffix multiplies by, in units of 10^-9; the smallest first.
 DECIMAL = {suffix: 1000 ** i for i, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"))}
@@ -334,13 +344,15 @@ def quantity_text(nanos):
 def canonical_quantity(text):
     """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m", "1024Mi" -> "1Gi"."""
     nanos, found = quantity_nanos(text), QUANTITY.fullmatch(str(text))
-    if found[5] or not nanos:
-        return found[0] if found[5] else "0"
+    if found[5]:                                                # an exponent stays as it was written
+        return found[0]
+    if not nanos:
+        return "0"
     units = BINARY if found[4] in BINARY and nanos % 10 ** 9 == 0 else DECIMAL
     suffix = next(suffix for suffix in reversed(units) if nanos % units[suffix] == 0)
     return f"{nanos // units[suffix]}{suffix}"
 
-# What a text may have to be: form -> (the pattern of it, the longest, what a refusal says)
+# -- forms: what a text may have to be: form -> (the pattern of it, the longest, what a refusal says)
 LABEL, QUALIFIED = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 SUBDOMAIN, NO_DOTS = rf"{LABEL}(\.{LABEL})*", r"(?!(.*/)?\.\.(/|$))"
 FORMS = {
@@ -382,7 +394,7 @@ def form_text(form):
         return "must be an IP address, such as 10.9.8.7"
     return FORMS["port" if form == "anyport" else form][2]
 
-# Selectors. Requirement.op is one of the keys of SELECTOR_TEXT.
+# -- selectors
 Requirement = namedtuple("Requirement", "key op values")         # op: one of SELECTOR_TEXT
 OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
 SELECTOR_TEXT = {"=": "{0}={1}", "in": "{0} in ({1})", "notin": "{0} notin ({1})", "exists": "{0}", "absent": "!{0}"}
@@ -408,8 +420,9 @@ def parse_selector(text):
         names = [value for value in values if value]
         at = found.end()
         ends_open = at == len(text) and text.endswith(",")
-        if ends_open or not fits("labelkey", key) or not all(fits("labelvalue", name) for name in names):
-            raise bad_request(f"unable to parse requirement: {found[0][:80]!r}: {form_text('labelkey')}")
+        form = "labelvalue" if fits("labelkey", key) else "labelkey"
+        if ends_open or form == "labelkey" or not all(fits(form, name) for name in names):
+            raise bad_request(f"unable to parse requirement: {found[0][:80]!r}: {form_text(form)}")
         requirements.append(Requirement(key, op, values))
     return requirements
 
@@ -456,53 +469,54 @@ ALL = "create delete deletecollection get list patch update watch"
 #        when asked for
 # marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 KIND_TABLE = """
-  group version            kind                     short    scope     kept    subresources           marks
-  v1                       ConfigMap                cm       Namespace disk    -                      -
-  v1                       Endpoints                ep       Namespace disk    -                      -
-  v1                       Event                    ev       Namespace memory  -                      -
-  v1                       LimitRange               limits   Namespace disk    -                      -
-  v1                       Namespace                ns       Cluster   disk    finalize,status        obj
-  v1                       Node                     no       Cluster   spec    status                 -
-  v1                       PersistentVolumeClaim    pvc      Namespace disk    status                 obj
-  v1                       PersistentVolume         pv       Cluster   disk    status                 obj
-  v1                       Pod                      po       Namespace pod     attach,eviction,exec,log,\
-ephemeralcontainers,portforward,proxy,status all,gen,obj
-  v1                       ReplicationController    rc       Namespace spec    scale,status           all,gen
-  v1                       ResourceQuota            quota    Namespace spec    status                 obj
-  v1                       Secret                   -        Namespace disk    -                      -
-  v1                       ServiceAccount           sa       Namespace disk    token                  obj
-  v1                       Service                  svc      Namespace disk    proxy,status           all,obj
-  apps/v1                  ControllerRevision       -        Namespace disk    -                      -
-  apps/v1                  DaemonSet                ds       Namespace disk    status                 all,gen
-  apps/v1                  Deployment               deploy   Namespace spec    scale,status           all,gen
-  apps/v1                  ReplicaSet               rs       Namespace spec    scale,status           all,gen
-  apps/v1                  StatefulSet              sts      Namespace disk    scale,status           all,gen
-  events.k8s.io/v1         Event                    ev       Namespace memory  -                      -
-  authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -       -                      -
-  authentication.k8s.io/v1 TokenReview              -        Cluster   -       -                      -
-  authorization.k8s.io/v1  LocalSubjectAccessReview -        Namespace -       -                      -
-  authorization.k8s.io/v1  SelfSubjectAccessReview  -        Cluster   -       -                      -
-  authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -       -                      -
-  authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -       -                      -
-  autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace empty   -                      all
-  autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace empty   -                      all
-  batch/v1                 CronJob                  cj       Namespace disk    status                 all,gen
-  batch/v1                 Job                      -        Namespace disk    status                 all,gen
-  networking.k8s.io/v1     IngressClass             -        Cluster   disk    -                      gen
-  networking.k8s.io/v1     Ingress                  ing      Namespace disk    status                 gen
-  networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk    -                      gen
-  policy/v1                PodDisruptionBudget      pdb      Namespace spec    status                 gen
-  rbac.authorization.k8s.io/v1 ClusterRoleBinding   -        Cluster   disk    -                      -
-  rbac.authorization.k8s.io/v1 ClusterRole          -        Cluster   disk    -                      -
-  rbac.authorization.k8s.io/v1 RoleBinding          -        Namespace disk    -                      -
-  rbac.authorization.k8s.io/v1 Role                 -        Namespace disk    -                      -
-  storage.k8s.io/v1        StorageClass             sc       Cluster   disk    -                      obj
-  apiextensions.k8s.io/v1  CustomResourceDefinition crd,crds Cluster   disk    status         gen,api-extensions
-  scheduling.k8s.io/v1     PriorityClass            pc       Cluster   disk    -                      gen
-  coordination.k8s.io/v1   Lease                    -        Namespace memory  -                      -
-  discovery.k8s.io/v1      EndpointSlice            -        Namespace disk    -                      gen
-  metrics.k8s.io/v1beta1   NodeMetrics              -        Cluster   usage   -                      -
-  metrics.k8s.io/v1beta1   PodMetrics               -        Namespace usage   -                      -
+group version            kind                     short    scope     kept   subresources    marks
+v1                       ConfigMap                cm       Namespace disk   -               -
+v1                       Endpoints                ep       Namespace disk   -               -
+v1                       Event                    ev       Namespace memory -               -
+v1                       LimitRange               limits   Namespace disk   -               -
+v1                       Namespace                ns       Cluster   disk   finalize,status obj
+v1                       Node                     no       Cluster   spec   status          -
+v1                       PersistentVolumeClaim    pvc      Namespace disk   status          obj
+v1                       PersistentVolume         pv       Cluster   disk   status          obj
+v1                       Pod                      po       Namespace pod    eviction,log,exec,\
+attach,portforward,proxy,ephemeralcontainers,status all,gen,obj
+v1                       ReplicationController    rc       Namespace spec   scale,status    all,gen
+v1                       ResourceQuota            quota    Namespace spec   status          obj
+v1                       Secret                   -        Namespace disk   -               -
+v1                       ServiceAccount           sa       Namespace disk   token           obj
+v1                       Service                  svc      Namespace disk   proxy,status    all,obj
+apps/v1                  ControllerRevision       -        Namespace disk   -               -
+apps/v1                  DaemonSet                ds       Namespace disk   status          all,gen
+apps/v1                  Deployment               deploy   Namespace spec   scale,status    all,gen
+apps/v1                  ReplicaSet               rs       Namespace spec   scale,status    all,gen
+apps/v1                  StatefulSet              sts      Namespace disk   scale,status    all,gen
+events.k8s.io/v1         Event                    ev       Namespace memory -               -
+authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -      -               -
+authentication.k8s.io/v1 TokenReview              -        Cluster   -      -               -
+authorization.k8s.io/v1  LocalSubjectAccessReview -        Namespace -      -               -
+authorization.k8s.io/v1  SelfSubjectAccessReview  -        Cluster   -      -               -
+authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -      -               -
+authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -      -               -
+autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace empty  -               all
+autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace empty  -               all
+batch/v1                 CronJob                  cj       Namespace disk   status          all,gen
+batch/v1                 Job                      -        Namespace disk   status          all,gen
+networking.k8s.io/v1     IngressClass             -        Cluster   disk   -               gen
+networking.k8s.io/v1     Ingress                  ing      Namespace disk   status          gen
+networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk   -               gen
+policy/v1                PodDisruptionBudget      pdb      Namespace spec   status          gen
+rbac.authorization.k8s.io/v1 ClusterRoleBinding       -        Cluster   disk   -               -
+rbac.authorization.k8s.io/v1 ClusterRole              -        Cluster   disk   -               -
+rbac.authorization.k8s.io/v1 RoleBinding              -        Namespace disk   -               -
+rbac.authorization.k8s.io/v1 Role                     -        Namespace disk   -               -
+storage.k8s.io/v1        StorageClass             sc       Cluster   disk   -               obj
+apiextensions.k8s.io/v1  CustomResourceDefinition crd,crds Cluster   disk   status          \
+gen,api-extensions
+scheduling.k8s.io/v1     PriorityClass            pc       Cluster   disk   -               gen
+coordination.k8s.io/v1   Lease                    -        Namespace memory -               -
+discovery.k8s.io/v1      EndpointSlice            -        Namespace disk   -               gen
+metrics.k8s.io/v1beta1   NodeMetrics              -        Cluster   usage  -               -
+metrics.k8s.io/v1beta1   PodMetrics               -        Namespace usage  -               -
 """
 SELECTABLE = {  # kind: what a field selector may name
     "Pod": "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork "
@@ -925,7 +939,7 @@ CustomResourceDefinitionStatus: *conditions:[]CustomResourceDefinitionCondition(
 TokenReviewSpec: token audiences:[];
 TokenReviewStatus: authenticated:bool user:UserInfo+ 4audiences:[] 3error;
 UserInfo: username uid groups:[] extra:{}ExtraValue;
-TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600
+TokenRequestSpec: *audiences:[] *4expirationSeconds:int?=3600|600..4294967296
   *3boundObjectRef:BoundObjectReference(kind apiVersion name uid);
 TokenRequestStatus: *token *expirationTimestamp:Time;
 SelfSubjectReview: metadata:ObjectMeta+ status:SelfSubjectReviewStatus(userInfo:UserInfo+)+;
@@ -1042,7 +1056,6 @@ def message_of(type_):
 def is_message(type_):
     return not isinstance(type_, Field) and type_ not in SCALARS
 
-
 def element(field):
     """The Field of one item of a list, or one value of a map."""
     return field.type if isinstance(field.type, Field) else field._replace(kind="")
@@ -1052,6 +1065,8 @@ LOOSE, EMBEDDED = "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded
 JSON_TYPES = {"string": "string", "integer": "int", "number": "Double", "boolean": "bool"}
 RAW, META = Field("", "Raw", pointer=True), Field("metadata", "ObjectMeta", plain=True)
 
+SIZES = {"string": "Length", "array": "Items", "object": "Properties"}
+
 def json_rules(schema, is_required):
     """The rules of a field by its JSON schema."""
     rules = [("there",)] if is_required else []
@@ -1059,16 +1074,17 @@ def json_rules(schema, is_required):
         rules.append(("nullable",))
     if "enum" in schema:
         rules.append(("enum", schema["enum"]))
-    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
-    if schema.get("exclusiveMinimum"):
-        low = math.nextafter(low, math.inf)
-    if schema.get("exclusiveMaximum"):
-        high = math.nextafter(high, -math.inf)
-    if "minimum" in schema or "maximum" in schema:
+    type_ = schema.get("type")
+    if type_ in ("integer", "number") and ("minimum" in schema or "maximum" in schema):
+        low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+        if schema.get("exclusiveMinimum"):
+            low = math.nextafter(low, math.inf)
+        if schema.get("exclusiveMaximum"):
+            high = math.nextafter(high, -math.inf)
         rules.append(("range", low, high))
-    for word in ("Length", "Items", "Properties"):
-        if "min" + word in schema or "max" + word in schema:
-            rules.append(("size", schema.get("min" + word, 0), schema.get("max" + word, math.inf)))
+    least, most = (word + SIZES.get(type_, "") for word in ("min", "max"))
+    if least in schema or most in schema:
+        rules.append(("size", schema.get(least, 0), schema.get(most, math.inf)))
     if schema.get("x-kubernetes-list-type") in ("map", "set"):
         rules.append(("unique",))
     return tuple(rules)
@@ -1119,7 +1135,7 @@ class Findings:
 
 def zero_of(field):
     """What Go's zero value of a field's type is, None for that of a message."""
-    return None if is_message(field.type) else SCALARS[field.type][2]
+    return None if field.kind or is_message(field.type) else SCALARS[field.type][2]
 
 def clean_scalar(type_, value, path):
     types, wanted, _ = SCALARS[type_]
@@ -1153,7 +1169,7 @@ def clean(field, value, findings, path):
     if field.kind:
         wanted = list if field.kind == "[]" else dict
         if not isinstance(value, wanted):
-            raise Mismatch(f"want {'a list' if wanted is list else 'a map'}, found {JSON_TYPE[type(value)]}", path)
+            raise Mismatch(f"want {'a list' if wanted is list else 'a map'}, found {TYPE_WORDS[type(value)]}", path)
         one = element(field)
         if wanted is list:
             return [clean(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
@@ -1166,7 +1182,7 @@ def clean(field, value, findings, path):
         return clean_message(message_of("JSONSchemaProps"), value, findings, path)
     return clean_scalar(field.type, value, path)
 
-JSON_TYPE = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object",
+TYPE_WORDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object",
              type(None): "null"}
 
 def is_absent(field, value):
@@ -1178,7 +1194,7 @@ def is_absent(field, value):
 def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that are there even when empty are added."""
     if not isinstance(value, dict):
-        raise Mismatch(f"want an object, found {JSON_TYPE[type(value)]}", path)
+        raise Mismatch(f"want an object, found {TYPE_WORDS[type(value)]}", path)
     out, has_kind = {}, not path or "metadata" in fields.by_name
     for name, item in value.items():
         where = f"{path}.{name}" if path else name
@@ -1242,7 +1258,7 @@ def is_published(obj):
     return is_foreign(obj, "Service")
 
 def is_computed(obj):
-    return any(label in (obj["metadata"].get("labels") or ()) for label in COMPUTED)
+    return any(label in labels_of(obj) for label in COMPUTED)
 
 def home_of(obj):
     """The Kind that an object at rest is of."""
@@ -1446,7 +1462,7 @@ def make_open_file(path):
     with open(path, "wb") as file:
         os.fchmod(file.fileno(), 0o666)
 
-def take_text(path, limit, empty):
+def take_bytes(path, limit, empty):
     """The beginning of a file that a container has written; empty: for what is written to it next."""
     with open(path, "rb+") as file:
         words = file.read(limit)
@@ -1517,7 +1533,7 @@ def set_group(folder, group, only_if_root_differs=False):
     here = os.stat(folder)
     if only_if_root_differs and here.st_gid == group and here.st_mode & 0o2770 == 0o2770:
         return
-    for _, _, names, parent in os.fwalk(folder):
+    for _, _, names, parent in os.fwalk(folder, topdown=False):
         for name in (*names, "."):                              # the folder last: then a pass cut off begins anew
             try:
                 fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
@@ -1658,8 +1674,7 @@ def signal_number(name):
     """"SIGUSR1" -> its number; TERM for a name that is none."""
     return getattr(signal, name or "SIGTERM", signal.SIGTERM)
 
-# -- keys and certificates, by the openssl program
-# Certificates by the openssl program, the admin token, and who is asking. Files 0600; nothing here is ever logged.
+# -- keys and certificates, by the openssl program: files 0600, and nothing is ever logged
 OPENSSL_CONFIG = """
 [req] ; distinguished_name = dn ; [dn]
 [ca] ; default_ca = k2d
@@ -1762,19 +1777,18 @@ def send(sock, data):
 
 # == 8. Store [host] =========================================================================
 # Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
-# The Store knows nothing of Kubernetes but metadata, and nothing of sockets: it tells its listeners what changed.
+# The Store knows nothing of sockets: it tells its listeners what changed.
 Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
 Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
 
 def durable(kind, obj):
     """The part of an object that goes to disk, None if no part does. What k2d computes again at each start does not."""
-    if kind.kept == "memory" or any(label in (obj["metadata"].get("labels") or ()) for label in COMPUTED):
+    if kind.kept == "memory" or is_computed(obj):
         return None
-    status = obj.get("status", {})
-    if kind.kept == "disk" or kind.kept == "pod" and status.get("phase") in ("Succeeded", "Failed"):
+    if kind.kept == "disk" or kind.kept == "pod" and has_ended(obj):
         return obj
-    keep = {key: status[key] for key in ("podIP", "podIPs", "startTime") if key in status} if kind.kept == "pod" else {}
-    return dict(obj, status=keep)
+    fields = ("podIP", "podIPs", "startTime") if kind.kept == "pod" else ()
+    return {**obj, "status": pick(obj.get("status", {}), fields)}
 
 def is_same(raw, other):
     """Whether two texts are one object; the order of its fields tells nothing."""
@@ -1995,9 +2009,6 @@ def server_context(certificate, key):
     context.set_alpn_protocols(["http/1.1"])                # Go's clients offer h2 first
     context.load_cert_chain(certificate, key)
     return context
-
-# Makes the engine's containers what the pods say, and the pods' statuses what the engine says. Everything is decided
-# from what is there: a pass can be cut off between any two engine calls, and the next one goes on.
 
 class WorkQueue:
     """Keys to work on, each once however often it was added, by at most so many threads that live only while there is
@@ -2512,7 +2523,6 @@ User = namedtuple("User", "name groups uid extra")
 ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"), "kubernetes-admin", {})
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",), "", {})
 ACCOUNT_NAME = "kubernetes.io/service-account.name"
-TOKEN_SECONDS = 600, 1 << 32    # the shortest and the longest life that may be asked for
 
 def user_info(user):
     return filled(username=user.name, uid=user.uid, groups=list(user.groups), extra=user.extra)
@@ -3473,7 +3483,7 @@ def apply_conflict(conflicts):
 # == 16. Of each kind ========================================================================
 # What is one kind's own, one kind after the other: what it is filled in with, what its checks are beyond the rules in
 # SCHEMA, what admission adds or refuses, what an update keeps or may not change, its cells in a Table. A check yields
-# (what is wrong, the path below the message, the reason of the cause, a sentence).
+# a row for each thing that may be wrong: (whether it is, the path below the message, the cause's reason, a sentence).
 Own = namedtuple("Own", "defaults admit update cells last", defaults=(None,) * 5)
 # defaults(obj)             on every write
 # admit(writer, obj)        of a new object; may raise ApiError
@@ -4254,9 +4264,9 @@ MAP_FORMS = {  # form of a map -> (the form of its keys, of its values)
 
 def add_rows(faults, rows, path=""):
     """Add to Faults what a check yields of a message at a path."""
-    for is_wrong, at, reason, why in rows:
+    for is_wrong, at, *told in rows:
         if is_wrong:
-            faults.add(path + at, reason, why)
+            faults.add(path + at, *told)
 
 def check_message(fields, value, path, faults, old=None):
     """Check an object, and those below it, by the rules of its Message and by CHECKS. old: what was there before."""
@@ -4320,10 +4330,10 @@ def broken(rule, details, value, field):
     if is_unset or rule in ("fixed", "nullable"):
         return False, "", "", ""
     if rule == "enum":
-        return value not in details[0], "", "NotSupported", f"must be one of {', '.join(map(str, details[0]))}"
+        return value not in details[0], "", "NotSupported", f"must be one of {', '.join(map(str, details[0]))}", value
     low, high = details
     if rule == "range":
-        return not low <= value <= high, "", "Invalid", f"must be {low} to {high}"
+        return not low <= value <= high, "", "Invalid", f"must be {low} to {high}", value
     reason = "TooLong" if isinstance(value, str) else "TooMany"
     return not low <= len(value) <= high, "", reason if len(value) > high else "Invalid", f"must have {low} to {high}"
 
@@ -4341,7 +4351,7 @@ def check_forms(field, form, value, path, faults):
         del texts[0]
     for at, form, text in texts:
         if form and text not in (None, "") and not fits(form, text):
-            faults.add(at, "Invalid", form_text(form))
+            faults.add(at, "Invalid", form_text(form), text)
 
 def validate(kind, obj, faults, old=None):
     """Check a whole object. Raises ApiError 422."""
@@ -4350,7 +4360,7 @@ def validate(kind, obj, faults, old=None):
     if not name:
         faults.add("metadata.name", "Required", "or generateName")
     elif not fits(form, name):
-        faults.add("metadata.name", "Invalid", form_text(form))
+        faults.add("metadata.name", "Invalid", form_text(form), name)
     if old and is_deleting(old):
         kept = old["metadata"].get("finalizers", ())
         added = [each for each in obj["metadata"].get("finalizers", ()) if each not in kept]
@@ -4744,7 +4754,8 @@ class Api:
             told = [watch.event(change, {}) for change in changes if change.kind.id == kind.id]
             return list(filter(None, told))
         watch.version, rows = self.store.snapshot(kind.id, request.namespace, watch)
-        first = [watch.encode("ADDED", row.raw) for key, row in rows if watch.matches(key, row.raw, row.labels)]
+        picked = [row.raw for key, row in rows if watch.matches(key, row.raw, row.labels)]
+        first = [watch.shown("ADDED", raw) for raw in picked]
         if initial and watch.bookmarks:
             first.append(watch.bookmark(watch.version, initial=True))
         return first
@@ -4986,7 +4997,7 @@ def read_patch(request):
     except ValueError as error:
         raise bad_request(f"the patch is no JSON: {error}")
     if not isinstance(patch, PATCHES[media][0]):
-        raise bad_request(f"the patch is {JSON_TYPE[type(patch)]}, which none of this type is")
+        raise bad_request(f"the patch is {TYPE_WORDS[type(patch)]}, which none of this type is")
     return patch
 
 def read_config(request):
@@ -5066,9 +5077,15 @@ class Watch:
                 obj = json.loads(change.old.raw)
                 obj["metadata"]["resourceVersion"] = str(change.version)
                 raw = dumps(obj)
-            memo[key] = self.encode(type_, shown(self.kind, raw, self.form))
-        self.form = self.form._replace(columns=False)               # the first event of a watch alone tells them
+            memo[key] = self.shown(type_, raw)
+        self.form = self.form._replace(columns=False)
         return memo[key]
+
+    def shown(self, type_, raw):
+        """The chunk of an object in the form that was asked for; the first of a watch alone tells a Table's columns."""
+        told = self.encode(type_, shown(self.kind, raw, self.form))
+        self.form = self.form._replace(columns=False)
+        return told
 
     def encode(self, type_, raw):
         return chunk(b'{"type":"%s","object":%s}\n' % (type_.encode(), raw))
@@ -5525,7 +5542,7 @@ def fingerprint(kinds):
     schemas = [kind.schema.decode() if is_custom(kind) else kind.name for kind in kinds]
     return hashlib.sha512(dumps([SCHEMA, VERSION, schemas])).hexdigest().upper()
 
-# gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key: (field number, message; "" for text)}; "*" is
+# -- OpenAPI as protobuf: gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key: (field number, message; "" for text)}; "*" is
 # any key, "x" one that begins with x-: both are written as a pair of the key and its value.
 GNOSTIC = {
     "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
@@ -5608,8 +5625,8 @@ def custom_kind(id_, spec, names, version):
                 dumps(schema), scale, fields, version.get("additionalPrinterColumns", []))
 
 def register(definition, is_served=True):
-    """Serve the custom resources of a definition as it is now, or no longer. The table is replaced, never changed:
-    other threads may be reading it."""
+    """Serve the custom resources of a definition as it is now, or no longer. KINDS, which other threads go
+    through, is replaced, never changed."""
     global KINDS
     name, new = name_of(definition), kinds_of(definition) if is_served else []
     old = [kind for kind in KINDS if is_custom(kind) and kind.id == name]
@@ -5783,9 +5800,6 @@ def claim_trouble(pod, lookup):
 # == 25. Pod -> container ====================================================================
 # Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and whether the host has
 # AppArmor. Section 28 goes the other way. The spelling tells the side: camelCase keys are Kubernetes, PascalCase are
-# the engine's.
-# Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and whether the host has
-# AppArmor. Section 10 goes the other way. The spelling tells the side: camelCase keys are Kubernetes, PascalCase are
 # the engine's.
 POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our containers, those of the kubelet
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
@@ -6782,7 +6796,7 @@ def foreign_name(name, id_, taken):
     pod_name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:57].strip("-") or "container"
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
-def renamed(obj, old):
+def renamed_container(obj, old):
     """The metadata of what stands for a container: as clients left it, but for what names the container."""
     meta = dict(old["metadata"])
     for field in ("labels", "annotations"):
@@ -7003,12 +7017,11 @@ class Known:
             if found.running:
                 slot.problem = None
 
-    def forget(self, uid, keep_found=False):
-        """A pod is no longer stored; keep_found: its containers are still to be removed."""
+    def forget(self, uid):
+        """Neither the pod is there any more nor its containers."""
         with self.lock:
-            if not keep_found:
-                self.keys.pop(uid, None)
-                self.slots.pop(uid, None)
+            self.keys.pop(uid, None)
+            self.slots.pop(uid, None)
 
 class Worker:
     """reconcile(key) is one pass over one pod, by a thread of its queue. parts: the Starter and the Stopper."""
@@ -7118,7 +7131,7 @@ class Worker:
         if not os.path.exists(path):
             return ""
         goes_on = bool(state.get("Running") or state.get("Restarting"))
-        words = take_text(path, MESSAGE_BYTES, empty=goes_on)
+        words = take_bytes(path, MESSAGE_BYTES, empty=goes_on)
         failed = state.get("ExitCode") or state.get("Running")
         if not words and failed and container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
             words = self.end_of_log(info, before.run_began if before else "")
@@ -7146,7 +7159,7 @@ class Worker:
             name = name_of(old) if old else foreign_name(real_name, id_, taken)
             pod = from_docker_container(info, name, self.settings.node)
             if old:                                          # what clients wrote to its metadata stays
-                pod.update(metadata=renamed(pod, old), status=old.get("status", {}))
+                pod.update(metadata=renamed_container(pod, old), status=old.get("status", {}))
             uid, container = uid_of(pod), pod["spec"]["containers"][0]["name"]
             with self.known.lock:
                 slot = self.known.slot(uid, container)
@@ -7163,7 +7176,7 @@ class Worker:
         service, other = from_docker_ports(info, pod, self.settings.host_ip), self.store.get("Service", *key_of(pod))
         if service and (not other or is_published(other)):
             if other:
-                service["metadata"] = renamed(service, other)
+                service["metadata"] = renamed_container(service, other)
             self.network.writer.allocate(service, other)
             self.store.put(service)
 
@@ -7265,11 +7278,11 @@ class Worker:
         """A pod was stored, changed or removed, mostly by others than this worker. Any thread, in the transaction."""
         uid, deleted = json.loads(change.raw)["metadata"]["uid"], change.type == "DELETED"
         if deleted:
-            is_left = uid in self.store.buried
-            self.known.forget(uid, keep_found=is_left)        # a buried pod's containers are still known by its uid
             self.prober.forget(uid)
-            if is_left:
+            if uid in self.store.buried:                      # its containers are still to be removed, by its uid
                 self.queue.add((GONE, uid))
+            else:
+                self.known.forget(uid)
         else:
             self.known.keys[uid] = change.key
         if not self.queue.is_own_thread():
@@ -7798,8 +7811,6 @@ class Stopper:
 # == 30. Probes and hooks ====================================================================
 # What asks a container how it is, and what tells it that it has started or must stop: run_handler() does one action and
 # blocks, the Prober decides when and what follows. Rules are the kubelet's (pkg/kubelet/prober, pkg/probe).
-# What asks a container how it is, and what tells it that it has started or must stop: run_handler() does one action and
-# blocks, the Prober decides when and what follows. Rules and words are the kubelet's (pkg/kubelet/prober, pkg/probe).
 PROBES = {"startup": None, "readiness": False, "liveness": True}    # kind -> what holds before it has a result
 OUTPUT_BYTES = 10 << 10                 # read of an answer's body or a command's output
 HANDLERS = "exec", "httpGet", "tcpSocket", "grpc", "sleep"
@@ -9972,7 +9983,7 @@ def log_numbers(request):
     if "sinceSeconds" in query and "sinceTime" in query:
         faults.add("", "Forbidden", "sinceTime and sinceSeconds exclude each other")
     if "stream" in query:                # its feature gate is off in this version
-        faults.add("stream", "Forbidden")
+        faults.add("stream", "Forbidden", "the streams of a log come together")
     faults.check(SUB_KINDS["exec"]._replace(name="PodLogOptions"), request.name)
     if "sinceSeconds" in query:
         begin = f"{time.time() - numbers['sinceSeconds']:020.9f}"

@@ -1244,7 +1244,7 @@ class Values(Pure):
     def test_faults_are_gathered(self):
         faults = k2d.Faults()
         faults.check(k2d.KIND["Deployment"], "x")                                   # none: no refusal
-        faults.add("b", "Required")
+        faults.add("b", "Required", "must be given")
         faults.add("c", "Invalid", "must be lower case")
         with self.assertRaises(k2d.ApiError) as refused:
             faults.check(k2d.KIND["Deployment"], "x")
@@ -3064,9 +3064,11 @@ class Schemas(Pure):
         ("a number for text", TEXT, 1, bad("f Invalid")), ("a fraction", NUMBER, 1.5, bad("f Invalid")),
         ("neither", EITHER, True, bad("f Invalid")), ("enum", {**TEXT, "enum": ["a", "b"]}, "c", bad("f NotSupported")),
         ("minimum", {**NUMBER, "minimum": 1}, 0, bad("f Invalid")),
+        ("a bound of numbers on a text", {**EITHER, "minimum": 1}, "5%", "5%"),
+        ("null in a map of lists", {"type": "object", "additionalProperties": {"type": "array"}}, {"a": None}, {}),
         ("exclusive", {"type": "number", "maximum": 3, "exclusiveMaximum": True}, 3, bad("f Invalid")),
         ("short", {**TEXT, "minLength": 2}, "a", bad("f Invalid")),
-         ("long", {**TEXT, "maxLength": 3}, "abcd", bad("f TooLong")),
+        ("long", {**TEXT, "maxLength": 3}, "abcd", bad("f TooLong")),
         ("few", {"type": "array", "minItems": 1}, [], bad("f Invalid")),
         ("many", {"type": "array", "maxItems": 2}, [1, 2, 3], bad("f TooMany")),
         ("an item", {"type": "array", "items": NUMBER}, ["a"], bad("f[0] Invalid")),
@@ -4572,6 +4574,9 @@ class Access(EngineTest):
                                      ("none", "", 403), ("who may nothing", self.token("default"), 403)):
             with self.subTest(what):
                 self.assertEqual(C.api("GET", pods, token=token_).status, status)
+        path = self.at("serviceaccounts", "reader", "token")
+        for seconds in (599, 1 << 40):
+            self.assertEqual(C.api("POST", path, {"spec": {"expirationSeconds": seconds}}).status, 422)
         for who in (["--token", token], ["--as", name]):
             for what, said in ((["list", "pods"], "yes"), (["delete", "pods"], "no"), (["list", "secrets"], "no")):
                 self.assertEqual(self.kubectl(*who, "auth", "can-i", *what, check=False).split()[0], said)
@@ -4799,6 +4804,10 @@ class Watches(EngineTest):
         self.assertEqual(first["rows"][0]["object"]["kind"], "PartialObjectMetadata")
         self.assertEqual([one["name"] for one in first["columnDefinitions"]], ["Name", "Data", "Age"])
         self.assertIsNone(second["columnDefinitions"])                                      # they come once
+        self.create(configmap("tabled-1"), configmap("tabled-2"))
+        with C.watch(self.path, accept=TABLE) as watch:                                     # of what is there
+            (first, second) = (next(watch)["object"] for _ in range(2))
+        self.assertEqual([first["kind"], second["kind"], second["columnDefinitions"]], ["Table", "Table", None])
 
     def test_many_watchers_see_the_same(self):
         with contextlib.ExitStack() as stack:
