@@ -63,7 +63,7 @@ OPTIONS = [
     # flag                environment           default                        meaning
     ("port",              "K2D_PORT",           "6443",                        "https port of the API"),
     ("advertise-address", "K2D_ADVERTISE_ADDR", "",                            "for clients (else the host's)"),
-    ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",                "the only folder k2d writes to"),
+    ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",                "where k2d keeps all that it keeps"),
     ("secret",            "K2D_SECRET",         "",                            "admin token (else one is made)"),
     ("docker-host",       "DOCKER_HOST",        "unix:///var/run/docker.sock", "the engine's socket"),
     ("network",           "K2D_NETWORK",        "k2d",                         "name of the engine network and bridge"),
@@ -261,9 +261,10 @@ def age(timestamp):
     then = seconds_of(timestamp)
     return "<unknown>" if then is None else duration(time.time() - then)
 
-def cut(items, none="<none>", most=3, comma=","):
-    """The first of these, and how many more there are."""
-    return comma.join(items[:most]) + (f" + {len(items) - most} more..." if len(items) > most else "") or none
+def cut(items, none="<none>"):
+    """The first three of these, and how many more there are."""
+    more = f" + {len(items) - 3} more..." if len(items) > 3 else ""
+    return ",".join(items[:3]) + more or none
 
 def dig(value, path, default=None):
     """value["a"]["b"]["c"] for the path "a.b.c", or a list of steps; the default where a step is missing or null."""
@@ -352,10 +353,14 @@ def canonical_quantity(text):
     suffix = next(suffix for suffix in reversed(units) if nanos % units[suffix] == 0)
     return f"{nanos // units[suffix]}{suffix}"
 
-# -- forms: what a text may have to be: form -> (the pattern of it, the longest, what a refusal says)
+# -- forms: what a value may have to be
 LABEL, QUALIFIED = "[a-z0-9]([-a-z0-9]*[a-z0-9])?", "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 SUBDOMAIN, NO_DOTS = rf"{LABEL}(\.{LABEL})*", r"(?!(.*/)?\.\.(/|$))"
-FORMS = {
+def is_port(value):
+    """Whether a value is the number or the name of a port."""
+    return 0 < value < 65536 if isinstance(value, int) else fits("port", value)
+
+FORMS = {  # form -> (the pattern of its texts, or what tells whether a value has it; the longest; what a refusal says)
     "subdomain":  (SUBDOMAIN, 253, "must be lower case letters, digits, '-' and '.', as in example.com"),
     "label":      (LABEL, 63, "must be lower case letters, digits and '-', at most 63, as in my-name"),
     "rfc1035":    ("[a-z]([-a-z0-9]*[a-z0-9])?", 63, "must be lower case letters, digits and '-', as in my-name"),
@@ -375,24 +380,24 @@ FORMS = {
     "host":       (rf"(\*\.)?{SUBDOMAIN}(?<![\d.]{{7}})", 253, "must be a DNS name, or one that begins with *."),
     "share":      (r"\d{1,9}|\d{1,9}%", 10, "must be a number of pods, or a percentage such as 25%"),
     "amount":     ("[^-].*", 64, "must not be negative"),
+    "ip":         (is_address, 45, "must be an IP address, such as 10.9.8.7"),
+    "clusterip":  (lambda value: value == "None" or is_address(value), 45, "must be an IP address, or None"),
+    "anyport":    (is_port, 15, "must be 1 to 65535, or lower case letters, digits and '-', at most 15"),
 }
+MAP_FORMS = {  # form of a map -> (the form of its keys, of its values)
+    "labels": ("labelkey", "labelvalue"), "keys": ("annotation", None), "filenames": ("filename", None),
+    "amounts": (None, "amount")}
 
 def fits(form, value):
-    """Whether a value has one of the FORMS, or is an address or a port."""
-    if form == "ip":
-        return is_address(value)
-    if form == "clusterip":
-        return value == "None" or is_address(value)
-    if form == "anyport" and isinstance(value, int):
-        return 0 < value < 65536
-    pattern, longest, _ = FORMS["port" if form == "anyport" else form]
+    """Whether a value has one of the FORMS."""
+    pattern, longest, _ = FORMS[form]
+    if callable(pattern):
+        return pattern(value)
     return len(str(value)) <= longest and bool(re.fullmatch(pattern, str(value)))
 
 def form_text(form):
     """What a refusal says of a value that does not have a form."""
-    if form in ("ip", "clusterip"):
-        return "must be an IP address, such as 10.9.8.7"
-    return FORMS["port" if form == "anyport" else form][2]
+    return FORMS[form][2]
 
 # -- selectors
 Requirement = namedtuple("Requirement", "key op values")         # op: one of SELECTOR_TEXT
@@ -407,24 +412,25 @@ def parse_selector(text):
     text = " ".join(text.split())                           # long runs of blanks would cost the pattern much
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
-        if not found:
+        if not found or found.end() == len(text) and text.endswith(","):
             raise bad_request(f"unable to parse requirement: {text[at:at + 80]!r} is no term such as a=b, a!=b, "
                               "a in (b,c), a or !a")
-        key = found["absent"] or found["key"]
-        values = {found["value"]}
-        if found["set"]:
-            values = {value.strip() for value in found["values"].split(",")}
-        op = found["set"] or {"!=": "notin", None: "exists"}.get(found["op"], "in")
-        if found["absent"]:
-            op = "absent"
-        names = [value for value in values if value]
+        requirements.append(requirement_of(found))
         at = found.end()
-        ends_open = at == len(text) and text.endswith(",")
-        form = "labelvalue" if fits("labelkey", key) else "labelkey"
-        if ends_open or form == "labelkey" or not all(fits(form, name) for name in names):
-            raise bad_request(f"unable to parse requirement: {found[0][:80]!r}: {form_text(form)}")
-        requirements.append(Requirement(key, op, values))
     return requirements
+
+def requirement_of(found):
+    """A match of SELECTOR_TERM as a Requirement. Raises ApiError 400."""
+    if found["absent"]:
+        key, op, values = found["absent"], "absent", set()
+    elif found["set"]:
+        key, op, values = found["key"], found["set"], {value.strip() for value in found["values"].split(",")}
+    else:
+        key, op, values = found["key"], {"!=": "notin", None: "exists"}.get(found["op"], "in"), {found["value"]}
+    for form, texts in (("labelkey", [key]), ("labelvalue", filter(None, values))):
+        if not all(fits(form, text) for text in texts):
+            raise bad_request(f"unable to parse requirement: {found[0][:80]!r}: {form_text(form)}")
+    return Requirement(key, op, values)
 
 def is_plain(selector):
     return bool(selector) and all(isinstance(value, str) for value in selector.values())
@@ -452,24 +458,25 @@ def selector_text(selector):
     """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as text, terms by key."""
     terms = [(key, SELECTOR_TEXT[op].format(key, ",".join(sorted(values))))
              for key, op, values in selector_of(selector)]
-    return ",".join(text for _, text in sorted(terms, key=lambda term: term[is_plain(selector)])) or "<none>"
+    sorted_by = itemgetter(1 if is_plain(selector) else 0)
+    return ",".join(text for _, text in sorted(terms, key=sorted_by)) or "<none>"
 
 # == 4. Kinds ================================================================================
 # Which resources there are: routing, discovery, storage and Table read this table.
 Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources marks kept id "
                           "schema scale fields columns")
+# kept     disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable();
+#          -: not stored, only created; empty: clients look for these, but none can be made; usage: measured
+#          when asked for
+# marks    all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 # id       under which objects rest in the Store: the name, or plural.group of a custom resource
 # schema   name of its message in SCHEMA; of a custom resource its JSON schema, as bytes
 # scale    paths of spec.replicas, status.replicas and the selector
 # fields   what a field selector may name, besides metadata.name and metadata.namespace
 # columns  of a custom resource its additionalPrinterColumns, else None
 ALL = "create delete deletecollection get list patch update watch"
-# kept   disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable();
-#        -: not stored, only created; empty: clients look for these, but none can be made; usage: measured
-#        when asked for
-# marks  all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
 KIND_TABLE = """
-group version            kind                     short    scope     kept   subresources    marks
+group/version            kind                     short    scope     kept   subresources    marks
 v1                       ConfigMap                cm       Namespace disk   -               -
 v1                       Endpoints                ep       Namespace disk   -               -
 v1                       Event                    ev       Namespace memory -               -
@@ -583,7 +590,7 @@ def kind_named(api_version, name):
 #           only, _ server-side apply only; /^ of a message: strategic merge replaces it
 #   =       the default where the field is absent
 #   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the first key; fixed: no update
-#           changes it; @form see FORMS; |one alone: exactly one of the message's fields
+#           changes it; @form see FORMS and MAP_FORMS; |one alone: exactly one of the message's fields
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int
@@ -1157,7 +1164,7 @@ def has_form(type_, value):
 
 def is_base64(text):
     try:
-        base64.b64decode(text, validate="\n" not in text)
+        base64.b64decode(text, validate="\n" not in text)      # Go passes over line ends, and over nothing else
         return True
     except ValueError:
         return False
@@ -1195,11 +1202,11 @@ def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that are there even when empty are added."""
     if not isinstance(value, dict):
         raise Mismatch(f"want an object, found {TYPE_WORDS[type(value)]}", path)
-    out, has_kind = {}, not path or "metadata" in fields.by_name
+    out, is_object = {}, not path or "metadata" in fields.by_name
     for name, item in value.items():
         where = f"{path}.{name}" if path else name
         field = fields.by_name.get(name, fields.rest)
-        if has_kind and name in ("kind", "apiVersion"):
+        if is_object and name in ("kind", "apiVersion"):
             out[name] = item                                # those of the object, which the caller checks
         elif field is None:
             findings.unknown.append(where)
@@ -1271,6 +1278,11 @@ def owner_reference(owner):
     return {**pick(owner, ("apiVersion", "kind")), **pick(owner["metadata"], ("name", "uid")), "controller": True,
             "blockOwnerDeletion": True}
 
+def new_object(kind, name, namespace="", **fields):
+    """An object of our own making, at its beginning."""
+    meta = {"name": name, **filled(namespace=namespace), "uid": new_uid(), "creationTimestamp": now()}
+    return {"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **fields}
+
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 
@@ -1284,8 +1296,8 @@ def condition(conditions, type_, status, reason="", text="", **more):
 def get_condition(obj, type_):
     return next((c for c in dig(obj, "status.conditions", ()) if c["type"] == type_), None)
 
-def is_condition(obj, type_, status="True"):
-    return dig(get_condition(obj, type_), "status") == status
+def is_condition(obj, type_):
+    return dig(get_condition(obj, type_), "status") == "True"
 
 def set_condition(pod, *words):
     """Set one condition of a pod, as condition() makes it; the others stay."""
@@ -1321,6 +1333,20 @@ def restarts(spec, container, exit_code):
     """Whether a container that ended with this code runs again."""
     policy = container.get("restartPolicy") or spec["restartPolicy"]
     return policy == "Always" or policy == "OnFailure" and exit_code != 0
+
+def nanos_of(amounts):
+    return Counter({name: quantity_nanos(each) for name, each in amounts.items()})
+
+def pod_total(spec, side):
+    """Counter {resource: units of 10^-9} of the requests or limits of a pod as a whole (component-helpers/resource;
+    KEP-753)."""
+    sidecars, peak = Counter(), Counter()
+    asked = lambda container: nanos_of(dig(container, f"resources.{side}", {}))
+    for container in spec.get("initContainers", ()):
+        peak |= sidecars + asked(container)                 # what is needed while this one starts
+        if is_sidecar(container):
+            sidecars += asked(container)
+    return sum(map(asked, spec["containers"]), sidecars) | peak
 
 def qos_class(spec):
     """Guaranteed, Burstable or BestEffort (Kubernetes: Pod Quality of Service Classes)."""
@@ -1375,7 +1401,7 @@ def cluster_ip(service):
 # All that runs programs, reads, writes and mounts files, signals processes, and dials. Callers decide what; what
 # stands here never follows a symlink that a container may have planted, and writes nowhere else than it is told.
 Timeout = socket.timeout
-TERM, KILL = signal.SIGTERM, signal.SIGKILL
+KILL = signal.SIGKILL
 unverified_tls = lru_cache(1)(ssl._create_unverified_context)           # PEP 476; for probes and the proxy
 
 def run(*argv, stdin=b""):
@@ -1596,7 +1622,7 @@ def open_beneath(root, path):
         at = below
         if step == ".." or stat.S_ISLNK(os.fstat(at).st_mode):
             os.close(at)
-            raise OSError(f"{step} is a symlink")
+            raise OSError(f"{step} leads elsewhere")
     return at
 
 def stat_beneath(root, path):
@@ -1778,7 +1804,7 @@ def send(sock, data):
 # == 8. Store [host] =========================================================================
 # Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
 # The Store knows nothing of sockets: it tells its listeners what changed.
-Row = namedtuple("Row", "raw version labels kept")      # kept: hash of what is on disk of it, None if nothing is
+Row = namedtuple("Row", "raw version labels on_disk")   # on_disk: hash of what is there of it, None if nothing is
 Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
 
 def durable(kind, obj):
@@ -1822,11 +1848,11 @@ class Store:
 
     def load(self, kind, key, obj):
         """Take an object from the disk; one whose answer holds recomputed status gets a fresh version."""
-        meta, kept = obj["metadata"], hash(self.unversioned(dumps(obj)))
+        meta, on_disk = obj["metadata"], hash(self.unversioned(dumps(obj)))
         if kind in KIND and KIND[kind].kept != "disk":
             self.version += 1
             meta["resourceVersion"] = str(self.version)
-        row = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"), kept)
+        row = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"), on_disk)
         self.rows.setdefault(kind, {})[key] = row
 
     @staticmethod
@@ -1910,31 +1936,31 @@ class Store:
         keep: store it even though it is derived (what clients write to the pod of a foreign container)."""
         kind, key = home_of(obj), key_of(obj)
         old = self.row(kind.id, key)
-        was_kept = bool(old) and old.kept is not None
+        was_on_disk = bool(old) and old.on_disk is not None
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
         meta = obj["metadata"] = {name: obj["metadata"][name] for name in message_of("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
-        if old and is_same(dumps(obj), old.raw) and (was_kept or not keep):
+        if old and is_same(dumps(obj), old.raw) and (was_on_disk or not keep):
             return obj
         self.next_version += 1
         meta["resourceVersion"] = str(self.next_version)
         raw = dumps(obj)
         is_derived = FOREIGN in meta.get("annotations", ())
-        stored = durable(kind, obj) if keep or was_kept or not is_derived else None
-        kept = None
+        stored = durable(kind, obj) if keep or was_on_disk or not is_derived else None
+        on_disk = None
         if stored is not None:
-            kept = self.keep(kind, key, raw if stored is obj else dumps(stored), old)
-        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), kept)
+            on_disk = self.to_disk(kind, key, raw if stored is obj else dumps(stored), old)
+        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), on_disk)
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
         return obj
 
-    def keep(self, kind, key, text, old):
+    def to_disk(self, kind, key, text, old):
         """Have the transaction write a text to the disk, unless it is there; returns its hash."""
-        kept = hash(self.unversioned(text))
-        if not old or old.kept != kept:
+        wanted = hash(self.unversioned(text))
+        if not old or old.on_disk != wanted:
             self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
                                     (kind.id, *key, text.decode())))
-        return kept
+        return wanted
 
     def remove(self, obj):
         """Remove an object inside a transaction; returns it as its watchers see it last."""
@@ -1943,7 +1969,7 @@ class Store:
         if old:
             self.next_version += 1
             obj["metadata"]["resourceVersion"] = str(self.next_version)
-            if old.kept is not None:
+            if old.on_disk is not None:
                 self.statements.append(("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
                                         (kind.id, *key)))
             self.pending[kind.id, key] = None
@@ -2823,10 +2849,10 @@ class Request:
     def flag(self, name):
         return self.query.get(name, "false") not in ("false", "0")      # anything else is true to Kubernetes
 
-    def number(self, name, default=0):
-        """An integer of the query. Raises ApiError 400."""
+    def number(self, name):
+        """An integer of the query, 0 if it is not there. Raises ApiError 400."""
         try:
-            return int(self.query.get(name) or default)
+            return int(self.query.get(name) or 0)
         except ValueError:
             raise bad_request(f"{name}: {self.query[name][:80]!r} is no number")
 
@@ -2894,10 +2920,11 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (     
 
 def is_about_resources(parts):
     """Whether a path leads to resources, or to a version that is not there, and not to discovery."""
-    group, head = ("", 2) if parts[:1] == ["api"] else (parts[1:2], 3)
-    if parts[:1] not in (["api"], ["apis"]) or len(parts) < head:
+    head = {"api": 2, "apis": 3}.get(parts[0] if parts else "", 0)     # how many parts name the version
+    if not head or len(parts) < head:
         return False
-    versions = {kind.version for kind in KINDS if kind.group == "".join(group)}
+    group = parts[1] if head == 3 else ""
+    versions = {kind.version for kind in KINDS if kind.group == group}
     return bool(versions) and (len(parts) > head or parts[-1] not in versions)
 
 def verb_of(request, method):
@@ -3032,9 +3059,10 @@ def parse_yaml(data, duplicates=None):
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key, _ in node.value:
-                if key.value in seen and duplicates is not None:
-                    duplicates.append(f'line {key.start_mark.line + 1}: key "{key.value}" already set in map')
-                seen.add(str(key.value))
+                text = str(key.value)
+                if text in seen and duplicates is not None:
+                    duplicates.append(f'line {key.start_mark.line + 1}: key "{text}" already set in map')
+                seen.add(text)
             return super().construct_mapping(node, deep)
         yaml_implicit_resolvers = {first: list(filter(is_no_time, found))
                                    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -3071,9 +3099,12 @@ def wire_fields(data):
         wire = key & 7
         if wire > 2:                                            # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
-        value, at = (8, at) if wire == 1 else varint(data, at)  # 1: a double
+        size = value = 8                                        # of a double
+        if wire != 1:
+            size, at = varint(data, at)
+            value = size
         if wire:
-            value, at = data[at:at + value], at + value
+            value, at = data[at:at + size], at + size
         if at > len(data):
             raise ValueError("truncated message")
         yield key >> 3, value
@@ -3265,7 +3296,7 @@ def merge_field(out, name, value, field, order):
     elif isinstance(value, dict) and isinstance(old, dict):
         known = field and not field.kind and is_message(field.type)
         below = message_of(field.type) if known else None
-        out[name] = value if merges else strategic_merge(below, old, value)
+        out[name] = value if merges else strategic_merge(below, old, value)     # for an object it means: replaces
     elif isinstance(value, list) and isinstance(old, list) and merges:
         out[name] = merge_list(field, old, value, order)
     else:
@@ -3369,8 +3400,8 @@ def walk(field, value, path=(), is_own=True, out=None):
         raise bad_request(f"{path_text(path)} is there twice")
     if path and (not parts or is_own):
         out[path] = value if parts is None else PARTS
-    for element, below, part, is_own in parts or ():
-        walk(below, part, path + (element,), is_own, out)
+    for name, below, part, is_own in parts or ():
+        walk(below, part, path + (name,), is_own, out)
     return out
 
 def owned_by(field, config):
@@ -3426,7 +3457,8 @@ def apply_merge(field, live, config):
     new = {name: apply_merge(below, old.get(name), part) for name, below, part, _ in parts}
     if isinstance(config, dict):
         return {**live, **{name[2:]: part for name, part in new.items()}}
-    merged, place = {**old, **new}, {id(part): name for name, part in {**old, **new}.items()}
+    merged = {**old, **new}
+    place = {id(part): name for name, part in merged.items()}   # by identity, for parts may be equal
     return in_order(list(merged.values()), list(new), list(old), lambda part: place[id(part)], new_last=True)
 
 def remove_paths(field, value, tree):
@@ -3459,9 +3491,9 @@ def apply_patch(field, live, config, managers, manager, force):
     conflicts = {each: sorted(paths & changed) for each, paths in others.items() if paths & changed}
     if conflicts and not force:
         raise apply_conflict(conflicts)
-    is_same = last[0] == wanted and not changed
+    is_unchanged = last[0] == wanted and not changed
     out = {each: (paths - changed, managers[each][1]) for each, paths in others.items()}
-    return new, {**out, manager: (wanted, last[1] if is_same else now())}
+    return new, {**out, manager: (wanted, last[1] if is_unchanged else now())}
 
 def path_text(path):
     """A path as people read it: .spec.containers[name="c"].image"""
@@ -3716,12 +3748,12 @@ def pod_cells(pod):
     reason, ready, statuses = pod_reason(pod)
     if is_deleting(pod) and not has_ended(pod):
         reason = "Terminating"
-    restarts, ended = sum(s["restartCount"] for s in statuses), 0
+    count, ended = sum(s["restartCount"] for s in statuses), 0
     for s in statuses:
         ended = max(ended, seconds_of(dig(s, "lastState.terminated.finishedAt")) or 0)
-    ago = f" ({duration(time.time() - ended)} ago)" if restarts and ended else ""
+    ago = f" ({duration(time.time() - ended)} ago)" if count and ended else ""
     open_gates = sum(is_condition(pod, gate["conditionType"]) for gate in gates)
-    return [f"{ready}/{len(spec['containers']) + len(sidecars_of(spec))}", reason, f"{restarts}{ago}",
+    return [f"{ready}/{len(spec['containers']) + len(sidecars_of(spec))}", reason, f"{count}{ago}",
             f"{open_gates}/{len(gates)}" if gates else "<none>"]
 
 # -- workloads
@@ -3981,20 +4013,24 @@ def admit_volume(writer, pv):
 
 ACCESS_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
 
-def volume_cells(obj):
-    """Capacity, Access Modes, Status, Claim, StorageClass of a PersistentVolume, or what a claim has of these."""
-    spec, claim = obj["spec"], obj["spec"].get("claimRef")
-    has = spec if "capacity" in spec else {}
-    if spec.get("volumeName"):
-        has = obj.get("status", {})
-    modes = ",".join(short for mode, short in ACCESS_MODES.items() if mode in has.get("accessModes", ()))
-    phase = "Terminating" if is_deleting(obj) else dig(obj, "status.phase", "")
-    return [dig(has, "capacity.storage", "0" if spec.get("volumeName") else ""), modes, phase,
+def short_modes(modes):
+    return ",".join(short for mode, short in ACCESS_MODES.items() if mode in (modes or ()))
+
+def shown_phase(obj):
+    return "Terminating" if is_deleting(obj) else dig(obj, "status.phase", "")
+
+def volume_cells(pv):
+    """Capacity, Access Modes, Status, Claim, StorageClass."""
+    spec, claim = pv["spec"], pv["spec"].get("claimRef")
+    return [dig(spec, "capacity.storage", ""), short_modes(spec.get("accessModes")), shown_phase(pv),
             f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "", spec.get("storageClassName", "")]
 
-def claim_cells(obj):
-    capacity, modes, status, _, class_ = volume_cells(obj)
-    return [status, capacity, modes, class_, "<unset>"]
+def claim_cells(claim):
+    """Status, Capacity, Access Modes, StorageClass, VolumeAttributesClass; what is bound says what it has."""
+    spec, status = claim["spec"], claim.get("status", {}) if claim["spec"].get("volumeName") else {}
+    capacity = dig(status, "capacity.storage", "0" if spec.get("volumeName") else "")
+    return [shown_phase(claim), capacity, short_modes(status.get("accessModes")), spec.get("storageClassName", ""),
+            "<unset>"]
 
 def storage_class_cells(obj):
     return [name_of(obj) + (" (default)" if annotation(obj, IS_DEFAULT) == "true" else "")]
@@ -4190,13 +4226,6 @@ def limit_faults(limit, resources):
                 yield f"{text}, but {has} is in its {side}"
 
 # -- ResourceQuota: objects are counted, requests and limits summed
-def total_of(pod_spec, side):
-    """What the containers of a pod have together in their requests or limits: {resource: units of 10^-9}."""
-    used = Counter()
-    for container in pod_spec.get("containers", ()):
-        amounts = dig(container, f"resources.{side}", {})
-        used.update({name: quantity_nanos(quantity) for name, quantity in amounts.items()})
-    return used
 
 def quota_usage(kind, obj):
     """What an object counts for a ResourceQuota: {resource: units of 10^-9}."""
@@ -4207,7 +4236,7 @@ def quota_usage(kind, obj):
     if not kind.group:
         out[kind.plural] = one
     if kind.id == "Pod":
-        requests, limits = total_of(spec, "requests"), total_of(spec, "limits")
+        requests, limits = pod_total(spec, "requests"), pod_total(spec, "limits")
         out.update(pick(requests, ("cpu", "memory", "ephemeral-storage")))
         out.update((f"requests.{name}", nanos) for name, nanos in requests.items())
         out.update((f"limits.{name}", nanos) for name, nanos in limits.items())
@@ -4257,10 +4286,6 @@ def check_quota(store, kind, obj):
 # -- validation
 KIND_NAMES = {"Namespace": "label", "Service": "rfc1035", **dict.fromkeys(      # the others: subdomain
     ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), "urlpart")}
-
-MAP_FORMS = {  # form of a map -> (the form of its keys, of its values)
-    "labels": ("labelkey", "labelvalue"), "keys": ("annotation", None), "filenames": ("filename", None),
-    "amounts": (None, "amount")}
 
 def add_rows(faults, rows, path=""):
     """Add to Faults what a check yields of a message at a path."""
@@ -4339,22 +4364,23 @@ def broken(rule, details, value, field):
 
 def check_forms(field, form, value, path, faults):
     """Check the texts in a field by a form: itself, each of a list, or the keys and values of a map."""
-    texts = [(path, form, value)]
-    if field.kind == "[]":
-        texts = [(f"{path}[{i}]", form, item) for i, item in enumerate(value or ())]
-    elif field.kind:
+    if field.kind == "{}":
         of_key, of_value = MAP_FORMS[form]
         of_texts = form in ("labels", "keys")                   # those are told as a whole
+        texts = []
         for key, item in (value or {}).items():
             at = path if of_texts else f"{path}[{key}]"
-            texts += [(at, of_key, key or "/"), (at, of_value, item)]
-        del texts[0]
+            texts += [(at, of_key, key or "/"), (at, of_value, item)]      # "/", since an empty key has no form
+    elif field.kind == "[]":
+        texts = [(f"{path}[{i}]", form, item) for i, item in enumerate(value or ())]
+    else:
+        texts = [(path, form, value)]
     for at, form, text in texts:
         if form and text not in (None, "") and not fits(form, text):
             faults.add(at, "Invalid", form_text(form), text)
 
 def validate(kind, obj, faults, old=None):
-    """Check a whole object. Raises ApiError 422."""
+    """Check a whole object."""
     name = name_of(obj)
     form = KIND_NAMES.get(kind.id, "subdomain")
     if not name:
@@ -4366,7 +4392,6 @@ def validate(kind, obj, faults, old=None):
         added = [each for each in obj["metadata"].get("finalizers", ()) if each not in kept]
         add_rows(faults, [(added, "metadata.finalizers", "Forbidden", "none can be added to what is being deleted")])
     check_message(message_of(kind.schema), obj, "", faults, old)
-    faults.check(kind, name)
 
 # == 18. Writing =============================================================================
 # The one way to the store, for verbs, controllers and worker alike: create, prepare, settle, delete.
@@ -4490,7 +4515,7 @@ class Writer:
         taken = taken_ports(others)
         balanced, ports = spec["type"] == "LoadBalancer", spec.get("ports", ())
         wants_all = spec["type"] == "NodePort" or balanced and spec.get("allocateLoadBalancerNodePorts") is not False
-        if not balanced and not wants_all:
+        if spec["type"] not in ("NodePort", "LoadBalancer"):
             for port in ports:
                 port.pop("nodePort", None)
         kept = {(p["port"], p.get("protocol")): p.get("nodePort") for p in before.get("ports", ())}
@@ -4780,8 +4805,8 @@ class Api:
             if is_apply and not request.subresource and not self.store.row(kind.id, (request.namespace, request.name)):
                 return self.create_applied(request, patch)
             old, managers = json.loads(self.find(request)), None
-            served = to_served(kind, old)
-            before = to_scale(kind, served) if is_scale else served
+            served = to_served(kind, old)                           # old in the version that was asked for
+            before = to_scale(kind, served) if is_scale else served     # what the client sees of it
             if is_apply:
                 given, managers = self.applied(request, shape, old, before, patch)
             elif is_patch:
@@ -4859,7 +4884,7 @@ class Api:
         if "status" in kind.subresources:
             new = {**without(new, "status"), **pick(served, ("status",))}
         new = self.writer.prepare(kind, new, old, request)
-        counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id, "")
+        counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id)     # counts as spec does
         is_changed = without(new, "metadata", "status") != without(old, "metadata", "status")
         if "gen" in kind.marks and (is_changed or new["metadata"].get(counted) != before.get(counted)):
             new["metadata"]["generation"] = before.get("generation", 1) + 1
@@ -5205,11 +5230,13 @@ def custom_cell(type_, found):
     return value if isinstance(value, CUSTOM_TYPES.get(type_, ())) else None
 
 MARKS = {  # mark of a column -> (its type, its default, what it shows of the values found)
-    "": ("string", "", first_value), "#": ("integer", 0, first_value), "?": ("boolean", False, first_value), "@": ("date", "", first_value),
+    "": ("string", "", first_value), "#": ("integer", 0, first_value), "?": ("boolean", False, first_value),
     "$": ("string", "", lambda found: str(first_value(found))), "^": ("string", "<unknown>", lambda found: age(first_value(found))),
     ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first_value(found)))}
-COLUMN = re.compile(r"([^*#?@$^,~=|]+)(\*?)([#?@$^,~]?)=?([^|]*)\|?(.*)")
+COLUMN = re.compile(r"([^*#?$^,~=|]+)(\*?)([#?$^,~]?)=?([^|]*)\|?(.*)")
 Column = namedtuple("Column", "name type format priority steps default show")
+# steps  of its path; () for what the kind's cells in OWN give; None for a path that cannot be read
+
 def column_of(word):
     """The Column of a word of COLUMNS."""
     title, wide, mark, path, default = COLUMN.fullmatch(word).groups()
@@ -5229,7 +5256,8 @@ def columns_of(kind):
         ages = {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
         told = kind.columns or [ages]
         return [column_of("Name=metadata.name"), *map(custom_column, told)]
-    words = COLUMNS_OF.get(kind.name, "Age").replace("Age", "Age^=metadata.creationTimestamp").split()
+    words = COLUMNS_OF.get(kind.name, "Age").split()
+    words = ["Age^=metadata.creationTimestamp" if word == "Age" else word for word in words]
     if not any(re.match(r"Name\b", word) for word in words):
         words.insert(0, "Name=metadata.name")
     return [column_of(word) for word in words]
@@ -5624,23 +5652,24 @@ def custom_kind(id_, spec, names, version):
                 spec["scope"] == "Namespaced", ALL, tuple(pick(below, ("scale", "status"))), marks, "disk", id_,
                 dumps(schema), scale, fields, version.get("additionalPrinterColumns", []))
 
+def exchange(table, old, new):
+    """Put new entries into a table in place of those of the old keys; what stays is never missing: others read it."""
+    table.update(new)
+    for key in old - new.keys():
+        table.pop(key, None)
+
 def register(definition, is_served=True):
-    """Serve the custom resources of a definition as it is now, or no longer. KINDS, which other threads go
-    through, is replaced, never changed."""
+    """Serve the custom resources of a definition as it is now, or no longer. Any thread may be reading the tables."""
     global KINDS
     name, new = name_of(definition), kinds_of(definition) if is_served else []
     old = [kind for kind in KINDS if is_custom(kind) and kind.id == name]
-    for kind in old:
-        RESOURCES.pop((kind.group, kind.version, kind.plural), None)
-        HOME.pop((kind.group, kind.name), None)
-    KIND.pop(name, None)
-    KINDS = [kind for kind in KINDS if kind not in old]
-    for kind, version in new:
-        if version["storage"]:
-            KIND[name] = HOME[kind.group, kind.name] = kind
-        if version["served"]:
-            RESOURCES[kind.group, kind.version, kind.plural] = kind
-    KINDS = KINDS + [kind for kind, version in new if version["served"]]
+    served = [kind for kind, version in new if version["served"]]
+    homes = {(kind.group, kind.name): kind for kind, version in new if version["storage"]}
+    route = lambda kind: (kind.group, kind.version, kind.plural)
+    exchange(RESOURCES, set(map(route, old)), {route(kind): kind for kind in served})
+    exchange(HOME, {(kind.group, kind.name) for kind in old}, homes)
+    exchange(KIND, {name}, {name: kind for kind in homes.values()})
+    KINDS = [kind for kind in KINDS if kind not in old] + served
 
 # == 24. Scheduler ===========================================================================
 # Pure: whether a pod may go to the node, by kube-scheduler's plugins that matter on one node, in their order and words.
@@ -5696,19 +5725,6 @@ def lacks_ports(pod, view):
     return any(a[1:] == b[1:] and (a[0] == b[0] or "0.0.0.0" in (a[0], b[0]))
                for a in host_ports(pod) for b in view.ports)
 
-def nanos_of(resources):
-    return Counter({name: quantity_nanos(each) for name, each in (resources or {}).items()})
-
-def pod_requests(pod):
-    """Counter {resource: units of 10^-9} of what a pod reserves (component-helpers/resource, PodRequests; KEP-753)."""
-    spec, sidecars, peak = pod["spec"], Counter(), Counter()
-    asked = lambda container: nanos_of(dig(container, "resources.requests"))
-    for container in spec.get("initContainers", ()):
-        peak |= sidecars + asked(container)                 # what is needed while this one starts
-        if is_sidecar(container):
-            sidecars += asked(container)
-    return sum(map(asked, spec["containers"]), sidecars) | peak
-
 class View:
     """What the pods of the node that have not ended have taken of it; namespaces: {name: labels}."""
     def __init__(self, pods, namespaces):
@@ -5720,12 +5736,12 @@ class View:
         self.pods.append(pod)
         self.ports += host_ports(pod)
         if not is_foreign(pod):
-            self.used.update(pod_requests(pod))
+            self.used.update(pod_total(pod["spec"], "requests"))
             self.used["pods"] += 10 ** 9
 
 def lacks_resources(pod, node, view):
     """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
-    wanted, rows = pod_requests(pod), []
+    wanted, rows = pod_total(pod["spec"], "requests"), []
     wanted["pods"], has = 10 ** 9, nanos_of(node["status"].get("allocatable"))
     for name in dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted))):
         unit = 10 ** (6 if name == "cpu" else 9)
@@ -6106,7 +6122,7 @@ def own_namespaces(pod, settings):
         "IpcMode": "host" if spec.get("hostIPC") else "shareable", "Sysctls": sysctls(spec),
         **dict(zip(("Dns", "DnsSearch", "DnsOptions"), resolver))}
 
-def to_docker_sandbox(pod, sources, settings):
+def to_docker_sandbox(pod, settings):
     """The body of the create call for the container that holds the namespaces of a pod of several."""
     whole, host = own_namespaces(pod, settings)
     return {
@@ -6225,8 +6241,8 @@ def hold_subpaths(pod, container, env, sources):
         target = run_folder(uid, "held", f"{container['name']}.{i}")
         try:
             if path:
-                is_ours = bool(FROM_API & volumes[name].keys())
-                out[f"{name}/{path}"] = hold_subpath(sources[name + "//"], path, target, is_ours)
+                by_us = bool(FROM_API & volumes[name].keys())
+                out[f"{name}/{path}"] = hold_subpath(sources[name + "//"], path, target, by_us)
         except OSError as error:    # no details for those who may read the pod: they would tell of the host's files
             log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
             raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container "{container["name"]}"')
@@ -6362,7 +6378,7 @@ class Engine:
         data = b"" if body is None else body
         data = data if isinstance(data, bytes) else dumps(data)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", f"Content-Length: {len(data)}", *headers,
-                 "Content-Type: application/" + ("x-tar" if data is body else "json")]
+                 "Content-Type: application/" + ("x-tar" if isinstance(body, bytes) else "json")]
         sock = socket.socket(self.family)
         try:
             sock.settimeout(timeout)
@@ -6377,6 +6393,11 @@ class Engine:
         except BaseException:
             sock.close()
             raise
+    def log(self, id_, query, timeout=None):
+        """(socket, first bytes) of a container's log. Raises EngineError, EngineGone."""
+        path = f"/containers/{id_}/logs?" + urllib.parse.urlencode(query)
+        sock, _, rest = self.stream("GET", path, timeout=timeout)
+        return sock, rest
 
     @reaching_engine()
     def call(self, method, path, body=None, expect=()):
@@ -6534,6 +6555,13 @@ def engine_time(text):
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 INTERRUPTED = "ended by a restart of the engine or of its host"
+
+def address_in(info):
+    """The address of a container in the first of its networks, "" for none."""
+    for network in dig(info, "NetworkSettings.Networks", {}).values():
+        return network.get("IPAddress") or dig(network, "IPAMConfig.IPv4Address", "")
+    return ""
+
 # A container's runs, from one inspect to the next:
 #   before            now                    what is new                          restarts   last
 #   none              any                    found at our start, or just made     as counted, 137 if it has run before
@@ -6543,13 +6571,6 @@ INTERRUPTED = "ended by a restart of the engine or of its host"
 #   same, exited      running                started by hand, or by the engine    + 1        what before ended with
 #   same, restarting  running                the engine's next run                as counted -
 #   another id        any                    made anew in its place               + 1        what before ended with
-
-def address_in(info):
-    """The address of a container in the first of its networks, "" for none."""
-    for network in dig(info, "NetworkSettings.Networks", {}).values():
-        return network.get("IPAddress") or dig(network, "IPAMConfig.IPv4Address", "")
-    return ""
-
 class Found:
     """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
     __slots__ = ("id image image_id container pid state exit_code error oom restarts counted started_at finished_at "
@@ -6571,14 +6592,14 @@ class Found:
         self.last, self.run_began, self.prior_began = None, "", ""
         if self.running and engine_time(self.finished_at):
             self.run_began = self.finished_at                # a run's log begins where the previous run ended
-        if before and before.id == self.id:
+        if before and before.id == self.id:                  # the rows that begin with "same"
             self.follow(before)
-        elif before:                                         # made anew in the other's place
+        elif before:                                         # "another id"
             self.restarts = before.restarts + bool(engine_time(before.started_at))
             self.last = before.terminated() if before.state == "exited" else before.last
-        if before and before.running and exit_ and self.has_moved_on(before):
+        if before and before.running and exit_ and self.has_moved_on(before):      # "by the exit that was told"
             self.end_of(before, exit_, message)
-        elif self.running and self.restarts and not self.last:     # ended while we were away: the kubelet's words
+        elif self.running and self.restarts and not self.last:     # "137": ended while we were away; the kubelet's words
             self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
                          "message": "The container could not be located when the pod was terminated",
                          "finishedAt": engine_time(self.finished_at)}
@@ -6586,8 +6607,8 @@ class Found:
     def follow(self, before):
         """Take over what the Found before knew of the same container."""
         self.last, self.run_began = before.last, self.run_began or before.run_began
-        is_same = self.run_began == before.run_began
-        self.prior_began = before.prior_began if is_same else before.run_began
+        goes_on = self.run_began == before.run_began
+        self.prior_began = before.prior_began if goes_on else before.run_began
         new_run = bool(self.started_at != before.started_at and engine_time(before.started_at))
         by_hand = new_run and before.state != "restarting"
         self.restarts = before.restarts + max(self.counted - before.counted, by_hand)
@@ -6632,8 +6653,8 @@ def container_state(pod, container, found):
     is_init = container in pod["spec"].get("initContainers", ()) and not is_sidecar(container)
     if found.running:
         return {"running": {"startedAt": engine_time(found.started_at)}}, False
-    has_run = found.state in ("exited", "dead", "removing") and engine_time(found.started_at)
-    if has_run or found.error and pod["spec"]["restartPolicy"] == "Never":
+    ended = found.state in ("exited", "dead", "removing") and engine_time(found.started_at)
+    if ended or found.error and pod["spec"]["restartPolicy"] == "Never":
         return {"terminated": found.terminated()}, is_init and found.exit_code == 0
     return {}, False
 
@@ -6702,8 +6723,7 @@ def pod_phase(spec, statuses, ended=False):
     if has_failed_init(spec, statuses):
         return "Failed"
     regular = [statuses[c["name"]] for c in spec["containers"]]
-    begun = any(map(has_run, regular))
-    if not all(map(has_run, regular)) or not (begun or is_initialised(spec, statuses)):
+    if not all(map(has_run, regular)):
         return "Pending"
     staying = regular + [statuses[c["name"]] for c in sidecars_of(spec)]
     codes = list(map(last_exit, regular))
@@ -6821,6 +6841,8 @@ def from_docker_ports(info, pod, host_ip):
     LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
     PORT(S) of `kubectl get services` are where to go."""
     ports, meta = published_ports(info), pod["metadata"]
+    if not ports:
+        return None
     owner = {"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}
     return {
         "kind": "Service", "apiVersion": "v1",
@@ -6829,7 +6851,7 @@ def from_docker_ports(info, pod, host_ip):
         "spec": {"type": "LoadBalancer", "ports": ports, "selector": pick(meta["labels"], (FOREIGN,)),
                  "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
                  "allocateLoadBalancerNodePorts": False},
-        "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}} if ports else None
+        "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}}
 
 def foreign_ports(config, host):
     """The ports of a container of plain `docker run`."""
@@ -6886,14 +6908,16 @@ EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause
 ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
 HOOK_GRACE_S = 2            # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
 MESSAGE_BYTES = 4096        # of a termination message
+DOWN_S = 60             # how long an engine may have been down, at most, that we did not see go
+STOPPING_S = 30         # how long it may take to end its containers before it goes itself
 GONE = "!gone"              # (GONE, uid) is the key of a pod that was deleted by force, and may have containers left
 
 def is_over(spec, found):
     """Whether a pod's containers have done their work, or failed, for good: only sidecars are left to be stopped."""
     def over(container, failed=False):
         f = found.get(container["name"])
-        has_ended = f and (f.state in ("exited", "dead") or f.error)
-        return has_ended and (f.exit_code or not failed) and not restarts(spec, container, f.exit_code)
+        done = f and (f.state in ("exited", "dead") or f.error)
+        return done and (f.exit_code or not failed) and not restarts(spec, container, f.exit_code)
     return all(map(over, spec["containers"])) or any(
         over(c, True) for c in spec.get("initContainers", ()) if not is_sidecar(c))
 
@@ -7112,7 +7136,7 @@ class Worker:
     def is_interruption(self, state):
         """Whether a run that ended well, unseen, did so because the engine or the machine went down: it is not done."""
         at, boot = seconds_of(state.get("FinishedAt")), int(re.search(r"btime (\d+)", read_text("/proc/stat"))[1])
-        since = (self.lost_at or self.engine_began - 60) - 30
+        since = (self.lost_at or self.engine_began - DOWN_S) - STOPPING_S
         return bool(at) and state.get("ExitCode") == 0 and (at < boot or since <= at < self.engine_began)
 
     def note(self, uid, found):
@@ -7141,11 +7165,11 @@ class Worker:
         query = {"stdout": 1, "stderr": 1, "tail": 80}
         if since:
             query["since"] = exact_seconds(since).lstrip("0")
-        path = f"/containers/{info['Id']}/logs?" + urllib.parse.urlencode(query)
-        sock, _, rest = self.engine.stream("GET", path, timeout=10)
+        sock, rest = self.engine.log(info["Id"], query, timeout=10)
         with sock:
             frames, _ = log_frames(rest + drain(sock), bool(info["Config"].get("Tty")))
         return b"".join(data for _, data in frames)[-2048:]
+
 
     def file_of(self, uid, name, what):
         return self.settings.pod_folder(uid, "containers", name, what)
@@ -7488,8 +7512,9 @@ class Starter:
         """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError, EngineGone."""
         name, slot = container["name"], self.known.slot(uid_of(pod), container["name"])
         body = self.body_of(pod, container, join)
-        pulled, slot.pull = slot.pull, slot.pull if isinstance(slot.pull, str) else ""
-        if isinstance(pulled, ConfigError):
+        pulled = slot.pull
+        if isinstance(pulled, ConfigError):                     # told once; the next pass pulls again
+            slot.pull = ""
             raise pulled
         if pulled == "on its way":
             return None
@@ -7517,7 +7542,7 @@ class Starter:
         settings, found = self.worker.settings, self.known.found(uid_of(pod))
         if container["name"] == SANDBOX:
             self.engine.ensure_sandbox()
-            return to_docker_sandbox(pod, self.worker.files(pod, container), settings)
+            return to_docker_sandbox(pod, settings)
         env, sources = self.worker.mounts(pod, container)
         sources.update(self.worker.files(pod, container))
         target = found.get(container.get("targetContainerName"))
@@ -7677,10 +7702,10 @@ class Stopper:
     # -- hooks, and the end of a run
     def after_start(self, pod, container, found):
         """Run the postStart hook of a run that has just begun; of one that we find at our start it has been run."""
-        slot, run = self.slot(pod, found), (found.id, found.started_at)
-        if not dig(container, "lifecycle.postStart") or slot.hooked == run:
+        slot, this_run = self.slot(pod, found), (found.id, found.started_at)
+        if not dig(container, "lifecycle.postStart") or slot.hooked == this_run:
             return
-        slot.hooked = run
+        slot.hooked = this_run
         def then(ok):
             if not ok:
                 self.restart(pod, container, found, "FailedPostStartHook")
@@ -7776,14 +7801,15 @@ class Stopper:
 
     def stop_one(self, pod, found, left):
         slot = self.slot(pod, found)
-        grace = HOOK_GRACE_S if slot.hooking else 0
-        if slot.stopping is None:
+        is_asked = slot.stopping is not None
+        if not is_asked:
             slot.stopping = time.monotonic()
             self.ask_to_stop(pod, found, left)
-            grace = HOOK_GRACE_S if slot.hooking else 0
-        elif left <= -grace:
+        grace = HOOK_GRACE_S if slot.hooking else 0
+        if is_asked and left <= -grace:
             return self.signal(found, "KILL")
         self.queue.add_after(left + grace, key_of(pod))
+
 
     def ask_to_stop(self, pod, found, left):
         """Tell a container to end and not to come back: its preStop hook, then its stop signal."""
@@ -8022,20 +8048,20 @@ class Probe:
             self.result = ok
         return self.result != before
 
-Run = namedtuple("Run", "began probes")         # of a container: its startedAt, {kind: Probe}
+Run = namedtuple("Run", "started_at probes")         # of a container: its startedAt, {kind: Probe}
 
 class Prober:
     """Probes the containers that want it. One that has run since before we came is taken to be as ready as it can be
     until its first probe, which comes at once: a restart of k2d makes nothing unready."""
     def __init__(self, worker, hub):
-        self.worker, self.began, self.runs = worker, time.time(), {}    # (uid, container name) -> Run, replaced whole
+        self.worker, self.our_start, self.runs = worker, time.time(), {}    # (uid, container name) -> Run, replaced whole
         self.queue = WorkQueue("probe", self.probe_once, 8, hub)
 
     def watch(self, pod, container, found):
         """From now on probe this run of a container, which is running; cheap if that is under way."""
-        key, began = (uid_of(pod), container["name"]), seconds_of(found.started_at) or 0
-        probes = {kind: Probe(kind, began < self.began - 10) for kind in PROBES if kind + "Probe" in container}
-        if not probes or key in self.runs and self.runs[key].began == found.started_at:
+        key, run_start_s = (uid_of(pod), container["name"]), seconds_of(found.started_at) or 0
+        probes = {kind: Probe(kind, run_start_s < self.our_start - 10) for kind in PROBES if kind + "Probe" in container}
+        if not probes or key in self.runs and self.runs[key].started_at == found.started_at:
             return
         run = self.runs[key] = Run(found.started_at, probes)
         self.schedule(pod, container, run, [kind for kind in probes if kind == "startup" or "startup" not in probes])
@@ -8045,10 +8071,10 @@ class Prober:
         pod, as the kubelet's."""
         for kind in kinds:
             spec, present = container[kind + "Probe"], time.time()
-            wait = max(0, (seconds_of(run.began) or 0) + spec.get("initialDelaySeconds", 0) - present)
+            wait = max(0, (seconds_of(run.started_at) or 0) + spec.get("initialDelaySeconds", 0) - present)
             if kind == "liveness" or kind == "startup" and not run.probes[kind].guessed:
                 wait += ((seconds_of(pod["status"].get("startTime")) or 0) - present - wait) % spec["periodSeconds"]
-            self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.began))
+            self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.started_at))
 
     def forget(self, uid, name=None):
         """Stop probing a container, or all of a pod."""
@@ -8063,11 +8089,11 @@ class Prober:
 
     def probe_once(self, key):
         """One probe that is due, and what follows from it. Ends the probing of what has gone."""
-        (uid, name, kind, began), begun = key, time.monotonic()
+        (uid, name, kind, started_at), asked_at = key, time.monotonic()
         run, pod, found = self.runs.get((uid, name)), self.worker.known.pod(uid), self.worker.known.found(uid).get(name)
         if not pod or found and not found.running:
             return self.forget(uid, name)
-        if not run or run.began != began or is_deleting(pod) and kind != "readiness":
+        if not run or run.started_at != started_at or is_deleting(pod) and kind != "readiness":
             return
         container = container_named(pod["spec"], name)
         spec = container[kind + "Probe"]
@@ -8076,7 +8102,7 @@ class Prober:
             return                                          # meanwhile it has got another run, or none
         self.tell(pod, name, kind, ok, text)
         if self.follow(pod, container, found, run, kind, ok):
-            self.queue.add_after(begun + spec["periodSeconds"] - time.monotonic(), key)
+            self.queue.add_after(asked_at + spec["periodSeconds"] - time.monotonic(), key)
 
     def follow(self, pod, container, found, run, kind, ok):
         """What follows from the outcome of a probe; returns whether it comes again in this run."""
@@ -8141,11 +8167,9 @@ def balance(match, endpoints, affinity_s, tag):
         new.append(f"{match}{chance}{f' {recent} --set --rsource' if affinity_s else ''} {target}")
     return known + new if affinity_s else new
 
-def port_match(s, port):
-    """What matches a port of a ServicePort or a HostPort."""
-    own = getattr(s, "endpoint", None) and s.ip not in ("", "0.0.0.0")
-    where = f"-d {s.ip}/32 " if own else ""
-    return f"{where}-p {s.protocol} -m {s.protocol} --dport {port}"
+def port_match(protocol, port):
+    """What matches packets to a port."""
+    return f"-p {protocol} -m {protocol} --dport {port}"
 
 def masqueraded(settings, pod_ips, bridge_netfilter):
     """What matches packets whose reply would not come back by the way they were NATed. With br_netfilter a reply
@@ -8166,15 +8190,16 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
     p, bridge = settings.network.upper(), settings.network
     svc, ports, refused, pod_ips = [], [], [], {h.endpoint[0] for h in host_ports}
     for s in services:
-        match = f"-A {p}-SVC -d {s.ip}/32 {port_match(s, s.port)}"
+        match = f"-A {p}-SVC -d {s.ip}/32 {port_match(s.protocol, s.port)}"
         svc += balance(match, s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.port}")
         if s.node_port:
-            match = port_match(s, s.node_port)
+            match = port_match(s.protocol, s.node_port)
             ports += balance(f"-A {p}-PORT {match}", s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.node_port}")
             refused += [] if s.endpoints else [f"-A {p}-REJ {TO_HOST} {match} -j REJECT"]
         pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and ipaddress.IPv4Address(ip) in settings.pod_cidr)
     for h in host_ports:
-        ports += balance(f"-A {p}-PORT {port_match(h, h.port)}", [h.endpoint], None, "")
+        address = "" if h.ip in ("", "0.0.0.0") else f"-d {h.ip}/32 "
+        ports += balance(f"-A {p}-PORT {address}{port_match(h.protocol, h.port)}", [h.endpoint], None, "")
     matches = masqueraded(settings, pod_ips, bridge_netfilter)
     nat = [*(f":{p}-{chain} - [0:0]" for chain in CHAINS["nat"]), *svc, *ports,
            *(f"-A {p}-MASQ {match} -j MASQUERADE" for match in matches)]
@@ -8254,15 +8279,15 @@ class Network:
         """Bring the NAT rules in line with the present Services, endpoints and pods."""
         if self.problem:
             return
-        s, services, host_ports = self.settings, [], []
+        s, services, published = self.settings, [], []
         for service in self.store.list("Service"):
             services += service_ports(service, self.store.get("Endpoints", *key_of(service)))
         services.append(ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None))
         for protocol in ("udp", "tcp"):
             services.append(ServicePort(s.upstream_ip, protocol, 53, None, upstream_resolver(), None))
         for pod in self.store.list("Pod", holding=b'"hostPort"'):
-            host_ports += ports_of(pod)
-        text = nat_rules(s, services, sorted(host_ports), self.bridge_netfilter())
+            published += ports_of(pod)
+        text = nat_rules(s, services, sorted(published), self.bridge_netfilter())
         if text != self.applied:
             run_checked("iptables-restore", "-w", "--noflush", stdin=text.encode())
             self.applied = text
@@ -8327,8 +8352,9 @@ def host_resolv_conf():
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none but on its loopback."""
-    return [(ip, 53) for ip in re.findall(r"(?m)^nameserver\s+(\d+\.\d+\.\d+\.\d+)\s*$", host_resolv_conf())
-            if not ip.startswith("127.")][:1]
+    servers, _, _ = read_resolv_conf(host_resolv_conf())
+    return [(ip, 53) for ip in servers if is_address(ip) and ":" not in ip and not ip.startswith("127.")][:1]
+
 
 def hosts_text(pod, services):
     """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an address."""
@@ -9025,16 +9051,17 @@ class Services(Controller):
 
     def derive(self, kind, namespace, name, labels, owner, body):
         """Put an object that follows from others, keeping its identity."""
-        kind, present = KIND[kind], self.store.get(kind, namespace, name)
+        present = self.store.get(kind, namespace, name)
         if present and not is_computed(present):
             return                                              # a client's own
-        meta = {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": now()}
+        obj = new_object(KIND[kind], name, namespace, **body)
         if present:
-            meta = present["metadata"]
-        meta["labels"] = labels
+            obj["metadata"] = present["metadata"]
+        obj["metadata"]["labels"] = labels
         if owner:
-            meta.update(ownerReferences=[owner_reference(owner)], generation=1)
-        self.store.put({"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **body})
+            obj["metadata"].update(ownerReferences=[owner_reference(owner)], generation=1)
+        self.store.put(obj)
+
 
     def nat(self):
         if any(key[0] == "Service" for key in list(self.queue.waiting)):
@@ -9225,9 +9252,9 @@ def suits(offer, size, claim):
     """Whether the spec of a volume of a size has what a claim wants."""
     spec = claim["spec"]
     has_modes = set(offer.get("accessModes", ())) >= set(spec["accessModes"])
-    is_same = offer.get("volumeMode") == spec.get("volumeMode")
+    in_mode = offer.get("volumeMode") == spec.get("volumeMode")
     of_class = offer.get("storageClassName", "") == (spec.get("storageClassName") or "")
-    return has_modes and is_same and of_class and size >= storage_nanos(claim)
+    return has_modes and in_mode and of_class and size >= storage_nanos(claim)
 
 def find_owner(store, ref, namespace):
     """The object an ownerReference means; None if it is gone, {} for a kind that we do not know: never ours to
@@ -9694,10 +9721,13 @@ class Session:
         """Wait until something can be moved, at most so many seconds, and move it. Raises OSError, ValueError."""
         hungry = sum(len(far.out) for far in self.fars) < STREAM_BYTES and len(self.out) < 2 * STREAM_BYTES
         poll, fars, pending = select.poll(), self.waiting_fars(), bool(hungry and self.sock.pending())
-        poll.register(self.sock, [select.POLLRDHUP, select.POLLIN][hungry] | select.POLLOUT * bool(self.out))
+        wish = select.POLLIN if hungry else select.POLLRDHUP
+        poll.register(self.sock, wish | select.POLLOUT if self.out else wish)
         for far, wish in fars.values():
             poll.register(far.sock, wish)
-        ready = dict(poll.poll(0 if pending else timeout and max(0, timeout) * 1000))
+        if pending:                                             # in TLS's own buffer, which no poll shows
+            timeout = 0
+        ready = dict(poll.poll(None if timeout is None else max(0, timeout) * 1000))
         if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
             self.read_client(hungry)
         for fd, mask in ready.items():
@@ -9975,8 +10005,8 @@ def log_numbers(request):
     """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400, 422."""
     query, faults, numbers, begin = request.query, Faults(), {}, exact_seconds("")
     for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
-        numbers[field] = request.number(field)
-        if numbers[field] < (field != "tailLines"):
+        numbers[field], least = request.number(field), 0 if field == "tailLines" else 1
+        if numbers[field] < least:
             faults.add(field, "Invalid", "is too small")
     if query.get("sinceTime") and seconds_of(query["sinceTime"]) is None:
         raise bad_request(f"sinceTime: {query['sinceTime'][:80]!r} is no time, RFC 3339")
@@ -10034,7 +10064,7 @@ class AtPod:
             protocol = head = None
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 protocol, _, head = upgrade(request.headers, "log")
-            sock, rest = self.open_log(id_, {**asked, "tail": tail})
+            sock, rest = self.engine.log(id_, {**asked, "tail": tail})
         except EngineError as error:
             raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
         pieces_of = lambda waits: log_text(sock, rest, found.tty, stamped, waits)
@@ -10060,14 +10090,9 @@ class AtPod:
             raise bad_request(f'{text} in pod "{name_of(pod)}"')
         return last
 
-    def open_log(self, id_, asked):
-        path = f"/containers/{id_}/logs?" + urllib.parse.urlencode(asked)
-        sock, _, rest = self.engine.stream("GET", path)
-        return sock, rest
-
     def count_lines(self, id_, asked, tty):
         """How many lines a part of a log has: the engine counts from the end of the log, of a later run."""
-        sock, rest = self.open_log(id_, asked)
+        sock, rest = self.engine.log(id_, asked)
         with sock:
             return sum(text.count(b"\n") for text in log_text(sock, rest, tty))
 
@@ -10320,10 +10345,8 @@ class NodeKeeper:
         if ready:
             self.list_images()
         with self.store.transaction():
-            node = self.store.get("Node", "", s.node) or {
-                "kind": "Node", "apiVersion": "v1",
-                "metadata": {"name": s.node, "uid": new_uid(), "creationTimestamp": now()},
-                "spec": {"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}}
+            node = self.store.get("Node", "", s.node) or new_object(
+                KIND["Node"], s.node, spec={"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]})
             node["metadata"].setdefault("labels", {}).update({
                 "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
                 "node-role.kubernetes.io/control-plane": ""})
@@ -10344,10 +10367,8 @@ class NodeKeeper:
         """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no clock must tick."""
         name, namespace = self.settings.node, "kube-node-lease"
         with self.store.transaction():
-            lease = self.store.get("Lease", namespace, name) or {
-                "kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
-                "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": now()},
-                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
+            lease = self.store.get("Lease", namespace, name) or new_object(
+                KIND["Lease"], name, namespace, spec={"holderIdentity": name, "leaseDurationSeconds": 40})
             lease["spec"]["renewTime"] = now("micro")
             self.store.put(lease)
 
@@ -10382,20 +10403,28 @@ class Recorder:
                 return
             # names rise with time, as the kubelet's do: clients show Events of the same second in their order
             name = names.setdefault((reason, text, container), f"{meta['name']}.{time.time_ns():x}")
-            event = self.store.get("Event", namespace, name) or {
-                "kind": "Event", "apiVersion": "v1",
-                "metadata": {"name": name, "namespace": namespace, "uid": new_uid(), "creationTimestamp": stamp},
-                "involvedObject": {"kind": obj["kind"], "namespace": meta.get("namespace", ""), "name": meta["name"],
-                                   "uid": meta["uid"], "apiVersion": obj["apiVersion"],
-                                   "resourceVersion": meta.get("resourceVersion", ""), **filled(fieldPath=path)},
-                "reason": reason, "message": text[:1024], "source": {"component": component, **filled(host=host)},
-                "firstTimestamp": stamp, "lastTimestamp": stamp, "count": 0, "type": type_, "eventTime": None,
-                "reportingComponent": component, "reportingInstance": host}
+            subject = {**pick(obj, ("kind", "apiVersion")), **pick(meta, ("namespace", "name", "uid", "resourceVersion")),
+                      **filled(fieldPath=path)}
+            event = self.store.get("Event", namespace, name) or new_object(
+                KIND["Event"], name, namespace, involvedObject=subject, reason=reason, message=text[:1024],
+                source={"component": component, **filled(host=host)}, firstTimestamp=stamp, lastTimestamp=stamp,
+                count=0, type=type_, eventTime=None, reportingComponent=component, reportingInstance=host)
             event.update(count=event["count"] + 1, lastTimestamp=stamp)
             self.store.put(event)
 
 # == 37. Command line [host] =================================================================
 # The wiring, and the commands.
+
+@contextmanager
+def answering_faults(what):
+    """Around what answers a request: a fault of our own is logged, with where it happened, and answered 500."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except Exception:
+        log(f"{what}: {trace()}")
+        raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
 
 class K2d:
     """All the parts of one running k2d."""
@@ -10420,7 +10449,8 @@ class K2d:
         self.retry_s, self.ready = 1, threading.Event()
 
     def respond(self, handler):
-        """The Answer to a request, or for one that goes on a function that sends it. Raises ApiError, OSError."""
+        """The Answer to a request, or for one that goes on a function that sends it. Raises ApiError; OSError where the
+        client went away."""
         path, is_read = handler.target.partition("?")[0], handler.method in ("GET", "HEAD")
         if path in HEALTH_PATHS and is_read:
             check = path.strip("/").partition("/")[0]
@@ -10428,17 +10458,14 @@ class K2d:
                                else "ok")
         if path == "/version" and is_read:
             return version_answer(self.settings.machine)
-        try:
+        with answering_faults(f"{handler.method} {path}"):
             user = self.access.user(handler.headers)
             request = Request(handler.method, handler.target, handler.headers, user, handler.warnings)
             admit(request, self.access)
-            request.body = handler.read_body()
+        request.body = handler.read_body()
+        with answering_faults(f"{handler.method} {path}"):
             return self.respond_to(request)
-        except (ApiError, OSError):
-            raise
-        except Exception:                                       # a fault of ours: the log says where
-            log(f"{handler.method} {path}: {trace()}")
-            raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
+
 
     def respond_to(self, request):
         kind = request.kind

@@ -2717,7 +2717,7 @@ class Limits(Pure):
                   lambda kind, obj: {name: k2d.quantity_text(amount)
                                      for name, amount in k2d.quota_usage(k2d.KIND[kind], obj).items()})
         self.each([("sum", [{"cpu": "500m", "memory": "1Gi"}, {"cpu": "1500m"}, {}], {"cpu": "2", "memory": "1Gi"})],
-                  lambda maps: {name: k2d.quantity_text(amount) for name, amount in k2d.total_of(
+                  lambda maps: {name: k2d.quantity_text(amount) for name, amount in k2d.pod_total(
                       {"containers": [{"resources": {"limits": each}} for each in maps]}, "limits").items()})
 
 
@@ -3259,7 +3259,7 @@ class Fuzz(Pure):
         store = self.store(path)                                                        # and survives a start
         for name, rows in before.items():
             self.assertEqual({key: row.raw for key, row in store.rows[name].items()},
-                             {key: row.raw for key, row in rows.items() if row.kept is not None})
+                             {key: row.raw for key, row in rows.items() if row.on_disk is not None})
 
 
 # == 7. A pod ================================================================================
@@ -3350,8 +3350,8 @@ class Scheduling(Pure):
                     {"cpu": 5}),
                    ("a sidecar runs beside", {"initContainers": [cpu("1", **always), cpu("3"), cpu("2", **always)],
                                               "containers": [cpu("1")]}, {"cpu": 4})],
-                  lambda spec: {name: amount // 10 ** 9 for name, amount in k2d.pod_requests(
-                      {"spec": {"containers": [], **spec}}).items()})
+                  lambda spec: {name: amount // 10 ** 9 for name, amount in k2d.pod_total(
+                      {"containers": [], **spec}, "requests").items()})
 
     def test_the_kubelet_rejects(self):
         lacks = "Node didn't have enough resource: {}, requested: {}, used: {}, capacity: {}".format
@@ -3582,7 +3582,7 @@ class ToDocker(Pure):
         obj = with_spec(hostname="h", ephemeralContainers=[{"name": "e", "image": "i"}], dnsConfig={"searches": ["x"]},
                         securityContext={"sysctls": [{"name": "net.x", "value": "1"}]})
         one, debug = obj["spec"]["containers"][0], obj["spec"]["ephemeralContainers"][0]
-        joined, sandbox = made(obj, one, "S"), k2d.to_docker_sandbox(obj, {}, self.settings())
+        joined, sandbox = made(obj, one, "S"), k2d.to_docker_sandbox(obj, self.settings())
         self.assertFalse({"Hostname", "NetworkingConfig"} & set(joined))
         self.assertFalse({"Dns", "DnsSearch", "DnsOptions", "Sysctls"} & set(joined["HostConfig"]))
         shared = lambda body: [body["HostConfig"][mode] for mode in ("NetworkMode", "IpcMode", "PidMode")]
