@@ -61,39 +61,52 @@ VERSION = "0.1.0"
 SERVES = "v1.35.4"          # the Kubernetes whose answers we give; clients read it from /version
 OPTIONS = [
     # flag                environment           default                        meaning
-    ("port",              "K2D_PORT",           "6443",                        "https port of the API"),
-    ("advertise-address", "K2D_ADVERTISE_ADDR", "",                            "for clients (else the host's)"),
-    ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",                "where k2d keeps all that it keeps"),
-    ("secret",            "K2D_SECRET",         "",                            "admin token (else one is made)"),
-    ("docker-host",       "DOCKER_HOST",        "unix:///var/run/docker.sock", "the engine's socket"),
-    ("network",           "K2D_NETWORK",        "k2d",                         "name of the engine network and bridge"),
-    ("pod-cidr",          "K2D_POD_CIDR",       "10.42.0.0/16",                "addresses of pods"),
-    ("service-cidr",      "K2D_SERVICE_CIDR",   "10.43.0.0/16",                "addresses of Services"),
+    ("port",              "K2D_PORT",           "6443",
+     "https port of the API"),
+    ("advertise-address", "K2D_ADVERTISE_ADDR", "",
+     "for clients (else the host's)"),
+    ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",
+     "where k2d keeps all that it keeps"),
+    ("secret",            "K2D_SECRET",         "",
+     "admin token (else one is made)"),
+    ("docker-host",       "DOCKER_HOST",        "unix:///var/run/docker.sock",
+     "the engine's socket"),
+    ("network",           "K2D_NETWORK",        "k2d",
+     "name of the engine network and bridge"),
+    ("pod-cidr",          "K2D_POD_CIDR",       "10.42.0.0/16",
+     "addresses of pods"),
+    ("service-cidr",      "K2D_SERVICE_CIDR",   "10.43.0.0/16",
+     "addresses of Services"),
 ]
 CLUSTER_DOMAIN = "cluster.local"
 NODE_PORTS = range(30000, 32768)
 BODY_BYTES = 3 << 20        # the API server's own limit
 YAML_BYTES = 256 << 10      # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
-HEAD_SECONDS = 10           # from accept to a complete handshake, from a request's first byte to its whole head
+# from accept to a complete handshake, from a request's first byte to its whole head
+HEAD_SECONDS = 10
 IO_SECONDS = 60             # for one read or write of a request's body or answer
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
-EVENT_BURST, EVENT_REFILL_S = 25, 300       # of one source about one object, as client-go's; then one in 5 minutes
+# of one source about one object, as client-go's; then one in 5 minutes
+EVENT_BURST, EVENT_REFILL_S = 25, 300
 
 class Settings:
-    """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr (IPv4Network) ..."""
+    """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr
+    (IPv4Network) ..."""
     def __init__(self, args, environ):
-        args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+        args = [part for arg in args
+                for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
         given = dict(zip(args[::2], args[1::2]))
         for flag, variable, default, _ in OPTIONS:
             value = given.pop("--" + flag, environ.get(variable) or default)
             setattr(self, flag.replace("-", "_"), value)
         if given or len(args) % 2:
-            raise SystemExit(f"k2d: unknown or incomplete option {' '.join(given) or args[-1]}; see --help")
+            raise SystemExit(
+                f"k2d: unknown or incomplete option {' '.join(given) or args[-1]}; see --help")
         try:
             self.port = int(self.port)
             self.pod_cidr = ipaddress.IPv4Network(self.pod_cidr)
@@ -101,20 +114,26 @@ class Settings:
         except ValueError as error:
             raise SystemExit(f"k2d: {error}")
         if not re.fullmatch("[a-z][a-z0-9]{0,12}", self.network):
-            raise SystemExit(f"k2d: --network {self.network}: at most 13 lower case letters and digits")
+            raise SystemExit(
+                f"k2d: --network {self.network}: at most 13 lower case letters and digits")
         if self.pod_cidr.prefixlen > 20 or self.service_cidr.prefixlen > 24:
-            raise SystemExit("k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
+            raise SystemExit(
+                "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
         self.data_path = os.path.abspath(self.data_path)
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
-        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])   # the engine's own
-        self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n]) for n in (1, 10, 11))
+        # the engine's own
+        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])
+        self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n])
+                                                             for n in (1, 10, 11))
         self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
 
     @property
     def host_ip(self):
-        """The address other machines reach us at: the one the default route would use, else the bridge's."""
+        """The address other machines reach us at: the one the default route would use, else the
+        bridge's."""
         if not self.advertise_address:
-            self.advertise_address = own_address()          # "" without a route: ask again next time
+            # "" without a route: ask again next time
+            self.advertise_address = own_address()
         return self.advertise_address or self.gateway
 
     def path(self, *parts):
@@ -123,7 +142,8 @@ class Settings:
     def pod_folder(self, uid, *parts):
         return self.path("pods", uid, *parts)
 
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}   # the kernel's word -> Go's
+# the kernel's word -> Go's
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}
 
 def log(message):
     """One line for the journal; never a secret, a token or a body."""
@@ -135,11 +155,12 @@ def trace():
     return traceback.format_exc()
 
 # == 2. Errors ===============================================================================
-# Every refusal is an ApiError, raised where the fact is known; Handler.run() alone turns it into bytes.
-# Clients act on code, reason and the causes' fields; the sentences are for people.
+# Every refusal is an ApiError, raised where the fact is known; Handler.run() alone turns it into
+# bytes. Clients act on code, reason and the causes' fields; the sentences are for people.
 
 class ApiError(Exception):
-    """A refusal the client should read, as a Kubernetes Status (API conventions, "Response Status Kind")."""
+    """A refusal the client should read, as a Kubernetes Status (API conventions, "Response Status
+    Kind")."""
     def __init__(self, code, reason, message, details=None, retry_after=None):
         super().__init__(message)
         self.code = code
@@ -160,10 +181,12 @@ def resource_name(kind):
     return f"{kind.plural}.{kind.group}" if kind.group else kind.plural
 
 def not_found(kind, name):
-    return ApiError(404, "NotFound", f'{resource_name(kind)} "{name}" not found', about(kind, name))
+    return ApiError(404, "NotFound", f'{resource_name(kind)} "{name}" not found',
+                    about(kind, name))
 
 def already_exists(kind, name):
-    return ApiError(409, "AlreadyExists", f'{resource_name(kind)} "{name}" already exists', about(kind, name))
+    return ApiError(409, "AlreadyExists", f'{resource_name(kind)} "{name}" already exists',
+                    about(kind, name))
 
 def conflict(kind, name, why="it has been modified; apply your changes to the latest version"):
     text = f'Operation cannot be fulfilled on {resource_name(kind)} "{name}": {why}'
@@ -171,13 +194,15 @@ def conflict(kind, name, why="it has been modified; apply your changes to the la
 
 def forbidden(kind, name, why, causes=()):
     what = f'{resource_name(kind)} "{name}"' if name else resource_name(kind)
-    return ApiError(403, "Forbidden", f"{what} is forbidden: {why}", {**about(kind, name), **filled(causes=causes)})
+    return ApiError(403, "Forbidden", f"{what} is forbidden: {why}",
+                    {**about(kind, name), **filled(causes=causes)})
 
 def no_such_resource():
     return ApiError(404, "NotFound", "the server could not find the requested resource")
 
 def wrong_method():
-    return ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    return ApiError(405, "MethodNotAllowed",
+                    "the server does not allow this method on the requested resource")
 
 def unprocessable(why):
     return ApiError(422, "Invalid", f"the patch cannot be applied: {why}")
@@ -189,19 +214,23 @@ class Mismatch(ValueError):
         self.text, self.path = text, path
 
 class ConfigError(Exception):
-    """A container that cannot be created as its pod stands: (message, reason of its waiting state)."""
+    """A container that cannot be created as its pod stands: (message, reason of its waiting
+    state)."""
     def __init__(self, message, reason="CreateContainerConfigError"):
         super().__init__(message)
         self.reason = reason
 
 LABELS = {  # reason of a cause, less FieldValue -> what a person reads; else REASON value
-    "NotSupported": "Unsupported value", "NotFound": "Not found", "Forbidden": "Forbidden", "TooLong": "Too long",
+    "NotSupported": "Unsupported value", "NotFound": "Not found", "Forbidden": "Forbidden",
+    "TooLong": "Too long",
     "TooMany": "Too many"}
 
 class Faults(list):
-    """The causes of a 422, gathered field by field: faults.add("spec.replicas", "Invalid", "must be ...", -1)."""
+    """The causes of a 422, gathered field by field: faults.add("spec.replicas", "Invalid", "must
+    be ...", -1)."""
     def add(self, field, reason, why, *found):
-        text = ": ".join([LABELS.get(reason, f"{reason} value"), *(json.dumps(each)[:100] for each in found), why])
+        text = ": ".join([LABELS.get(reason, f"{reason} value"),
+                          *(json.dumps(each)[:100] for each in found), why])
         self.append({"reason": "FieldValue" + reason, "message": text, "field": field.lstrip(".")})
 
     def check(self, kind, name):
@@ -209,25 +238,30 @@ class Faults(list):
         if self:
             texts = dict.fromkeys(f"{fault['field']}: {fault['message']}" for fault in self)
             text = f'{kind.name} "{name}" is invalid: {"; ".join(texts)}'
-            raise ApiError(422, "Invalid", text, {**about(kind, name, "name"), "causes": list(self)})
+            raise ApiError(422, "Invalid", text,
+                           {**about(kind, name, "name"), "causes": list(self)})
 
 # == 3. Values ===============================================================================
 # Pure functions over single values: times, quantities, names, selectors.
-TIME = re.compile(r"(\d{4})-([01]\d)-([0-3]\d)T([0-2]\d):([0-5]\d):([0-6]\d)(\.\d+)?(Z|[+-]\d\d:\d\d)")
+TIME = re.compile(
+    r"(\d{4})-([01]\d)-([0-3]\d)T([0-2]\d):([0-5]\d):([0-6]\d)(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 def now(fraction=""):
-    """The present as RFC 3339, the form of metav1.Time; with fraction="micro" that of metav1.MicroTime."""
+    """The present as RFC 3339, the form of metav1.Time; with fraction="micro" that of
+    metav1.MicroTime."""
     seconds = time.time()
     micros = f".{int(seconds % 1 * 1e6):06d}" if fraction else ""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + micros + "Z"
 
 def seconds_of(timestamp):
-    """RFC 3339 with any fraction and offset -> Unix seconds as float; None for a missing or zero time."""
+    """RFC 3339 with any fraction and offset -> Unix seconds as float; None for a missing or zero
+    time."""
     found = TIME.fullmatch(timestamp or "")
     if not found or found[1] == "0001":
         return None
     zone = found[8]
-    offset = 0 if zone == "Z" else int(zone[0] + "1") * (int(zone[1:3]) * 3600 + int(zone[4:]) * 60)
+    offset = (0 if zone == "Z"
+              else int(zone[0] + "1") * (int(zone[1:3]) * 3600 + int(zone[4:]) * 60))
     try:
         whole = datetime(*map(int, found.groups()[:6]), tzinfo=timezone.utc).timestamp()
         return whole + float(found[7] or 0) - offset
@@ -239,16 +273,19 @@ def in_seconds(seconds):
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
 
 def exact_seconds(text):
-    """The engine's timestamp as Unix seconds with nine decimals, zero-padded so that such texts compare."""
+    """The engine's timestamp as Unix seconds with nine decimals, zero-padded so that such texts
+    compare."""
     fraction = re.search(r"\.(\d+)", text or "")
     return f"{int(seconds_of(text) or 0):010d}.{(fraction[1] if fraction else '')[:9]:0<9}"
 
 AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "y": 86400 * 365}
-AGES = ((120, "s"), (600, "ms"), (10800, "m"), (28800, "hm"), (172800, "h"), (691200, "dh"), (86400 * 730, "d"),
-        (86400 * 365 * 8, "yd"), (float("inf"), "y"))       # an age below so many seconds shows these units
+AGES = (  # an age below so many seconds shows these units
+    (120, "s"), (600, "ms"), (10800, "m"), (28800, "hm"), (172800, "h"), (691200, "dh"),
+    (86400 * 730, "d"), (86400 * 365 * 8, "yd"), (float("inf"), "y"))
 
 def duration(seconds):
-    """Seconds as kubectl writes ages: 45s, 5m30s, 3h, 2d4h, 1y20d (apimachinery, HumanDuration)."""
+    """Seconds as kubectl writes ages: 45s, 5m30s, 3h, 2d4h, 1y20d (apimachinery,
+    HumanDuration)."""
     rest, text = int(seconds), ""
     if rest < 0:
         return "<invalid>" if rest < -1 else "0s"
@@ -267,7 +304,8 @@ def cut(items, none="<none>"):
     return ",".join(items[:3]) + more or none
 
 def dig(value, path, default=None):
-    """value["a"]["b"]["c"] for the path "a.b.c", or a list of steps; the default where a step is missing or null."""
+    """value["a"]["b"]["c"] for the path "a.b.c", or a list of steps; the default where a step is
+    missing or null."""
     for step in path.split(".") if isinstance(path, str) else path:
         value = value.get(step) if isinstance(value, dict) else None
     return default if value is None else value
@@ -295,21 +333,26 @@ def in_base64(text):
 
 def new_uid():
     """A random UUID (RFC 9562, version 4)."""
-    h = "%032x" % (random.SystemRandom().getrandbits(128) & ~(0xF << 76) & ~(3 << 62) | 4 << 76 | 2 << 62)
+    h = "%032x" % (random.SystemRandom().getrandbits(128) & ~(0xF << 76) & ~(3 << 62) | 4 << 76 |
+                   2 << 62)
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
-SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"      # no vowels, so that nothing spells a word (apimachinery, rand)
+# no vowels, so that nothing spells a word (apimachinery, rand)
+SAFE_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 def safe_hash(value, size=10):
     """A short name part that depends on a JSON value alone."""
-    number = int.from_bytes(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8], "big")
-    return "".join(SAFE_LETTERS[number // len(SAFE_LETTERS) ** i % len(SAFE_LETTERS)] for i in range(size))
+    number = int.from_bytes(
+        hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:8], "big")
+    return "".join(SAFE_LETTERS[number // len(SAFE_LETTERS) ** i % len(SAFE_LETTERS)]
+                   for i in range(size))
 
 def random_name(prefix):
     return prefix + "".join(random.choices(SAFE_LETTERS, k=5))
 
 def is_address(text):
-    """Whether a text is an IPv4 or IPv6 address, and no more: a zone ("fe80::1%eth0") may hold anything."""
+    """Whether a text is an IPv4 or IPv6 address, and no more: a zone ("fe80::1%eth0") may hold
+    anything."""
     try:
         return "%" not in text and bool(ipaddress.ip_address(text))
     except ValueError:
@@ -318,10 +361,13 @@ def is_address(text):
 # -- quantities
 QUANTITY = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
 # What a suffix multiplies by, in units of 10^-9; the smallest first.
-DECIMAL = {suffix: 1000 ** i for i, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"))}
-BINARY = {suffix: 10 ** 9 << 10 * i for i, suffix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))}
+DECIMAL = {suffix: 1000 ** i
+           for i, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T", "P", "E"))}
+BINARY = {suffix: 10 ** 9 << 10 * i
+          for i, suffix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))}
 def quantity_nanos(text):
-    """A resource.Quantity in units of 10^-9, rounded up: "500m" -> 500_000_000. Raises Mismatch."""
+    """A resource.Quantity in units of 10^-9, rounded up: "500m" -> 500_000_000. Raises
+    Mismatch."""
     found = QUANTITY.fullmatch(str(text))
     if not found or not (found[2] or found[3]) or len(found[5] or "") > 3 or len(found[0]) > 64:
         raise Mismatch(f'{str(text)[:64]!r} is no quantity such as "500m", "1.5" or "64Mi"')
@@ -336,16 +382,19 @@ def quantity_value(text, unit=10 ** 9):
     return -(-quantity_nanos(text) // unit)
 
 def quantity_text(nanos):
-    """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki and more."""
+    """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki
+    and more."""
     kibi, rest = divmod(nanos, BINARY["Ki"])
     if nanos % 10 ** 6:
         return f"{nanos}n"
     return canonical_quantity(f"{nanos // 10 ** 6}m" if rest else f"{kibi}Ki")
 
 def canonical_quantity(text):
-    """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m", "1024Mi" -> "1Gi"."""
+    """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m",
+    "1024Mi" -> "1Gi"."""
     nanos, found = quantity_nanos(text), QUANTITY.fullmatch(str(text))
-    if found[5]:                                                # an exponent stays as it was written
+    # an exponent stays as it was written
+    if found[5]:
         return found[0]
     if not nanos:
         return "0"
@@ -360,32 +409,42 @@ def is_port(value):
     """Whether a value is the number or the name of a port."""
     return 0 < value < 65536 if isinstance(value, int) else fits("port", value)
 
-FORMS = {  # form -> (the pattern of its texts, or what tells whether a value has it; the longest; what a refusal says)
-    "subdomain":  (SUBDOMAIN, 253, "must be lower case letters, digits, '-' and '.', as in example.com"),
-    "label":      (LABEL, 63, "must be lower case letters, digits and '-', at most 63, as in my-name"),
-    "rfc1035":    ("[a-z]([-a-z0-9]*[a-z0-9])?", 63, "must be lower case letters, digits and '-', as in my-name"),
-    "labelkey":   (rf"((?=.{{1,253}}/){SUBDOMAIN}/)?(?!.{{64}}){QUALIFIED}", 317,
-                   "must be NAME or PREFIX/NAME, of letters, digits, '-', '_' and '.'"),
+# form -> (the pattern of its texts, or what tells whether a value has it; the longest; what a
+# refusal says)
+FORMS = {
+    "subdomain": (SUBDOMAIN, 253,
+                  "must be lower case letters, digits, '-' and '.', as in example.com"),
+    "label": (LABEL, 63, "must be lower case letters, digits and '-', at most 63, as in my-name"),
+    "rfc1035": ("[a-z]([-a-z0-9]*[a-z0-9])?", 63,
+                "must be lower case letters, digits and '-', as in my-name"),
+    "labelkey": (rf"((?=.{{1,253}}/){SUBDOMAIN}/)?(?!.{{64}}){QUALIFIED}", 317,
+                 "must be NAME or PREFIX/NAME, of letters, digits, '-', '_' and '.'"),
     "annotation": (rf"(?i:((?=.{{1,253}}/){SUBDOMAIN}/)?(?!.{{64}}){QUALIFIED})", 317,
                    "must be NAME or PREFIX/NAME, of letters, digits, '-', '_' and '.'"),
     "labelvalue": (f"({QUALIFIED})?", 63, "must be letters, digits, '-', '_' and '.', at most 63"),
-    "filename":   (NO_DOTS + "(?!\\.$)[-._a-zA-Z0-9]+", 253, "must be letters, digits, '-', '_' and '.'"),
-    "port":       ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15, "must be lower case letters, digits and '-', at most 15"),
-    "sysctl":     (r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?", 253,
-                   "must be a name such as net.ipv4.tcp_rmem"),
-    "env":        ("[ -<>-~]+", 1 << 20, "must be printable ASCII without '='"),
-    "urlpart":    (r"(?!\.\.?$)[^/%]+", 253, "may have no '/' or '%'"),
-    "path":       (rf"(?!/){NO_DOTS}[^\0]*", 4096, "must be a relative path without '..'"),
-    "abspath":    (rf"{NO_DOTS}/[^\0]*", 4096, "must be an absolute path without '..'"),
-    "host":       (rf"(\*\.)?{SUBDOMAIN}(?<![\d.]{{7}})", 253, "must be a DNS name, or one that begins with *."),
-    "share":      (r"\d{1,9}|\d{1,9}%", 10, "must be a number of pods, or a percentage such as 25%"),
-    "amount":     ("[^-].*", 64, "must not be negative"),
-    "ip":         (is_address, 45, "must be an IP address, such as 10.9.8.7"),
-    "clusterip":  (lambda value: value == "None" or is_address(value), 45, "must be an IP address, or None"),
-    "anyport":    (is_port, 15, "must be 1 to 65535, or lower case letters, digits and '-', at most 15"),
+    "filename": (NO_DOTS + "(?!\\.$)[-._a-zA-Z0-9]+", 253,
+                 "must be letters, digits, '-', '_' and '.'"),
+    "port": ("(?=.*[a-z])[a-z0-9](-?[a-z0-9])*", 15,
+             "must be lower case letters, digits and '-', at most 15"),
+    "sysctl": (r"([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?", 253,
+               "must be a name such as net.ipv4.tcp_rmem"),
+    "env": ("[ -<>-~]+", 1 << 20, "must be printable ASCII without '='"),
+    "urlpart": (r"(?!\.\.?$)[^/%]+", 253, "may have no '/' or '%'"),
+    "path": (rf"(?!/){NO_DOTS}[^\0]*", 4096, "must be a relative path without '..'"),
+    "abspath": (rf"{NO_DOTS}/[^\0]*", 4096, "must be an absolute path without '..'"),
+    "host": (rf"(\*\.)?{SUBDOMAIN}(?<![\d.]{{7}})", 253,
+             "must be a DNS name, or one that begins with *."),
+    "share": (r"\d{1,9}|\d{1,9}%", 10, "must be a number of pods, or a percentage such as 25%"),
+    "amount": ("[^-].*", 64, "must not be negative"),
+    "ip": (is_address, 45, "must be an IP address, such as 10.9.8.7"),
+    "clusterip": (lambda value: value == "None" or is_address(value), 45,
+                  "must be an IP address, or None"),
+    "anyport": (is_port, 15,
+                "must be 1 to 65535, or lower case letters, digits and '-', at most 15"),
 }
 MAP_FORMS = {  # form of a map -> (the form of its keys, of its values)
-    "labels": ("labelkey", "labelvalue"), "keys": ("annotation", None), "filenames": ("filename", None),
+    "labels": ("labelkey", "labelvalue"), "keys": ("annotation", None),
+    "filenames": ("filename", None),
     "amounts": (None, "amount")}
 
 def fits(form, value):
@@ -402,19 +461,24 @@ def form_text(form):
 # -- selectors
 Requirement = namedtuple("Requirement", "key op values")         # op: one of SELECTOR_TEXT
 OPERATORS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "absent"}
-SELECTOR_TEXT = {"=": "{0}={1}", "in": "{0} in ({1})", "notin": "{0} notin ({1})", "exists": "{0}", "absent": "!{0}"}
-SELECTOR_TERM = re.compile(r"\s*(?:!\s*(?P<absent>[^\s!=,()]+)|(?P<key>[^\s!=,()]+)\s*(?:(?P<op>==|=|!=)\s*"
-                           r"(?P<value>[^\s!=,()]*)|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)\s*(?:,|$)")
+SELECTOR_TEXT = {"=": "{0}={1}", "in": "{0} in ({1})", "notin": "{0} notin ({1})", "exists": "{0}",
+                 "absent": "!{0}"}
+SELECTOR_TERM = re.compile(
+    r"\s*(?:!\s*(?P<absent>[^\s!=,()]+)|(?P<key>[^\s!=,()]+)\s*(?:"
+    r"(?P<op>==|=|!=)\s*(?P<value>[^\s!=,()]*)|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?)"
+    r"\s*(?:,|$)")
 
 def parse_selector(text):
-    """A label selector of a query, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError 400."""
+    """A label selector of a query, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError
+    400."""
     requirements, at = [], 0
-    text = " ".join(text.split())                           # long runs of blanks would cost the pattern much
+    # long runs of blanks would cost the pattern much
+    text = " ".join(text.split())
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
         if not found or found.end() == len(text) and text.endswith(","):
-            raise bad_request(f"unable to parse requirement: {text[at:at + 80]!r} is no term such as a=b, a!=b, "
-                              "a in (b,c), a or !a")
+            raise bad_request(f"unable to parse requirement: {text[at:at + 80]!r} is no term "
+                              "such as a=b, a!=b, a in (b,c), a or !a")
         requirements.append(requirement_of(found))
         at = found.end()
     return requirements
@@ -424,9 +488,11 @@ def requirement_of(found):
     if found["absent"]:
         key, op, values = found["absent"], "absent", set()
     elif found["set"]:
-        key, op, values = found["key"], found["set"], {value.strip() for value in found["values"].split(",")}
+        key, op = found["key"], found["set"]
+        values = {value.strip() for value in found["values"].split(",")}
     else:
-        key, op, values = found["key"], {"!=": "notin", None: "exists"}.get(found["op"], "in"), {found["value"]}
+        key, op = found["key"], {"!=": "notin", None: "exists"}.get(found["op"], "in")
+        values = {found["value"]}
     for form, texts in (("labelkey", [key]), ("labelvalue", filter(None, values))):
         if not all(fits(form, text) for text in texts):
             raise bad_request(f"unable to parse requirement: {found[0][:80]!r}: {form_text(form)}")
@@ -436,12 +502,16 @@ def is_plain(selector):
     return bool(selector) and all(isinstance(value, str) for value in selector.values())
 
 def selector_of(selector):
-    """A LabelSelector object, or the plain map of Services and ReplicationControllers, as Requirements."""
+    """A LabelSelector object, or the plain map of Services and ReplicationControllers, as
+    Requirements."""
     if is_plain(selector):
         selector = {"matchLabels": selector}
-    equal = [Requirement(key, "=", {value}) for key, value in dig(selector, "matchLabels", {}).items()]
-    return equal + [Requirement(term["key"], OPERATORS.get(term["operator"], "absent"), set(term.get("values", ())))
-                    for term in dig(selector, "matchExpressions", ())]
+    equal = [Requirement(key, "=", {value})
+             for key, value in dig(selector, "matchLabels", {}).items()]
+    return (equal +
+            [Requirement(term["key"], OPERATORS.get(term["operator"], "absent"),
+                         set(term.get("values", ())))
+             for term in dig(selector, "matchExpressions", ())])
 
 def meets(requirement, labels):
     key, op, values = requirement
@@ -455,7 +525,8 @@ def selects(requirements, labels):
     return all(meets(requirement, labels) for requirement in requirements)
 
 def selector_text(selector):
-    """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as text, terms by key."""
+    """A selector as kubectl prints it, "a=b,c in (d)"; <none> if empty. A plain map is sorted as
+    text, terms by key."""
     terms = [(key, SELECTOR_TEXT[op].format(key, ",".join(sorted(values))))
              for key, op, values in selector_of(selector)]
     sorted_by = itemgetter(1 if is_plain(selector) else 0)
@@ -463,12 +534,14 @@ def selector_text(selector):
 
 # == 4. Kinds ================================================================================
 # Which resources there are: routing, discovery, storage and Table read this table.
-Kind = namedtuple("Kind", "name group version plural singular short namespaced verbs subresources marks kept id "
-                          "schema scale fields columns")
-# kept     disk: whole; spec: without its status, which we compute; memory: not at all; pod: see durable();
-#          -: not stored, only created; empty: clients look for these, but none can be made; usage: measured
-#          when asked for
-# marks    all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE answers the object
+Kind = namedtuple("Kind",
+                  "name group version plural singular short namespaced verbs subresources marks "
+                  "kept id schema scale fields columns")
+# kept     disk: whole; spec: without its status, which we compute; memory: not at all; pod: see
+#          durable(); -: not stored, only created; empty: clients look for these, but none can be
+#          made; usage: measured when asked for
+# marks    all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE
+#          answers the object
 # id       under which objects rest in the Store: the name, or plural.group of a custom resource
 # schema   name of its message in SCHEMA; of a custom resource its JSON schema, as bytes
 # scale    paths of spec.replicas, status.replicas and the selector
@@ -526,10 +599,11 @@ metrics.k8s.io/v1beta1   NodeMetrics              -        Cluster   usage  -   
 metrics.k8s.io/v1beta1   PodMetrics               -        Namespace usage  -               -
 """
 SELECTABLE = {  # kind: what a field selector may name
-    "Pod": "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork "
-           "status.phase status.podIP",
+    "Pod": "spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName "
+           "spec.hostNetwork status.phase status.podIP",
     "Event": "reason reportingComponent source type involvedObject.kind involvedObject.namespace "
-             "involvedObject.name involvedObject.uid involvedObject.apiVersion involvedObject.resourceVersion "
+             "involvedObject.name involvedObject.uid involvedObject.apiVersion "
+             "involvedObject.resourceVersion "
              "involvedObject.fieldPath",
     "Secret": "type", "Namespace": "status.phase", "Node": "spec.unschedulable",
     "Service": "spec.clusterIP spec.type", "ReplicaSet": "status.replicas",
@@ -549,11 +623,14 @@ def kind_of(line):
         plural = "endpoints"
     schema = "events.Event" if group == "events.k8s.io" else name
     fields = tuple(SELECTABLE.get(name, "").split())
-    return Kind(name, group, version, plural, name.lower(), words(short), scope == "Namespace", verbs,
-                words(subresources), words(marks), kept, name, schema, SCALE_PATHS, fields, None)
+    return Kind(name, group, version, plural, name.lower(), words(short), scope == "Namespace",
+                verbs, words(subresources), words(marks), kept, name, schema, SCALE_PATHS, fields,
+                None)
 
-KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]     # custom resources come and go at its end
-KIND = {kind.id: kind for kind in reversed(KINDS)}                         # the version that objects rest in
+# custom resources come and go at its end
+KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]
+# the version that objects rest in
+KIND = {kind.id: kind for kind in reversed(KINDS)}
 HOME = {(kind.group, kind.name): KIND[kind.id] for kind in KINDS}
 RESOURCES = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 
@@ -572,25 +649,31 @@ def kind_named(api_version, name):
     return HOME.get((api_version.rpartition("/")[0], name))
 
 # == 5. Schema ===============================================================================
-# What objects look like: the only description of them. It drives protobuf decoding, type checks, defaults,
-# validation, patches, server-side apply and OpenAPI. A definition's JSON schema becomes the same Messages.
-# SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:  flags number name :type /keys =default |rules
-#   A message may stand behind its name where a field first needs it: TYPE(TOKENS). A kind of the usual form
-#   (metadata, spec XSpec and, if there is one, status XStatus) is not written down. For example
-#       *3port:int|req|1..65535      is there even if 0; number 3 in protobuf; must be given, within the range
+# What objects look like: the only description of them. It drives protobuf decoding, type checks,
+# defaults, validation, patches, server-side apply and OpenAPI. A definition's JSON schema becomes
+# the same Messages.
+# SCHEMA: NAME [NAME ...]: TOKENS; and so on. A token per field:
+#   flags number name :type /keys =default |rules
+#   A message may stand behind its name where a field first needs it: TYPE(TOKENS). A kind of the
+#   usual form (metadata, spec XSpec and, if there is one, status XStatus) is not written down. So
+#       *3port:int|req|1..65535        is there even if 0; number 3 in protobuf; must be given,
+#                                      within the range
 #       volumes:[]Volume&/name|unique  a list, merged by name, retainKeys; no name twice
-#   flags   * is there even when empty; ~ a hint: accepted with a Warning; ! the object would be wrong without
-#           it: 422
+#   flags   * is there even when empty; ~ a hint: accepted with a Warning; ! the object would be
+#           wrong without it: 422
 #   number  in protobuf, where it is not one more than the last; no name: a struct that Go embeds
-#   type    string if absent; [] list, {} map by string, + always there (a plain struct in Go), ? a pointer (its
-#           zero is a value), & retainKeys (strategic merge), # one value to server-side apply
-#   Raw     any JSON; so are the insides of what is refused. Double: a float64. SchemaOr*: what a JSON schema may
-#           hold instead of a schema. ExtraValue: a list of texts
-#   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set; ^ strategic merge
-#           only, _ server-side apply only; /^ of a message: strategic merge replaces it
+#   type    string if absent; [] list, {} map by string, + always there (a plain struct in Go),
+#           ? a pointer (its zero is a value), & retainKeys (strategic merge), # one value to
+#           server-side apply
+#   Raw     any JSON; so are the insides of what is refused. Double: a float64. SchemaOr*: what a
+#           JSON schema may hold instead of a schema. ExtraValue: a list of texts
+#   /keys   a list merged by these keys, the first of them in strategic merge; / alone a set;
+#           ^ strategic merge only, _ server-side apply only; /^ of a message: strategic merge
+#           replaces it
 #   =       the default where the field is absent
-#   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the first key; fixed: no update
-#           changes it; @form see FORMS and MAP_FORMS; |one alone: exactly one of the message's fields
+#   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the first key;
+#           fixed: no update changes it; @form see FORMS and MAP_FORMS; |one alone: exactly one of
+#           the message's fields
 # Field numbers and list types are those of k8s.io/api 0.35.
 SCHEMA = """
 ObjectMeta: name generateName namespace selfLink uid resourceVersion generation:int
@@ -837,7 +920,8 @@ DaemonSetStatus: *currentNumberScheduled:int *numberMisscheduled:int *desiredNum
   numberUnavailable:int collisionCount:int? conditions:[]DaemonSetCondition/type;
 ControllerRevision: metadata:ObjectMeta+ *data:Raw#|fixed *revision:int|0..;
 JobSpec: parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0..
-  11podFailurePolicy:PodFailurePolicy(*rules:[]PodFailurePolicyRule(*action|Count,FailIndex,FailJob,Ignore
+  11podFailurePolicy:PodFailurePolicy(*rules:[]PodFailurePolicyRule(
+  *action|Count,FailIndex,FailJob,Ignore
   onExitCodes:PodFailurePolicyOnExitCodesRequirement(containerName:? *operator|In,NotIn
   *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|@labelkey
   *status=True|False,True,Unknown)))
@@ -932,8 +1016,9 @@ JSONSchemaProps: id $schema $ref:? description type ~format title default:Raw? m
   exclusiveMaximum:bool minimum:Double? exclusiveMinimum:bool maxLength:int? minLength:int?
   ~pattern maxItems:int? minItems:int? uniqueItems:bool ~multipleOf:Double? enum:[]Raw
   maxProperties:int? minProperties:int? required:[] items:SchemaOrArray ~allOf:[]JSONSchemaProps
-  ~oneOf:[]JSONSchemaProps ~anyOf:[]JSONSchemaProps ~not:JSONSchemaProps properties:{}JSONSchemaProps
-  additionalProperties:SchemaOrBool ~patternProperties:{}JSONSchemaProps
+  ~oneOf:[]JSONSchemaProps ~anyOf:[]JSONSchemaProps ~not:JSONSchemaProps
+  properties:{}JSONSchemaProps additionalProperties:SchemaOrBool
+  ~patternProperties:{}JSONSchemaProps
   dependencies:{}SchemaOrStrings additionalItems:SchemaOrBool definitions:{}JSONSchemaProps
   externalDocs:ExternalDocumentation(description url) example:Raw? nullable:bool
   x-kubernetes-preserve-unknown-fields:bool? x-kubernetes-embedded-resource:bool
@@ -969,22 +1054,28 @@ SelfSubjectRulesReview: metadata:ObjectMeta+ spec:SelfSubjectRulesReviewSpec(nam
   *incomplete:bool evaluationError)+
 """
 
-Field = namedtuple("Field", "name type kind number pointer plain retain atomic keys merges applies default always "
-                   "flag rules", defaults=("", "", 0, *[False] * 4, (), False, False, None, False, "", ()))
-# type   a name of SCHEMA or of SCALARS, a Message, or the Field of a list's items or a map's values
+Field = namedtuple("Field",
+                   "name type kind number pointer plain retain atomic keys merges applies default "
+                   "always flag rules",
+                   defaults=("", "", 0, *[False] * 4, (), False, False, None, False, "", ()))
+# type   a name of SCHEMA or of SCALARS, a Message, or the Field of a list's items or map's values
 # kind   "" one value, "[]" a list, "{}" a map
-# rules  (("req",), ("enum", ["A", "B"]), ("range", low, high), ("size", low, high), ("unique",), ("fixed",),
-#         ("form", name), ("there",)): see broken()
+# rules  (("req",), ("enum", ["A", "B"]), ("range", low, high), ("size", low, high), ("unique",),
+#        ("fixed",), ("form", name)), of a JSON schema also ("there",), ("nullable",): see broken()
 TOKEN = re.compile(r"([*~!]*)(\d*)([\w$-]*):?(\[\]|\{\}|)([\w.]*)([?+&#]*)(/?)([A-Za-z,]*)([\^_]?)"
                    r"(?:=([^\s|]*))?((?:\|\S+)*)")
 WORDS = {"{}": {}, "true": True, "false": False}        # defaults that are neither number nor text
 SCALARS = {  # type -> (the types of Python, what a refusal says, its zero)
-    "string": ((str,), "a string", ""), "int": ((int,), "a whole number", 0), "bool": ((bool,), "true or false", False),
+    "string": ((str,), "a string", ""), "int": ((int,), "a whole number", 0),
+    "bool": ((bool,), "true or false", False),
     "bytes": ((str,), "base64", ""), "Time": ((str,), "a time, RFC 3339", None),
-    "MicroTime": ((str,), "a time, RFC 3339", None), "Quantity": ((str, int, float), "a quantity", "0"),
-    "IntOrString": ((int, str), "a number or a string", 0), "Double": ((int, float), "a number", 0),
+    "MicroTime": ((str,), "a time, RFC 3339", None),
+    "Quantity": ((str, int, float), "a quantity", "0"),
+    "IntOrString": ((int, str), "a number or a string", 0),
+    "Double": ((int, float), "a number", 0),
     "Raw": ((), "", None), "ExtraValue": ((list,), "a list of strings", None),
-    "SchemaOrArray": ((), "", None), "SchemaOrBool": ((), "", None), "SchemaOrStrings": ((), "", None)}
+    "SchemaOrArray": ((), "", None), "SchemaOrBool": ((), "", None),
+    "SchemaOrStrings": ((), "", None)}
 
 def read_schema(text):
     """{message: its tokens} of a text like SCHEMA."""
@@ -1003,8 +1094,9 @@ def read_schema(text):
 MESSAGES = read_schema(SCHEMA)
 
 class Message:
-    """Fields by_name (embedded structs resolved) and by_number (as on the protobuf wire). rest: the Field of names
-    that are not in by_name, or None; one: the names of fields of which exactly one must be given, if there are any."""
+    """Fields by_name (embedded structs resolved) and by_number (as on the protobuf wire). rest:
+    the Field of names that are not in by_name, or None; one: the names of fields of which exactly
+    one must be given, if there are any."""
     def __init__(self, name, fields, rest=None, one=frozenset()):
         self.name, self.rest, self.one, self.by_number = name, rest, one, {}
         self.by_name = {field.name: field for field in fields}
@@ -1024,14 +1116,15 @@ def parse_rule(text):
 
 def parse_field(token, last):
     """The Field of a token; last: the number of the one before it."""
-    flags, number, name, kind, type_, mark, slash, keys, only, default, rules = TOKEN.fullmatch(token).groups()
+    flags, number, name, kind, type_, mark, slash, keys, only, default, rules = (
+        TOKEN.fullmatch(token).groups())
     if default:
         default = WORDS.get(default, int(default) if default.isdigit() else default)
     keys = tuple(filter(None, keys.split(",")))
     rules = tuple(parse_rule(rule) for rule in rules.split("|")[1:])
-    return Field(name, type_ or "string", kind, int(number or last + 1), *(sign in mark for sign in "?+&#"), keys,
-                 bool(slash) and only != "_", bool(slash) and only != "^", default, "*" in flags, flags.strip("*"),
-                 rules)
+    return Field(name, type_ or "string", kind, int(number or last + 1),
+                 *(sign in mark for sign in "?+&#"), keys, bool(slash) and only != "_",
+                 bool(slash) and only != "^", default, "*" in flags, flags.strip("*"), rules)
 
 def read_message(name):
     """The Message of a name in SCHEMA."""
@@ -1055,7 +1148,8 @@ def read_message(name):
 known_message = lru_cache(maxsize=None)(read_message)   # parsed at its first use and kept
 
 def message_of(type_):
-    """The Message of a type: by name, by a JSON schema in bytes, or as it is. Any thread may ask."""
+    """The Message of a type: by name, by a JSON schema in bytes, or as it is. Any thread may
+    ask."""
     if isinstance(type_, str):
         return known_message(type_)
     return custom_message(type_) if isinstance(type_, bytes) else type_
@@ -1098,7 +1192,8 @@ def json_rules(schema, is_required):
 
 def json_field(name, schema, is_required=False):
     """The Field that a JSON schema describes."""
-    field = Field(name, "Raw", pointer=True, default=schema.get("default"), rules=json_rules(schema, is_required))
+    field = Field(name, "Raw", pointer=True, default=schema.get("default"),
+                  rules=json_rules(schema, is_required))
     type_, more = schema.get("type"), schema.get("additionalProperties")
     if schema.get("x-kubernetes-int-or-string"):
         return field._replace(type="IntOrString")
@@ -1117,7 +1212,8 @@ def json_field(name, schema, is_required=False):
 def json_message(schema, is_root=False):
     """The Message of an object's JSON schema; is_root: of a whole custom resource."""
     required = schema.get("required", ())
-    fields = [json_field(name, each, name in required) for name, each in schema.get("properties", {}).items()]
+    fields = [json_field(name, each, name in required)
+              for name, each in schema.get("properties", {}).items()]
     if is_root or schema.get(EMBEDDED):
         own = ("metadata", "kind", "apiVersion")
         rules = () if is_root else (("req",),)
@@ -1132,7 +1228,8 @@ def custom_message(schema):
 
 # -- the walkers
 class Findings:
-    """What reading an object brought to light, as paths: unknown fields, hints, fields that cannot be honoured."""
+    """What reading an object brought to light, as paths: unknown fields, hints, fields that cannot
+    be honoured."""
     def __init__(self):
         self.unknown, self.hints, self.refused = [], [], []
 
@@ -1164,33 +1261,37 @@ def has_form(type_, value):
 
 def is_base64(text):
     try:
-        base64.b64decode(text, validate="\n" not in text)      # Go passes over line ends, and over nothing else
+        # Go passes over line ends, and over nothing else
+        base64.b64decode(text, validate="\n" not in text)
         return True
     except ValueError:
         return False
 
 def clean(field, value, findings, path):
-    """The value as the API server would hold it: types checked, unknown fields and nulls dropped, quantities in
-    canonical form. What was dropped or cannot be honoured goes to findings. path: where it stands, such as
-    "spec.containers[0].name". Raises Mismatch."""
+    """The value as the API server would hold it: types checked, unknown fields and nulls dropped,
+    quantities in canonical form. What was dropped or cannot be honoured goes to findings. path:
+    where it stands, such as "spec.containers[0].name". Raises Mismatch."""
     if field.kind:
         wanted = list if field.kind == "[]" else dict
         if not isinstance(value, wanted):
-            raise Mismatch(f"want {'a list' if wanted is list else 'a map'}, found {TYPE_WORDS[type(value)]}", path)
+            word = "a list" if wanted is list else "a map"
+            raise Mismatch(f"want {word}, found {TYPE_WORDS[type(value)]}", path)
         one = element(field)
         if wanted is list:
             return [clean(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
-        items = [(key, zero_of(one) if item is None else item) for key, item in sorted(value.items())]
+        items = [(key, zero_of(one) if item is None else item)
+                 for key, item in sorted(value.items())]
         place = f"{path}.%s" if isinstance(field.type, Field) else f"{path}[%s]"
-        return {key: clean(one, item, findings, place % key) for key, item in items if item is not None}
+        return {key: clean(one, item, findings, place % key) for key, item in items
+                if item is not None}
     if is_message(field.type):
         return clean_message(message_of(field.type), value, findings, path)
     if field.type.startswith("SchemaOr") and isinstance(value, dict):
         return clean_message(message_of("JSONSchemaProps"), value, findings, path)
     return clean_scalar(field.type, value, path)
 
-TYPE_WORDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object",
-             type(None): "null"}
+TYPE_WORDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number",
+              list: "a list", dict: "an object", type(None): "null"}
 
 def is_absent(field, value):
     """Go's omitempty: a zero that is no pointer is not there."""
@@ -1207,7 +1308,8 @@ def clean_message(fields, value, findings, path):
         where = f"{path}.{name}" if path else name
         field = fields.by_name.get(name, fields.rest)
         if is_object and name in ("kind", "apiVersion"):
-            out[name] = item                                # those of the object, which the caller checks
+            # those of the object, which the caller checks
+            out[name] = item
         elif field is None:
             findings.unknown.append(where)
         elif item is None:
@@ -1232,10 +1334,14 @@ def empty(field):
 
 # == 6. Objects ==============================================================================
 # What all kinds have in common: keys, labels, owners, conditions; and the containers of a pod.
-FOREIGN = "k2d.io/container"    # annotation: this pod, or the Service of its published ports, is a container that
-#                                 somebody else started; holds its name. As a label: the first digits of its id
-MIRROR = "kubernetes.io/config.mirror"      # annotation of pods that the API did not make: `kubectl drain` skips them
-COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")    # labels: we derived it
+# annotation: this pod, or the Service of its published ports, is a container that
+FOREIGN = "k2d.io/container"
+#                                 somebody else started; holds its name. As a label: the first
+#                                 digits of its id
+# annotation of pods that the API did not make: `kubectl drain` skips them
+MIRROR = "kubernetes.io/config.mirror"
+# labels: we derived it
+COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")
 
 def key_of(obj):
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
@@ -1272,22 +1378,26 @@ def home_of(obj):
     return kind_named(obj["apiVersion"], obj["kind"])
 
 def controller_of(obj):
-    return next((ref for ref in obj["metadata"].get("ownerReferences") or () if ref.get("controller")), None)
+    return next((ref for ref in obj["metadata"].get("ownerReferences") or ()
+                 if ref.get("controller")),
+                None)
 
 def owner_reference(owner):
-    return {**pick(owner, ("apiVersion", "kind")), **pick(owner["metadata"], ("name", "uid")), "controller": True,
-            "blockOwnerDeletion": True}
+    return {**pick(owner, ("apiVersion", "kind")), **pick(owner["metadata"], ("name", "uid")),
+            "controller": True, "blockOwnerDeletion": True}
 
 def new_object(kind, name, namespace="", **fields):
     """An object of our own making, at its beginning."""
-    meta = {"name": name, **filled(namespace=namespace), "uid": new_uid(), "creationTimestamp": now()}
+    meta = {"name": name, **filled(namespace=namespace), "uid": new_uid(),
+            "creationTimestamp": now()}
     return {"kind": kind.name, "apiVersion": group_version(kind), "metadata": meta, **fields}
 
 def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 
 def condition(conditions, type_, status, reason="", text="", **more):
-    """A condition as it should be, keeping lastTransitionTime while its status stays; conditions: the present."""
+    """A condition as it should be, keeping lastTransitionTime while its status stays; conditions:
+    the present."""
     old = next((c for c in conditions or () if c["type"] == type_), {})
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {"type": type_, **more, "status": status, "lastTransitionTime": since or now(),
@@ -1302,7 +1412,8 @@ def is_condition(obj, type_):
 def set_condition(pod, *words):
     """Set one condition of a pod, as condition() makes it; the others stay."""
     old = dig(pod, "status.conditions", [])
-    new = condition(old, *words, lastProbeTime=None, observedGeneration=pod["metadata"].get("generation", 1))
+    new = condition(old, *words, lastProbeTime=None,
+                    observedGeneration=pod["metadata"].get("generation", 1))
     pod["status"]["conditions"] = [c for c in old if c["type"] != new["type"]] + [new]
 
 def resolve_count(value, total, up):
@@ -1314,17 +1425,20 @@ def resolve_count(value, total, up):
     return (int(value[:-1]) * total + (99 if up else 0)) // 100
 
 def is_sidecar(container):
-    """Whether an init container goes on beside the others (KEP-753); said of regular containers it means nothing."""
+    """Whether an init container goes on beside the others (KEP-753); said of regular containers it
+    means nothing."""
     return container.get("restartPolicy") == "Always"
 
 def containers_of(spec):
     """The containers of a pod spec with the paths to them, the init containers first."""
-    return [(f".{field}[{i}]", container) for field in ("initContainers", "containers", "ephemeralContainers")
+    return [(f".{field}[{i}]", container)
+            for field in ("initContainers", "containers", "ephemeralContainers")
             for i, container in enumerate(spec.get(field, ()))]
 
 def container_named(spec, name):
     """One of the containers of a pod spec, {} if there is none of that name."""
-    return next((container for _, container in containers_of(spec) if container["name"] == name), {})
+    return next((container for _, container in containers_of(spec) if container["name"] == name),
+                {})
 
 def sidecars_of(spec):
     return [c for c in spec.get("initContainers", ()) if is_sidecar(c)]
@@ -1338,8 +1452,8 @@ def nanos_of(amounts):
     return Counter({name: quantity_nanos(each) for name, each in amounts.items()})
 
 def pod_total(spec, side):
-    """Counter {resource: units of 10^-9} of the requests or limits of a pod as a whole (component-helpers/resource;
-    KEP-753)."""
+    """Counter {resource: units of 10^-9} of the requests or limits of a pod as a whole
+    (component-helpers/resource; KEP-753)."""
     sidecars, peak = Counter(), Counter()
     asked = lambda container: nanos_of(dig(container, f"resources.{side}", {}))
     for container in spec.get("initContainers", ()):
@@ -1351,11 +1465,14 @@ def pod_total(spec, side):
 def qos_class(spec):
     """Guaranteed, Burstable or BestEffort (Kubernetes: Pod Quality of Service Classes)."""
     containers = [*spec.get("containers", ()), *spec.get("initContainers", ())]
-    pairs = [(dig(c, "resources.requests", {}), dig(c, "resources.limits", {})) for c in containers]
+    pairs = [(dig(c, "resources.requests", {}), dig(c, "resources.limits", {}))
+             for c in containers]
     if not any(requests or limits for requests, limits in pairs):
         return "BestEffort"
-    sides = [(requests, limits, resource) for requests, limits in pairs for resource in ("cpu", "memory")]
-    equal = all(limits.get(resource) and requests.get(resource, limits[resource]) == limits[resource]
+    sides = [(requests, limits, resource) for requests, limits in pairs
+             for resource in ("cpu", "memory")]
+    equal = all(limits.get(resource) and
+                requests.get(resource, limits[resource]) == limits[resource]
                 for requests, limits, resource in sides)
     return "Guaranteed" if equal else "Burstable"
 
@@ -1369,7 +1486,8 @@ def claims_of(pod):
             if "persistentVolumeClaim" in each]
 
 def split_image(image):
-    """"host:5000/a/b:tag" -> ("host:5000/a/b", "tag"); a digest is a tag to the engine, and wins; none is latest."""
+    """"host:5000/a/b:tag" -> ("host:5000/a/b", "tag"); a digest is a tag to the engine, and wins;
+    none is latest."""
     image, at, digest = image.partition("@")
     name, colon, tag = image.rpartition(":")
     name, tag = (name, tag) if colon and "/" not in tag else (image, "latest")
@@ -1398,19 +1516,24 @@ def cluster_ip(service):
     return None if ip in ("", "None") else ip
 
 # == 7. Host [host] ==========================================================================
-# All that runs programs, reads, writes and mounts files, signals processes, and dials. Callers decide what; what
-# stands here never follows a symlink that a container may have planted, and writes nowhere else than it is told.
+# All that runs programs, reads, writes and mounts files, signals processes, and dials. Callers
+# decide what; what stands here never follows a symlink that a container may have planted, and
+# writes nowhere else than it is told.
 Timeout = socket.timeout
 KILL = signal.SIGKILL
-unverified_tls = lru_cache(1)(ssl._create_unverified_context)           # PEP 476; for probes and the proxy
+# PEP 476; for probes and the proxy
+unverified_tls = lru_cache(1)(ssl._create_unverified_context)
 
 def run(*argv, stdin=b""):
-    """Run a program of the host: (exit code, what it printed). The subprocess module would keep 0.4 MB resident."""
+    """Run a program of the host: (exit code, what it printed). The subprocess module would keep
+    0.4 MB resident."""
     given, taken = os.memfd_create("stdin"), os.memfd_create("output")
     try:
         os.pwrite(given, stdin, 0)
-        pid = os.posix_spawnp(argv[0], argv, os.environ, file_actions=[
-            (os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, taken, 1), (os.POSIX_SPAWN_DUP2, taken, 2)])
+        pid = os.posix_spawnp(argv[0], argv, os.environ,
+                              file_actions=[(os.POSIX_SPAWN_DUP2, given, 0),
+                                            (os.POSIX_SPAWN_DUP2, taken, 1),
+                                            (os.POSIX_SPAWN_DUP2, taken, 2)])
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return code, os.pread(taken, os.fstat(taken).st_size, 0)
     except FileNotFoundError:
@@ -1427,11 +1550,13 @@ def run_checked(*command, stdin=b""):
     return output.decode()
 
 def machine_facts():
-    """(the kernel's word for the machine, the host's name as a node's, bytes of memory, the least oom_score_adj that our children may have)."""
+    """(the kernel's word for the machine, the host's name as a node's, bytes of memory, the least
+    oom_score_adj that our children may have)."""
     machine, name = os.uname().machine, socket.gethostname().lower()
     name = re.sub("[^a-z0-9.-]", "-", name).strip("-.") or "node"
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # Who may not lower it (a rootless engine, one inside a container) cannot start what asks for a lower one.
+    # Who may not lower it (a rootless engine, one inside a container) cannot start what asks for a
+    # lower one.
     capabilities = int(re.search(r"CapEff:\s*(\w+)", read_text("/proc/self/status"))[1], 16)
     can_lower = capabilities >> 24 & 1                      # CAP_SYS_RESOURCE
     least = -1000 if can_lower else int(read_text("/proc/self/oom_score_adj"))
@@ -1441,7 +1566,8 @@ def own_address():
     """The address that the default route would use, "" without one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))                 # RFC 5737; a datagram socket sends nothing by connecting
+            # RFC 5737; a datagram socket sends nothing by connecting
+            probe.connect(("192.0.2.1", 9))
             return probe.getsockname()[0]
         except OSError:
             return ""
@@ -1489,7 +1615,8 @@ def make_open_file(path):
         os.fchmod(file.fileno(), 0o666)
 
 def take_bytes(path, limit, empty):
-    """The beginning of a file that a container has written; empty: for what is written to it next."""
+    """The beginning of a file that a container has written; empty: for what is written to it
+    next."""
     with open(path, "rb+") as file:
         words = file.read(limit)
         if empty:
@@ -1497,8 +1624,9 @@ def take_bytes(path, limit, empty):
     return words
 
 def write_in_place(path, text, create=False):
-    """Change a file that is mounted into a container, which must stay the same inode: one write, padded with newlines
-    so that it never shrinks and no reader sees half of it. Unless create, it must be there."""
+    """Change a file that is mounted into a container, which must stay the same inode: one write,
+    padded with newlines so that it never shrinks and no reader sees half of it. Unless create, it
+    must be there."""
     descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
     try:
         data, size = text.encode(), os.fstat(descriptor).st_size
@@ -1523,15 +1651,18 @@ def write_version(folder, files, group):
             file.write(data)
 
 def project_files(folder, files, group=None):
-    """Make a folder show exactly these files, {path: (bytes, mode[, owner])}, all at once for its readers, as the
-    kubelet's AtomicWriter does: files live in a folder of their own, "..data" points to it, each name points through
-    "..data". Unchanged files are left alone. Raises ConfigError for a path that leads elsewhere."""
+    """Make a folder show exactly these files, {path: (bytes, mode[, owner])}, all at once for its
+    readers, as the kubelet's AtomicWriter does: files live in a folder of their own, "..data"
+    points to it, each name points through "..data". Unchanged files are left alone. Raises
+    ConfigError for a path that leads elsewhere."""
     odd = [path for path in files if path[:2] == ".." or not fits("path", path)]
     if odd:
         raise ConfigError(f"invalid path {odd[0]}: {form_text('path')}")
     make_folder(folder, 0o755)
-    told = [[path, base64.b64encode(data).decode(), *more, group] for path, (data, *more) in sorted(files.items())]
-    target, present = "..k2d-" + hashlib.sha256(dumps(told)).hexdigest()[:16], os.path.join(folder, "..data")
+    told = [[path, base64.b64encode(data).decode(), *more, group]
+            for path, (data, *more) in sorted(files.items())]
+    target = "..k2d-" + hashlib.sha256(dumps(told)).hexdigest()[:16]
+    present = os.path.join(folder, "..data")
     before = os.readlink(present) if os.path.islink(present) else None
     if before == target:
         return
@@ -1555,15 +1686,18 @@ def link_names(folder, names):
             os.symlink(os.path.join("..data", name), full)
 
 def set_group(folder, group, only_if_root_differs=False):
-    """Give a folder and all below it to a group, as the kubelet's SetVolumeOwnership, through no symlink."""
+    """Give a folder and all below it to a group, as the kubelet's SetVolumeOwnership, through no
+    symlink."""
     here = os.stat(folder)
     if only_if_root_differs and here.st_gid == group and here.st_mode & 0o2770 == 0o2770:
         return
     for _, _, names, parent in os.fwalk(folder, topdown=False):
-        for name in (*names, "."):                              # the folder last: then a pass cut off begins anew
+        # the folder last: then a pass cut off begins anew
+        for name in (*names, "."):
             try:
                 fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-            except FileNotFoundError:                           # who else uses the volume has removed it
+            # who else uses the volume has removed it
+            except FileNotFoundError:
                 continue
             mode, path = os.fstat(fd).st_mode, f"/proc/self/fd/{fd}"
             if not stat.S_ISLNK(mode):
@@ -1584,7 +1718,8 @@ HOST_PATH_TYPES = {"Directory": stat.S_ISDIR, "File": stat.S_ISREG, "Socket": st
                    "CharDevice": stat.S_ISCHR, "BlockDevice": stat.S_ISBLK}
 
 def prepare_host_path(source):
-    """Check or make what a hostPath volume names; returns the path. Raises ConfigError, OSError."""
+    """Check or make what a hostPath volume names; returns the path. Raises ConfigError,
+    OSError."""
     path, type_ = source["path"], source.get("type", "")
     if type_ in ("", "DirectoryOrCreate") and not os.path.lexists(path):
         make_folder(path, 0o755)
@@ -1606,8 +1741,8 @@ def disk_bytes(path):
     return disk.f_blocks * disk.f_frsize
 
 def open_beneath(root, path):
-    """A descriptor (O_PATH) of what stands at a path below root, reached through no symlink; what is missing is made a
-    folder, with the mode of root. Raises OSError."""
+    """A descriptor (O_PATH) of what stands at a path below root, reached through no symlink; what
+    is missing is made a folder, with the mode of root. Raises OSError."""
     at, mode = os.open(root, os.O_PATH | os.O_DIRECTORY), stat.S_IMODE(os.stat(root).st_mode)
     for step in [step for step in path.split("/") if step not in ("", ".")]:
         try:
@@ -1638,29 +1773,35 @@ def run_folder(uid, *parts):
     return os.path.join("/run/k2d", uid, *parts)
 
 def host_root():
-    """Where the host's files are seen as the engine sees them: k2d may live in a mount namespace of its own, such as
-    that of a service, in which a mount would be invisible to containers."""
+    """Where the host's files are seen as the engine sees them: k2d may live in a mount namespace
+    of its own, such as that of a service, in which a mount would be invisible to containers."""
     try:
-        return "" if os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino else "/proc/1/root"
-    except PermissionError:                                     # process 1 is out of reach: no better place than here
+        return ("" if os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino
+                else "/proc/1/root")
+    # process 1 is out of reach: no better place than here
+    except PermissionError:
         return ""
 
 def mount_on_host(script, *args):
     """Run a shell script where mounts are seen by containers. Raises OSError with what it said."""
-    code, said = run(*(["nsenter", "-t", "1", "-m", "--"] if host_root() else []), "sh", "-ec", script, "sh", *args)
+    code, said = run(*(["nsenter", "-t", "1", "-m", "--"] if host_root() else []), "sh", "-ec",
+                     script, "sh", *args)
     if code:
         raise OSError(said.decode("utf-8", "replace").strip())
 
 MOUNT_MEMORY = 'mkdir -m 700 -p /run/k2d; mkdir -p "$1"; mount -t tmpfs -o "$2" k2d "$1"'
-HOLD = ('umount -l "$2" || rmdir "$2" || rm -f "$2" || :; mkdir -m 700 -p /run/k2d; mkdir -p "${2%/*}"; '
-        'if [ -d "$1" ]; then mkdir -p "$2"; else : >> "$2"; fi; mount --bind "$1" "$2"')
-# What is held may lie on the same file system as /run: after an umount that failed, nothing may be removed in it.
-RELEASE = ('cd "$1" || exit 0; for each in volumes/* held/*; do umount -l "$each" || :; done; '
-           'for each in held/*; do rmdir "$each" || rm -f "$each"; done; rm -rf --one-file-system volumes; '
-           'rmdir held "$1" || :')
+HOLD = ('umount -l "$2" || rmdir "$2" || rm -f "$2" || :; mkdir -m 700 -p /run/k2d; mkdir -p '
+        '"${2%/*}"; if [ -d "$1" ]; then mkdir -p "$2"; else : >> "$2"; fi; mount --bind "$1" '
+        '"$2"')
+# What is held may lie on the same file system as /run: after an umount that failed, nothing may be
+# removed in it.
+RELEASE = ('cd "$1" || exit 0; for each in volumes/* held/*; do umount -l "$each" || :; done; for '
+           'each in held/*; do rmdir "$each" || rm -f "$each"; done; rm -rf --one-file-system '
+           'volumes; rmdir held "$1" || :')
 
 def hold(path, wanted, target):
-    """Have a bind mount of a path at target, and nothing else: wanted is the os.stat() of what must be there."""
+    """Have a bind mount of a path at target, and nothing else: wanted is the os.stat() of what
+    must be there."""
     place = host_root() + target
     is_held = lambda: os.path.lexists(place) and os.path.samestat(os.lstat(place), wanted)
     if not is_held():
@@ -1683,7 +1824,8 @@ def remove_mounts(uid):
 # -- processes
 
 class Process:
-    """A process by its pid when it was opened: whoever gets its number later is not hit. Raises OSError."""
+    """A process by its pid when it was opened: whoever gets its number later is not hit. Raises
+    OSError."""
     def __init__(self, pid):
         self.fd = os.pidfd_open(pid)
 
@@ -1704,40 +1846,46 @@ def signal_number(name):
 OPENSSL_CONFIG = """
 [req] ; distinguished_name = dn ; [dn]
 [ca] ; default_ca = k2d
-[k2d] ; database = {folder}/index ; new_certs_dir = {folder} ; rand_serial = yes ; default_md = sha256 ; policy = any
-unique_subject = no
+[k2d] ; database = {folder}/index ; new_certs_dir = {folder} ; rand_serial = yes
+default_md = sha256 ; policy = any ; unique_subject = no
 [any] ; commonName = supplied
-[root] ; basicConstraints = critical,CA:TRUE ; keyUsage = critical,keyCertSign,cRLSign,digitalSignature
-subjectKeyIdentifier = hash
-[leaf] ; basicConstraints = critical,CA:FALSE ; keyUsage = critical,digitalSignature ; extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid ; subjectAltName = {names}
+[root] ; basicConstraints = critical,CA:TRUE
+keyUsage = critical,keyCertSign,cRLSign,digitalSignature ; subjectKeyIdentifier = hash
+[leaf] ; basicConstraints = critical,CA:FALSE ; keyUsage = critical,digitalSignature
+extendedKeyUsage = serverAuth ; subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid
+subjectAltName = {names}
 """.replace(" ; ", "\n")
-VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")      # a clock may be years behind
+# a clock may be years behind
+VALID = ("-startdate", "20240101000000Z", "-enddate", "20491231235959Z")
 def random_bytes(count):
     """Bytes that nobody can foretell."""
     return os.urandom(count)
 
 def make_certificate(folder, name, extensions, subject, names, *issuer):
-    """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt, signed by the CA in the
-    folder; nothing else is left there."""
+    """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt,
+    signed by the CA in the folder; nothing else is left there."""
     file = lambda end: os.path.join(folder, end)
     key, request, config, made = (file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
     write_file(config, OPENSSL_CONFIG.format(folder=folder, names=names).encode())
     write_file(file("index"), b"")
-    old = os.umask(0o077)                                   # put back only if all goes well: else k2d ends here
+    # put back only if all goes well: else k2d ends here
+    old = os.umask(0o077)
     for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
-                 ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out", request),
-                 ("ca", "-batch", "-notext", "-config", config, "-extensions", extensions, "-keyfile",
-                  file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)):
+                 ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out",
+                  request),
+                 ("ca", "-batch", "-notext", "-config", config, "-extensions", extensions,
+                  "-keyfile", file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)):
         code, output = run("openssl", *argv)
         if code:
-            raise SystemExit(f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
+            raise SystemExit(
+                f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
     os.umask(old)
     os.replace(made, file(name + ".crt"))
     for entry in os.listdir(folder):
         if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
             os.unlink(file(entry))
-    os.sync()                                               # what openssl wrote, before anybody says that it is there
+    # what openssl wrote, before anybody says that it is there
+    os.sync()
 
 # -- connections to elsewhere
 def dial(host, port, deadline):
@@ -1746,8 +1894,9 @@ def dial(host, port, deadline):
     return socket.create_connection((host, port), left)
 
 def connect_inside(pid, port):
-    """A connection to a port of the loopback that a process sees; a server there may listen on nothing else. Made in a
-    thread that ends at once, so that none of ours is ever left in that network namespace. Raises OSError."""
+    """A connection to a port of the loopback that a process sees; a server there may listen on
+    nothing else. Made in a thread that ends at once, so that none of ours is ever left in that
+    network namespace. Raises OSError."""
     found = []
     def connect():
         """In that thread: the connection, or the error, as the one item of found."""
@@ -1758,7 +1907,8 @@ def connect_inside(pid, port):
                 else:
                     import ctypes
                     if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), 0x40000000):
-                        raise OSError(ctypes.get_errno(), "setns: " + os.strerror(ctypes.get_errno()))
+                        raise OSError(ctypes.get_errno(),
+                                      "setns: " + os.strerror(ctypes.get_errno()))
             try:
                 found.append(socket.create_connection(("127.0.0.1", port), 5))
             except ConnectionRefusedError as error:
@@ -1774,7 +1924,8 @@ def connect_inside(pid, port):
     return found[0]
 
 def pieces(sock, deadline):
-    """What a socket receives until its end. Raises OSError, and Timeout at a deadline that is not None."""
+    """What a socket receives until its end. Raises OSError, and Timeout at a deadline that is not
+    None."""
     while deadline is None or time.monotonic() < deadline:
         sock.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
         got = sock.recv(65536)
@@ -1802,13 +1953,16 @@ def send(sock, data):
         del data[:sent]
 
 # == 8. Store [host] =========================================================================
-# Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced before the answer.
-# The Store knows nothing of sockets: it tells its listeners what changed.
-Row = namedtuple("Row", "raw version labels on_disk")   # on_disk: hash of what is there of it, None if nothing is
-Change = namedtuple("Change", "version kind type key raw labels old")   # type: a watch's; old: the Row before or None
+# Objects rest in memory as compact JSON; what must survive a power cut is in SQLite too, synced
+# before the answer. The Store knows nothing of sockets: it tells its listeners what changed.
+# on_disk: hash of what is there of it, None if nothing is
+Row = namedtuple("Row", "raw version labels on_disk")
+# type: a watch's; old: the Row before or None
+Change = namedtuple("Change", "version kind type key raw labels old")
 
 def durable(kind, obj):
-    """The part of an object that goes to disk, None if no part does. What k2d computes again at each start does not."""
+    """The part of an object that goes to disk, None if no part does. What k2d computes again at
+    each start does not."""
     if kind.kept == "memory" or is_computed(obj):
         return None
     if kind.kept == "disk" or kind.kept == "pod" and has_ended(obj):
@@ -1821,33 +1975,42 @@ def is_same(raw, other):
     return raw == other or len(raw) == len(other) and json.loads(raw) == json.loads(other)
 
 class Store:
-    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any thread may call any
-    method. A transaction belongs to one thread at a time; readers never wait for it, nor for the disk."""
+    """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any
+    thread may call any method. A transaction belongs to one thread at a time; readers never wait
+    for it, nor for the disk."""
     def __init__(self, path):
-        self.rows = {kind.id: {} for kind in KINDS}         # those of custom resources come with their first object
+        # those of custom resources come with their first object
+        self.rows = {kind.id: {} for kind in KINDS}
         self.writing = threading.RLock()    # held for a whole transaction, disk included
-        self.view = threading.Lock()        # held while rows, version and ring change together; never across I/O
+        # held while rows, version and ring change together; never across I/O
+        self.view = threading.Lock()
         self.writer, self.pending, self.listeners = None, {}, []
         self.ring, self.ring_bytes, self.watches = deque(), 0, set()
         self.db = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
         os.chmod(path, 0o600)
         try:
             self.db.executescript(
-                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
-                "PRAGMA cache_size=-256; CREATE TABLE IF NOT EXISTS objects (kind TEXT, namespace TEXT, name TEXT, "
-                "object TEXT, PRIMARY KEY (kind, namespace, name)) WITHOUT ROWID;"
-                "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;")
+                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA "
+                "synchronous=FULL; PRAGMA cache_size=-256; CREATE TABLE IF NOT EXISTS objects "
+                "(kind TEXT, namespace TEXT, name TEXT, object TEXT, PRIMARY KEY (kind, "
+                "namespace, name)) WITHOUT ROWID;CREATE TABLE IF NOT EXISTS facts (name TEXT "
+                "PRIMARY KEY, value TEXT) WITHOUT ROWID;")
             start = int(self.fact("starts") or 0) + 1
             self.set_fact("starts", str(start))
         except sqlite3.OperationalError as error:
             raise SystemExit(f"k2d: {path}: {error}; does another k2d use this data path?")
-        self.version = self.floor = start << 32           # monotonic without a clock; what is older than floor is gone
-        self.buried = {name[5:] for name, in self.db.execute("SELECT name FROM facts WHERE name LIKE 'gone/%'")}
-        for kind, namespace, name, text in self.db.execute("SELECT kind, namespace, name, object FROM objects"):
+        # monotonic without a clock; what is older than floor is gone
+        self.version = self.floor = start << 32
+        self.buried = {name[5:]
+                       for name, in self.db.execute(
+                           "SELECT name FROM facts WHERE name LIKE 'gone/%'")}
+        found = self.db.execute("SELECT kind, namespace, name, object FROM objects")
+        for kind, namespace, name, text in found:
             self.load(kind, (namespace, name), json.loads(text))
 
     def load(self, kind, key, obj):
-        """Take an object from the disk; one whose answer holds recomputed status gets a fresh version."""
+        """Take an object from the disk; one whose answer holds recomputed status gets a fresh
+        version."""
         meta, on_disk = obj["metadata"], hash(self.unversioned(dumps(obj)))
         if kind in KIND and KIND[kind].kept != "disk":
             self.version += 1
@@ -1878,14 +2041,16 @@ class Store:
         return sorted(key for key in keys if namespace is None or key[0] == namespace)
 
     def list(self, kind, namespace=None, selector=None, holding=b""):
-        """Objects as dicts; selector: Requirements on labels; holding: bytes that must occur, which spares a parse."""
+        """Objects as dicts; selector: Requirements on labels; holding: bytes that must occur,
+        which spares a parse."""
         for key in self.keys(kind, namespace):
             row = self.row(kind, key)
             if row and holding in row.raw and (selector is None or selects(selector, row.labels)):
                 yield json.loads(row.raw)
 
     def snapshot(self, kind, namespace, watch=None):
-        """(version, [(key, Row)]) at one moment; a watch given is registered at that same moment."""
+        """(version, [(key, Row)]) at one moment; a watch given is registered at that same
+        moment."""
         with self.view:
             every, version = self.rows.get(kind, {}).items(), self.version
             rows = [(key, row) for key, row in every if namespace is None or key[0] == namespace]
@@ -1894,10 +2059,12 @@ class Store:
         return version, sorted(rows)
 
     def since(self, version, watch):
-        """Register a watch; returns (present version, the changes after version). Raises ApiError 410."""
+        """Register a watch; returns (present version, the changes after version). Raises ApiError
+        410."""
         with self.view:
             if version < self.floor:
-                raise ApiError(410, "Expired", f"too old resource version: {version} ({self.version})")
+                raise ApiError(410, "Expired",
+                               f"too old resource version: {version} ({self.version})")
             self.watches.add(watch)
             return self.version, [change for change in self.ring if change.version > version]
 
@@ -1917,12 +2084,14 @@ class Store:
 
     @contextmanager
     def transaction(self):
-        """All puts and removes inside become visible, and durable, together or not at all. Nests within one thread."""
+        """All puts and removes inside become visible, and durable, together or not at all. Nests
+        within one thread."""
         with self.writing:
             if self.writer is not None:
                 yield self
                 return
-            self.writer, self.pending, self.changes, self.statements = threading.get_ident(), {}, [], []
+            self.writer, self.pending, self.changes = threading.get_ident(), {}, []
+            self.statements = []
             self.burials, self.next_version = set(), self.version
             try:
                 yield self
@@ -1932,13 +2101,15 @@ class Store:
                 self.writer, self.pending = None, {}
 
     def put(self, obj, keep=False):
-        """Create or replace an object inside a transaction; returns it with its version, the same if nothing changed.
-        keep: store it even though it is derived (what clients write to the pod of a foreign container)."""
+        """Create or replace an object inside a transaction; returns it with its version, the same
+        if nothing changed. keep: store it even though it is derived (what clients write to the pod
+        of a foreign container)."""
         kind, key = home_of(obj), key_of(obj)
         old = self.row(kind.id, key)
         was_on_disk = bool(old) and old.on_disk is not None
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
-        meta = obj["metadata"] = {name: obj["metadata"][name] for name in message_of("ObjectMeta").by_name
+        meta = obj["metadata"] = {name: obj["metadata"][name]
+                                  for name in message_of("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
         if old and is_same(dumps(obj), old.raw) and (was_on_disk or not keep):
             return obj
@@ -1951,7 +2122,8 @@ class Store:
         if stored is not None:
             on_disk = self.to_disk(kind, key, raw if stored is obj else dumps(stored), old)
         row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), on_disk)
-        self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw, row.labels, old))
+        self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw,
+                                   row.labels, old))
         return obj
 
     def to_disk(self, kind, key, text, old):
@@ -1970,14 +2142,17 @@ class Store:
             self.next_version += 1
             obj["metadata"]["resourceVersion"] = str(self.next_version)
             if old.on_disk is not None:
-                self.statements.append(("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
-                                        (kind.id, *key)))
+                self.statements.append(
+                    ("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
+                     (kind.id, *key)))
             self.pending[kind.id, key] = None
-            self.changes.append(Change(self.next_version, kind, "DELETED", key, dumps(obj), old.labels, old))
+            self.changes.append(Change(self.next_version, kind, "DELETED", key, dumps(obj),
+                                       old.labels, old))
         return obj
 
     def bury(self, uid):
-        """Remember, in this transaction, that a pod removed by force may have left containers behind."""
+        """Remember, in this transaction, that a pod removed by force may have left containers
+        behind."""
         self.statements.append(("INSERT OR REPLACE INTO facts VALUES (?, '')", ("gone/" + uid,)))
         self.burials.add(uid)
 
@@ -2008,7 +2183,8 @@ class Store:
             listener(self.changes, watches)
 
     def write(self):
-        """The transaction's statements, on disk and synced, or none of them. Raises ApiError 500."""
+        """The transaction's statements, on disk and synced, or none of them. Raises ApiError
+        500."""
         try:
             if self.statements:
                 self.db.execute("BEGIN")
@@ -2025,8 +2201,9 @@ class Store:
             self.db.close()
 
 # == 9. Connections [host] ===================================================================
-# Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its head is complete, is
-# lent a thread, and its connection comes back to the hub when the answer is out.
+# Sockets. The hub waits for all of them in one thread without ever blocking; a request, once its
+# head is complete, is lent a thread, and its connection comes back to the hub when the answer is
+# out.
 HEAD_END = re.compile(rb"\r?\n\r?\n")
 def server_context(certificate, key):
     """One TLS context for all connections."""
@@ -2037,8 +2214,9 @@ def server_context(certificate, key):
     return context
 
 class WorkQueue:
-    """Keys to work on, each once however often it was added, by at most so many threads that live only while there is
-    work. A key is worked on by one thread at a time. Failures come back after a growing pause."""
+    """Keys to work on, each once however often it was added, by at most so many threads that live
+    only while there is work. A key is worked on by one thread at a time. Failures come back after
+    a growing pause."""
     def __init__(self, name, work, threads, hub):
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
         self.lock = threading.Lock()               # guards what follows; never held while working
@@ -2051,7 +2229,8 @@ class WorkQueue:
         self.allow(0)
 
     def allow(self, more):
-        """Let so many more threads work at a time; start one if there is something to do for it."""
+        """Let so many more threads work at a time; start one if there is something to do for
+        it."""
         with self.lock:
             self.threads += more
             wanted = min(self.threads, len(self.waiting) + len(self.busy))
@@ -2083,7 +2262,8 @@ class WorkQueue:
     def take(self):
         """The next key, None if there is none: then its thread has left."""
         with self.lock:
-            key = next((key for key in self.waiting if key not in self.busy), None)     # in the order they came
+            # in the order they came
+            key = next((key for key in self.waiting if key not in self.busy), None)
             if key is None or self.closed:
                 self.members.discard(threading.get_ident())
                 return None
@@ -2103,7 +2283,8 @@ class WorkQueue:
                 self.busy.discard(key)
 
     def try_work(self, key):
-        """Work on a key; returns what went wrong: one object's failure must not stop the others."""
+        """Work on a key; returns what went wrong: one object's failure must not stop the
+        others."""
         try:
             self.work(key)
         except (EngineError, ApiError) as error:
@@ -2119,19 +2300,23 @@ class WorkQueue:
             time.sleep(0.02)
 
 class Connection:
-    """One client's TLS connection. It has one owner at a time: the hub, or the thread of its present request."""
+    """One client's TLS connection. It has one owner at a time: the hub, or the thread of its
+    present request."""
     __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask", "timed")
 
     def __init__(self, sock):
-        self.sock, self.state, self.buffer, self.deadline, self.watch = sock, "handshake", b"", None, None
+        self.sock, self.state, self.buffer = sock, "handshake", b""
+        self.deadline, self.watch = None, None
         self.mask, self.timed = 0, False
 
 class Hub:
-    """The one thread that waits: connections between requests, watches, timers, DNS, the engine's events. Without a
-    timer due it sleeps until something happens. after() and call() are for any thread; all else is the hub's own."""
+    """The one thread that waits: connections between requests, watches, timers, DNS, the engine's
+    events. Without a timer due it sleeps until something happens. after() and call() are for any
+    thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        self.timers, self.order, self.lock = [], 0, threading.Lock()        # lock: guards these two
+        # lock: guards these two
+        self.timers, self.order, self.lock = [], 0, threading.Lock()
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
@@ -2158,8 +2343,10 @@ class Hub:
         self.ident = threading.get_ident()
         while self.running:
             with self.lock:
-                # epoll counts in milliseconds of 32 bits: a timer further away is looked at again in between
-                wait = min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers else None
+                # epoll counts in milliseconds of 32 bits: a timer further away is looked at again
+                # in between
+                wait = (min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers
+                        else None)
             for key, mask in self.selector.select(wait):
                 self.guard(key.data, key.fileobj, mask)
             for _, _, function, args in self.take_due():
@@ -2174,7 +2361,8 @@ class Hub:
 
     @staticmethod
     def guard(function, *args):
-        """What the function returns; a fault in one connection or timer is logged and costs the others nothing."""
+        """What the function returns; a fault in one connection or timer is logged and costs the
+        others nothing."""
         try:
             return function(*args)
         except Exception:
@@ -2182,12 +2370,16 @@ class Hub:
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
-        """Serve https on all addresses; handle(connection) runs in a request thread. Raises OSError."""
-        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()      # False without IPv6
-        listener = socket.create_server(("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128,
-                                        dualstack_ipv6=dual)
+        """Serve https on all addresses; handle(connection) runs in a request thread. Raises
+        OSError."""
+        # False without IPv6
+        self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()
+        listener = socket.create_server(("", port),
+                                        family=socket.AF_INET6 if dual else socket.AF_INET,
+                                        backlog=128, dualstack_ipv6=dual)
         listener.setblocking(False)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)          # the connections inherit all three
+        # the connections inherit all three
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 120)
         self.selector.register(listener, selectors.EVENT_READ, self.on_accept)
@@ -2197,8 +2389,10 @@ class Hub:
             try:
                 raw, _ = listener.accept()
                 raw.setblocking(False)
-                connection = Connection(self.context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False))
-            except OSError:                                     # nobody more now, or one who has gone already
+                connection = Connection(self.context.wrap_socket(raw, server_side=True,
+                                                                 do_handshake_on_connect=False))
+            # nobody more now, or one who has gone already
+            except OSError:
                 return
             self.connections.add(connection)
             self.expect(connection, HEAD_SECONDS)
@@ -2214,7 +2408,8 @@ class Hub:
             self.after(seconds, self.on_deadline, connection)
 
     def on_deadline(self, connection):
-        """One timer a connection, however many requests: where the deadline has moved on, wait again."""
+        """One timer a connection, however many requests: where the deadline has moved on, wait
+        again."""
         connection.timed = False
         left = connection.deadline and connection.deadline - time.monotonic()
         if left and left > 0:
@@ -2227,7 +2422,8 @@ class Hub:
         if connection.mask and connection.mask != mask:
             self.selector.unregister(connection.sock)
         if mask and connection.mask != mask:
-            self.selector.register(connection.sock, mask, lambda sock, ready: self.on_ready(connection))
+            self.selector.register(connection.sock, mask,
+                                   lambda sock, ready: self.on_ready(connection))
         connection.mask = mask
 
     def forget(self, connection):
@@ -2256,7 +2452,8 @@ class Hub:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_WRITE)
-        except OSError:                                         # reset, no TLS at all, an unknown certificate authority
+        # reset, no TLS at all, an unknown certificate authority
+        except OSError:
             self.close(connection)
 
     def read_head(self, connection):
@@ -2277,7 +2474,8 @@ class Hub:
                 self.parked.pop(connection, None)
                 self.expect(connection, HEAD_SECONDS)
             connection.buffer += data
-        self.call(self.on_ready, connection)                    # many small records: let the others have their turn
+        # many small records: let the others have their turn
+        self.call(self.on_ready, connection)
 
     # -- requests
     def release(self, connection):
@@ -2312,7 +2510,8 @@ class Hub:
                         watch.out.append(data)
                         watch.out_bytes += len(data)
                         watch.sent = change.version
-                    if watch.out_bytes > WATCH_BYTES:           # its reader does not drain, or does not even begin to
+                    # its reader does not drain, or does not even begin to
+                    if watch.out_bytes > WATCH_BYTES:
                         self.store.unwatch(watch)
                         watch.ended = True
         for watch in watches:
@@ -2327,7 +2526,8 @@ class Hub:
             rest = watch.out.pop(0)[sent:]
             watch.out[:0] = [rest] if rest else []
         if not watch.ended:
-            connection.sock.recv(4096)                          # a watch's client has nothing more to say, or has gone
+            # a watch's client has nothing more to say, or has gone
+            connection.sock.recv(4096)
         self.close(connection)
 
     def end_watch(self, watch):
@@ -2337,24 +2537,28 @@ class Hub:
             self.on_ready(watch.connection)
 
     def bookmarks(self):
-        """Tell watches that asked for it which version they have reached; called while versions move."""
+        """Tell watches that asked for it which version they have reached; called while versions
+        move."""
         self.bookmarks_due = False
         for watch in list(self.store.watches):
-            if watch.bookmarks and watch.connection and not watch.out and watch.sent < self.store.version:
+            is_silent = watch.connection and not watch.out and watch.sent < self.store.version
+            if watch.bookmarks and is_silent:
                 watch.sent = self.store.version
                 watch.out.append(watch.bookmark(watch.sent))
                 self.on_ready(watch.connection)
 
     # -- DNS
     def serve_dns(self, address, answer_to):
-        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned. answer_to(query) -> bytes,
-        or None for what is no query."""
+        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned.
+        answer_to(query) -> bytes, or None for what is no query."""
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.setsockopt(socket.IPPROTO_IP, 15, 1)                # IP_FREEBIND: the bridge may not be there yet
+        # IP_FREEBIND: the bridge may not be there yet
+        udp.setsockopt(socket.IPPROTO_IP, 15, 1)
         udp.setblocking(False)
         udp.bind((address, 0))
         def on_query(sock, mask):
-            with suppress(OSError):                             # nothing more to read, or nobody to answer
+            # nothing more to read, or nobody to answer
+            with suppress(OSError):
                 for _ in range(64):
                     data, sender = sock.recvfrom(4096)
                     found = answer_to(data)
@@ -2400,22 +2604,26 @@ def chunk(data):
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 class Headers(dict):
-    """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110, 5.3)."""
+    """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110,
+    5.3)."""
     def get(self, name, default=None):
         return super().get(name.lower(), default)
 
 def parse_head(data):
-    """(method, target, minor version, Headers) of a request's head (RFC 9112, 2 to 5). Raises ApiError 400."""
+    """(method, target, minor version, Headers) of a request's head (RFC 9112, 2 to 5). Raises
+    ApiError 400."""
     first, *lines = data.decode("latin-1").replace("\r\n", "\n").rstrip("\n").split("\n")
     found, headers = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", first), Headers()
     if not found:
         raise bad_request(f"malformed request line {first[:80]!r}")
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):      # no folded lines either
+        # no folded lines either
+        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise bad_request(f"malformed header line {line[:80]!r}")
         name, value = name.lower(), value.strip()
-        if name in headers and name in ("content-length", "transfer-encoding", "host", "authorization"):
+        if (name in headers and
+            name in ("content-length", "transfer-encoding", "host", "authorization")):
             raise bad_request(f"the header {name} may be there once")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     if "content-length" in headers and "transfer-encoding" in headers:
@@ -2423,10 +2631,11 @@ def parse_head(data):
     return found[1], found[2], int(found[3]), headers
 
 class Handler:
-    """One request: read, answered, and no more. respond(handler) -> Answer, or for one that goes on a function that
-    sends it."""
+    """One request: read, answered, and no more. respond(handler) -> Answer, or for one that goes
+    on a function that sends it."""
     def __init__(self, connection, hub, respond):
-        self.connection, self.hub, self.respond, self.sock = connection, hub, respond, connection.sock
+        self.connection, self.hub, self.respond = connection, hub, respond
+        self.sock = connection.sock
         self.keep, self.wish, self.warnings = False, False, []
         self.method, self.target, self.headers = "", "", Headers()
 
@@ -2449,7 +2658,8 @@ class Handler:
     def send(self, found):
         is_bare = self.method == "HEAD" or found.code == 304
         kind = found.content_type
-        if kind == "application/json" and self.headers.get("Accept", "").startswith("application/yaml"):
+        if (kind == "application/json" and
+            self.headers.get("Accept", "").startswith("application/yaml")):
             kind = "application/yaml"
         headers = {"Content-Type": kind, **found.headers, "Content-Length": str(len(found.body))}
         self.write_head(found.code, headers, b"" if is_bare else found.body)
@@ -2463,11 +2673,13 @@ class Handler:
         self.method, self.target, minor, self.headers = parse_head(data[:end.start()])
         wish = self.headers.get("Connection", "").lower()
         self.wish = "close" not in wish and (minor == 1 or "keep-alive" in wish)
-        has_body = self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding")
+        has_body = (self.headers.get("Content-Length", "0") != "0" or
+                    self.headers.get("Transfer-Encoding"))
         self.keep = self.wish and not has_body                  # a stranger's body is not read
 
     def read_body(self):
-        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError where it ends early."""
+        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError
+        where it ends early."""
         self.deadline = time.monotonic() + IO_SECONDS
         coding = self.headers.get("Transfer-Encoding", "").lower()
         if coding not in ("", "chunked"):
@@ -2484,7 +2696,8 @@ class Handler:
         """The parts of a chunked body."""
         total, size = 0, None
         while size != 0:
-            size = self.length(self.read_line().partition(b";")[0].decode("ascii", "replace"), 16, total)
+            size = self.length(self.read_line().partition(b";")[0].decode("ascii", "replace"), 16,
+                               total)
             total += size
             yield self.read(size)
             if size and self.read(2) != b"\r\n":
@@ -2496,13 +2709,15 @@ class Handler:
     def length(text, base, before=0):
         """How many bytes a text announces. Raises ApiError 400, 413."""
         if not re.fullmatch("[0-9a-fA-F]{1,15}" if base == 16 else "[0-9]{1,15}", text):
-            raise bad_request(f"the length {text[:40]!r} of the body or of a chunk of it is no number")
+            raise bad_request(
+                f"the length {text[:40]!r} of the body or of a chunk of it is no number")
         if before + int(text, base) > BODY_BYTES:
             raise ApiError(413, "RequestEntityTooLarge", f"the body may have {BODY_BYTES} bytes")
         return int(text, base)
 
     def receive(self):
-        self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))      # for all, not for each bit
+        # for all, not for each bit
+        self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))
         got = self.sock.recv(65536)
         if not got:
             raise OSError("hung up in the middle of a request")
@@ -2530,15 +2745,18 @@ class Handler:
         headers = {"Audit-Id": new_uid(), "Cache-Control": "no-cache, private", **headers,
                    "Date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()),
                    **filled(Connection="" if self.keep else "close")}
-        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
+                 *(f"{name}: {value}" for name, value in headers.items())]
         for warning in dict.fromkeys(self.warnings):
-            text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace('"', '\\"')
+            text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace(
+                '"', '\\"')
             lines.append(f'Warning: 299 - "{text}"')
         self.sock.sendall("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     def take_over(self, code, headers):
         """Begin an answer that may go on for days, to the end of the connection."""
-        self.keep = code == 101                                 # such a head says itself what becomes of the connection
+        # such a head says itself what becomes of the connection
+        self.keep = code == 101
         self.write_head(code, headers)
         self.keep = False
         self.hub.call(self.hub.release, self.connection)
@@ -2546,7 +2764,8 @@ class Handler:
 # == 11. Who =================================================================================
 # Who is asking, by token, and what they may, by RBAC. Nothing here is ever logged.
 User = namedtuple("User", "name groups uid extra")
-ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"), "kubernetes-admin", {})
+ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"), "kubernetes-admin",
+             {})
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",), "", {})
 ACCOUNT_NAME = "kubernetes.io/service-account.name"
 
@@ -2556,24 +2775,28 @@ def user_info(user):
 def is_subject(user, subject, namespace):
     """Whether a subject of a role binding means this user."""
     if subject["kind"] == "ServiceAccount":
-        return user.name == f"system:serviceaccount:{subject.get('namespace') or namespace}:{subject['name']}"
+        where = subject.get("namespace") or namespace
+        return user.name == f"system:serviceaccount:{where}:{subject['name']}"
     return subject["name"] in (user.groups if subject["kind"] == "Group" else (user.name,))
 
 def permits(rule, verb, group, resource, name, path):
     """Whether a PolicyRule allows one thing; its asterisks are the only wildcards."""
     has = lambda field, *wanted: any(value in wanted for value in rule.get(field) or ())
     if path is not None:
-        return has("verbs", "*", verb) and any(path == url or url.endswith("*") and path.startswith(url[:-1])
-                                               for url in rule.get("nonResourceURLs") or ())
+        return (has("verbs", "*", verb) and
+                any(path == url or url.endswith("*") and path.startswith(url[:-1])
+                    for url in rule.get("nonResourceURLs") or ()))
     below = ("*/" + resource.partition("/")[2],) if "/" in resource else ()
-    return has("verbs", "*", verb) and has("apiGroups", "*", group) and has("resources", "*", resource, *below) and (
-        not rule.get("resourceNames") or has("resourceNames", name))
+    return (has("verbs", "*", verb) and has("apiGroups", "*", group) and
+            has("resources", "*", resource, *below) and
+            (not rule.get("resourceNames") or has("resourceNames", name)))
 
 def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
     for kind in [kind for kind in KINDS if kind.plural in wanted]:
-        below = [f"{kind.plural}/{each}" for each in kind.subresources if verbs != READ or each not in CONNECTS]
+        below = [f"{kind.plural}/{each}" for each in kind.subresources if verbs != READ or
+                 each not in CONNECTS]
         groups.setdefault(kind.group, set()).update([kind.plural, *below])
     return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
             for group, found in sorted(groups.items())]
@@ -2582,29 +2805,35 @@ def path_rules(*paths):
     return [{"verbs": ["get"], "nonResourceURLs": list(paths)}]
 
 CONNECTS = ("attach", "exec", "portforward")    # to get them is no mere reading
-COMMON = [kind.plural for kind in KINDS if kind.namespaced and kind.group != "rbac.authorization.k8s.io" and
-          kind.kept != "-" and kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
+COMMON = [kind.plural for kind in KINDS if kind.namespaced and
+          kind.group != "rbac.authorization.k8s.io" and kind.kept != "-" and
+          kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
 READ, WRITE = "get list watch", "create delete deletecollection patch update"
 VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "events", verbs=READ)
 EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
         resource_rules(*COMMON, "secrets", "leases", verbs=WRITE) +
-        [{"verbs": READ.split(), "apiGroups": [""], "resources": [f"pods/{name}" for name in CONNECTS]}])
+        [{"verbs": READ.split(), "apiGroups": [""],
+          "resources": [f"pods/{name}" for name in CONNECTS]}])
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
                       {"verbs": ["*"], "nonResourceURLs": ["*"]}],
-    "admin": EDIT + resource_rules("roles", "rolebindings", verbs=f"{READ} {WRITE}") + resource_rules(
+    "admin": EDIT + resource_rules("roles", "rolebindings",
+                                   verbs=f"{READ} {WRITE}") + resource_rules(
         "localsubjectaccessreviews", verbs="create"),
     "edit": EDIT, "view": VIEW,
-    "system:discovery": path_rules(*sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", *PUBLIC])),
+    "system:discovery": path_rules(*sorted(["/api", "/api/*", "/apis", "/apis/*", "/openapi",
+                                            "/openapi/*", *PUBLIC])),
     "system:public-info-viewer": path_rules(*PUBLIC),
-    "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews",
+    "system:basic-user": resource_rules("selfsubjectaccessreviews", "selfsubjectrulesreviews",
+                                        "selfsubjectreviews",
                                         verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
            "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
-           "system:basic-user": ("system:authenticated",)}      # ClusterRole -> the groups that have it
+           # ClusterRole -> the groups that have it
+           "system:basic-user": ("system:authenticated",)}
 
 class Access:
     """The certificates and tokens of one data path; who is asking, and what they may."""
@@ -2628,14 +2857,17 @@ class Access:
 
     def certify(self):
         """Make the CA once, and the server's certificate again whenever its names change."""
-        s, within = self.settings, ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
+        s = self.settings
+        within = ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
         names = dict.fromkeys(["localhost", s.node, *("kubernetes" + end for end in within)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
-        wanted = ",".join([*("DNS:" + name for name in names), *("IP:" + address for address in addresses)])
+        wanted = ",".join([*("DNS:" + name for name in names),
+                           *("IP:" + address for address in addresses)])
         if not os.path.exists(self.file("ca.crt")):
             make_certificate(self.folder, "ca", "root", "/CN=k2d-ca", "DNS:none", "-selfsign")
         if first_line(self.file("server.names")) != wanted:
-            make_certificate(self.folder, "server", "leaf", "/CN=k2d", wanted, "-cert", self.file("ca.crt"))
+            make_certificate(self.folder, "server", "leaf", "/CN=k2d", wanted, "-cert",
+                             self.file("ca.crt"))
             write_file(self.file("server.names"), wanted.encode())
 
     # -- who is asking
@@ -2655,7 +2887,8 @@ class Access:
         for resource, who in (("users", name), *(("groups", group) for group in groups)):
             if not self.allowed(user, "impersonate", "", resource, name=who):
                 kind = KIND["Pod"]._replace(plural=resource)
-                raise forbidden(kind, who, f'User "{user.name}" cannot impersonate resource "{resource}"')
+                raise forbidden(kind, who,
+                                f'User "{user.name}" cannot impersonate resource "{resource}"')
         return self.impersonated(name, groups, headers.get("Impersonate-Uid", ""))
 
     @staticmethod
@@ -2675,7 +2908,8 @@ class Access:
             return None
         known, extra = claims["kubernetes.io"], {"credential-id": "JTI=" + claims["jti"]}
         namespace, prefix = known["namespace"], "authentication.kubernetes.io/"
-        for kind in ("ServiceAccount", "Pod", "Secret"):        # what the token is bound to must still be there
+        # what the token is bound to must still be there
+        for kind in ("ServiceAccount", "Pod", "Secret"):
             bound = known.get(kind.lower())
             obj = bound and self.store.get(kind, namespace, bound["name"])
             if bound and dig(obj, "metadata.uid") != bound["uid"]:
@@ -2683,20 +2917,24 @@ class Access:
             if bound and kind == "Pod":
                 node = self.store.get("Node", "", obj["spec"].get("nodeName", ""))
                 extra.update({"pod-name": name_of(obj), "pod-uid": bound["uid"]})
-                extra.update({"node-name": name_of(node), "node-uid": uid_of(node)} if node else {})
-        groups = "system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"
+                extra.update({"node-name": name_of(node), "node-uid": uid_of(node)} if node
+                             else {})
+        groups = ("system:serviceaccounts", "system:serviceaccounts:" + namespace,
+                  "system:authenticated")
         return User(claims["sub"], groups, known["serviceaccount"]["uid"],
                     {prefix + key: [value] for key, value in extra.items()})
 
     # -- service account tokens: JWTs, HMAC-SHA256 (RFC 7519, RFC 7518 3.2)
     def make_token(self, account, seconds, audiences, bound=None):
-        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound: kind, name, uid."""
+        """A token for a ServiceAccount object. seconds: how long it is good, None for ever; bound:
+        kind, name, uid."""
         meta, start = account["metadata"], int(time.time())
         known = {"namespace": meta["namespace"], "serviceaccount": pick(meta, ("name", "uid"))}
         if bound:
             known[bound["kind"].lower()] = pick(bound, ("name", "uid"))
-        claims = {"aud": list(audiences), "iat": start, "nbf": start - 60, "iss": self.issuer, "jti": new_uid(),
-                  "kubernetes.io": known, "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}"}
+        claims = {"aud": list(audiences), "iat": start, "nbf": start - 60, "iss": self.issuer,
+                  "jti": new_uid(), "kubernetes.io": known,
+                  "sub": f"system:serviceaccount:{meta['namespace']}:{meta['name']}"}
         if seconds is not None:
             claims["exp"] = start + seconds
         text = b".".join(base64.urlsafe_b64encode(dumps(part)).rstrip(b"=") for part in (
@@ -2711,7 +2949,8 @@ class Access:
         text, _, signature = token.encode("utf-8", "replace").rpartition(b".")
         if not text or not hmac.compare_digest(signature, self.sign_token(text)):
             return None
-        claims = json.loads(base64.urlsafe_b64decode(text.rpartition(b".")[2] + b"=="))    # more of = than needed
+        # more of = than needed
+        claims = json.loads(base64.urlsafe_b64decode(text.rpartition(b".")[2] + b"=="))
         return claims if claims.get("exp", time.time() + 1) > time.time() else None
 
     def fill_token(self, secret):
@@ -2720,16 +2959,19 @@ class Access:
         account = self.store.get("ServiceAccount", meta["namespace"], wanted)
         if account:
             meta["annotations"][ACCOUNT_NAME.replace(".name", ".uid")] = uid_of(account)
-            token = self.make_token(account, None, [self.issuer], {"kind": "Secret", **pick(meta, ("name", "uid"))})
+            token = self.make_token(account, None, [self.issuer],
+                                    {"kind": "Secret", **pick(meta, ("name", "uid"))})
             told = {"ca.crt": self.ca, "namespace": meta["namespace"], "token": token}
-            fill(secret.setdefault("data", {}), **{key: in_base64(value) for key, value in told.items()})
+            fill(secret.setdefault("data", {}),
+                 **{key: in_base64(value) for key, value in told.items()})
 
     # -- what they may: RBAC (pkg/registry/rbac, plugin/pkg/auth/authorizer/rbac)
     def rules(self, user, namespace=None):
         """Every rule that a user has, in the cluster and in one namespace."""
         for kind, where in (("ClusterRoleBinding", ""), ("RoleBinding", namespace)):
             for binding in self.store.list(kind, where) if where is not None else ():
-                if any(is_subject(user, subject, namespace) for subject in binding.get("subjects", ())):
+                if any(is_subject(user, subject, namespace)
+                       for subject in binding.get("subjects", ())):
                     yield from self.rules_of(self.role(binding["roleRef"], where))
 
     def role(self, ref, namespace):
@@ -2744,8 +2986,9 @@ class Access:
 
     def allowed(self, user, verb, group, resource, namespace=None, name=None, path=None):
         """Whether a user may do this: to a resource ("pods", "pods/log"), or to another path."""
-        return "system:masters" in user.groups or any(
-            permits(rule, verb, group, resource, name, path) for rule in self.rules(user, namespace))
+        return ("system:masters" in user.groups or
+                any(permits(rule, verb, group, resource, name, path)
+                    for rule in self.rules(user, namespace)))
 
     def require(self, request, verb):
         """Raise ApiError 403 unless the user of a request may do what it asks for."""
@@ -2756,8 +2999,10 @@ class Access:
                 return
             raise ApiError(403, "Forbidden", f"forbidden: {who} path {json.dumps(request.path)}")
         resource = "/".join(filter(None, (kind.plural, request.subresource)))
-        if not self.allowed(user, verb, kind.group, resource, request.namespace or None, request.name):
-            where = f'in the namespace "{request.namespace}"' if request.namespace else "at the cluster scope"
+        if not self.allowed(user, verb, kind.group, resource, request.namespace or None,
+                            request.name):
+            where = (f'in the namespace "{request.namespace}"' if request.namespace
+                     else "at the cluster scope")
             why = f'{who} resource "{resource}" in API group "{kind.group}" {where}'
             raise forbidden(kind, request.name or "", why)
 
@@ -2774,7 +3019,8 @@ class Access:
             return
         for rule in self.rules_of(role):
             if not all(self.allowed(user, *each) for each in rights_of(rule, namespace)):
-                raise forbidden(kind, name_of(obj), f'user "{user.name}" is attempting to grant RBAC permissions not '
+                raise forbidden(kind, name_of(obj),
+                                f'user "{user.name}" is attempting to grant RBAC permissions not '
                                 f"currently held: {json.dumps(rule)}")
 
     def review(self, request, given):
@@ -2791,16 +3037,20 @@ class Access:
         if name == "SelfSubjectRulesReview":
             rules, given["spec"] = list(self.rules(user, spec.get("namespace", ""))), {}
             return {"resourceRules": [rule for rule in rules if "resources" in rule],
-                    "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule], "incomplete": False}
+                    "nonResourceRules": [rule for rule in rules if "nonResourceURLs" in rule],
+                    "incomplete": False}
         if not name.startswith("Self"):
-            user = User(spec.get("user", ""), tuple(spec.get("groups", ())), spec.get("uid", ""), {})
+            user = User(spec.get("user", ""), tuple(spec.get("groups", ())), spec.get("uid", ""),
+                        {})
         other = spec.get("nonResourceAttributes")
         if other is not None:
-            return {"allowed": self.allowed(user, other.get("verb"), None, None, path=other.get("path", ""))}
+            return {"allowed": self.allowed(user, other.get("verb"), None, None,
+                                            path=other.get("path", ""))}
         asked = spec["resourceAttributes"]
         resource = "/".join(filter(None, (asked.get("resource"), asked.get("subresource"))))
-        return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""), resource,
-                                        asked.get("namespace") or None, asked.get("name"))}
+        return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""),
+                                        resource, asked.get("namespace") or None,
+                                        asked.get("name"))}
 
     def kubeconfig(self):
         server = f"https://{self.settings.host_ip}:{self.settings.port}"
@@ -2808,7 +3058,8 @@ class Access:
         return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
                 f"    server: {server}\n    certificate-authority-data: {ca}\n"
                 f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
-                "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\ncurrent-context: k2d\n")
+                "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\n"
+                "current-context: k2d\n")
 
 def rights_of(rule, namespace):
     """All that a PolicyRule gives, as arguments of Access.allowed() after the user."""
@@ -2822,16 +3073,19 @@ def rights_of(rule, namespace):
 
 # == 12. Requests ============================================================================
 # What a request is about: which resource, which object, in which form it wants its answer.
-Form = namedtuple("Form", "kind version include columns")   # kind: "" objects, "Table" or "PartialObjectMetadata"
+# kind: "" objects, "Table" or "PartialObjectMetadata"
+Form = namedtuple("Form", "kind version include columns")
 APPLY, STRATEGIC = "application/apply-patch+yaml", "application/strategic-merge-patch+json"
 
 class Request:
     """One request. warnings: sentences for Warning headers, gathered on the way."""
     def __init__(self, method, target, headers, user, warnings):
         path, _, query = target.partition("?")
-        self.method, self.path, self.headers, self.user = method, urllib.parse.unquote(path), headers, user
+        self.method, self.path, self.headers = method, urllib.parse.unquote(path), headers
+        self.user = user
         self.target, self.warnings = target, warnings
-        self.options = urllib.parse.parse_qsl(query, keep_blank_values=True)      # as given, some of them repeated
+        # as given, some of them repeated
+        self.options = urllib.parse.parse_qsl(query, keep_blank_values=True)
         self.query = dict(self.options)
         self.media = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self.dry_run, self.body = "dryRun" in self.query, b""
@@ -2847,7 +3101,8 @@ class Request:
         return negotiate(self.headers.get("Accept"), self.query)
 
     def flag(self, name):
-        return self.query.get(name, "false") not in ("false", "0")      # anything else is true to Kubernetes
+        # anything else is true to Kubernetes
+        return self.query.get(name, "false") not in ("false", "0")
 
     def number(self, name):
         """An integer of the query, 0 if it is not there. Raises ApiError 400."""
@@ -2857,24 +3112,30 @@ class Request:
             raise bad_request(f"{name}: {self.query[name][:80]!r} is no number")
 
     def selection(self):
-        """What a request for several objects is about, as a Watch without form. Raises ApiError 400."""
+        """What a request for several objects is about, as a Watch without form. Raises ApiError
+        400."""
         labels = parse_selector(self.query.get("labelSelector", ""))
         terms = parse_field_selector(self.kind, self.query.get("fieldSelector", ""))
         named = [value for path, equal, value in terms if path == "metadata.name" and equal]
         name = self.name or (named[0] if named else None)
         terms = [term for term in terms if term != ("metadata.name", True, name)]
-        return Watch(self.kind, self.namespace, name, labels, terms, None, self.flag("allowWatchBookmarks"))
+        return Watch(self.kind, self.namespace, name, labels, terms, None,
+                     self.flag("allowWatchBookmarks"))
 
 def route(request, parts):
-    """Set kind, namespace (None: all), name and subresource by the parts of the path. Raises ApiError 404."""
-    group, version, rest = ("", parts[1], parts[2:]) if parts[0] == "api" else (parts[1], parts[2], parts[3:])
-    if rest[:1] == ["watch"]:                                   # deprecated, but Kubernetes still answers it
+    """Set kind, namespace (None: all), name and subresource by the parts of the path. Raises
+    ApiError 404."""
+    group, version, rest = (("", parts[1], parts[2:]) if parts[0] == "api"
+                            else (parts[1], parts[2], parts[3:]))
+    # deprecated, but Kubernetes still answers it
+    if rest[:1] == ["watch"]:
         request.query["watch"] = "1"
         rest = rest[1:]
     namespace = None
     if len(rest) > 2 and rest[0] == "namespaces" and (group, version, rest[2]) in RESOURCES:
         namespace, rest = rest[1], rest[2:]
-    if rest[2:3] == ["proxy"]:                                  # what follows is for whom it is passed on to
+    # what follows is for whom it is passed on to
+    if rest[2:3] == ["proxy"]:
         rest = rest[:3]
     plural, name, subresource, more = [*rest, None, None, None, None][:4]
     kind = RESOURCES.get((group, version, plural))
@@ -2894,13 +3155,16 @@ def negotiate(accept, query):
     """The Form by the Accept header; the first that we can give. Raises ApiError 406."""
     for choice in (accept or "*/*").split(","):
         media, *parameters = [part.strip() for part in choice.split(";")]
-        if media not in ("application/json", "application/*", "*/*", "application/yaml"):     # JSON is YAML
+        # JSON is YAML
+        if media not in ("application/json", "application/*", "*/*", "application/yaml"):
             continue
         given = dict(p.split("=", 1) for p in parameters if "=" in p)
-        kind, version = given.get("as", "").replace("MetadataList", "Metadata"), f"{given.get('g')}/{given.get('v')}"
+        kind = given.get("as", "").replace("MetadataList", "Metadata")
+        version = f"{given.get('g')}/{given.get('v')}"
         if not kind:
             return Form("", "", "", True)
-        if kind in ("Table", "PartialObjectMetadata") and version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1"):
+        if (kind in ("Table", "PartialObjectMetadata") and
+            version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1")):
             return Form(kind, version, query.get("includeObject", "Metadata"), True)
     raise not_acceptable()
 
@@ -2908,19 +3172,28 @@ def not_acceptable():
     return ApiError(406, "NotAcceptable", "the answer can be application/json or application/yaml")
 
 VERBS = {  # (method, whether one object is named) -> verb of KINDS; HEAD is as GET
-    ("GET", False): "list", ("POST", False): "create", ("GET", True): "get", ("DELETE", False): "deletecollection",
-    ("DELETE", True): "delete", ("PUT", True): "update", ("PATCH", True): "patch", ("POST", True): "create"}
+    ("GET", False): "list", ("POST", False): "create", ("GET", True): "get",
+    ("DELETE", False): "deletecollection",
+    ("DELETE", True): "delete", ("PUT", True): "update", ("PATCH", True): "patch",
+    ("POST", True): "create"}
 SUB_VERBS = {"log": ["get"], "finalize": ["update"], "eviction": ["create"], "token": ["create"],
-             **dict.fromkeys(("scale", "status", "ephemeralcontainers"), ["get", "patch", "update"]),
-             **dict.fromkeys(CONNECTS, ["create", "get"]), "proxy": ["create", "delete", "get", "patch", "update"]}
-SUB_KINDS = {name: kind_of(line + " - Namespace - - -") for name, line in (      # what subresources read and answer
-    ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"),
-    ("token", "authentication.k8s.io/v1 TokenRequest"), ("delete", "v1 DeleteOptions"),
-    ("attach", "v1 PodAttachOptions"), ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
+             **dict.fromkeys(("scale", "status", "ephemeralcontainers"),
+                             ["get", "patch", "update"]),
+             **dict.fromkeys(CONNECTS, ["create", "get"]),
+             "proxy": ["create", "delete", "get", "patch", "update"]}
+# what subresources read and answer
+SUB_KINDS = {name: kind_of(line + " - Namespace - - -")
+             for name, line in (
+                 ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"),
+                 ("token", "authentication.k8s.io/v1 TokenRequest"),
+                 ("delete", "v1 DeleteOptions"), ("attach", "v1 PodAttachOptions"),
+                 ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
 
 def is_about_resources(parts):
-    """Whether a path leads to resources, or to a version that is not there, and not to discovery."""
-    head = {"api": 2, "apis": 3}.get(parts[0] if parts else "", 0)     # how many parts name the version
+    """Whether a path leads to resources, or to a version that is not there, and not to
+    discovery."""
+    # how many parts name the version
+    head = {"api": 2, "apis": 3}.get(parts[0] if parts else "", 0)
     if not head or len(parts) < head:
         return False
     group = parts[1] if head == 3 else ""
@@ -2934,7 +3207,8 @@ def verb_of(request, method):
     return VERBS.get((method, request.name is not None), "")
 
 def admit(request, access):
-    """Find out what a request is about and whether its user may; its body need not be read yet. Raises ApiError."""
+    """Find out what a request is about and whether its user may; its body need not be read yet.
+    Raises ApiError."""
     if is_about_resources(request.parts):
         route(request, request.parts)
     method = request.method.replace("HEAD", "GET")
@@ -2942,8 +3216,9 @@ def admit(request, access):
         return access.require(request, method.lower())
     request.verb = verb = verb_of(request, method)
     if request.kind.kept == "empty" and verb == "create":
-        raise ApiError(405, "MethodNotAllowed", f"no {request.kind.name} can be made: one board gains nothing from "
-                       "more replicas; set spec.replicas")
+        raise ApiError(405, "MethodNotAllowed",
+                       f"no {request.kind.name} can be made: one board gains nothing from more "
+                       "replicas; set spec.replicas")
     known = SUB_VERBS.get(request.subresource) or request.kind.verbs.split()
     wants_place = verb in ("create", "deletecollection") and not request.subresource
     if verb not in known or wants_place and (request.name or request.namespace is None):
@@ -2970,13 +3245,15 @@ def check_options(kind_name, query, is_apply=False):
     faults.check(SUB_KINDS["delete"]._replace(name=kind_name, group="meta.k8s.io"), "")
 
 def parse_field_selector(kind, text):
-    """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for a field that the kind cannot select by."""
+    """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for a field that the kind cannot
+    select by."""
     known = ["metadata.name", *["metadata.namespace"] * kind.namespaced, *kind.fields]
     terms = []
     for term in filter(None, text.split(",")):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", term)
         if not found or found[1] not in known:
-            raise bad_request(f"field selector {term[:80]!r}: want FIELD=VALUE or FIELD!=VALUE, of " + ", ".join(known))
+            raise bad_request(f"field selector {term[:80]!r}: want FIELD=VALUE or "
+                              "FIELD!=VALUE, of " + ", ".join(known))
         terms.append((found[1], found[2] != "!=", found[3]))
     return terms
 
@@ -2999,13 +3276,16 @@ def parse_version(text):
     return int(text or 0)
 
 # == 13. Bodies ==============================================================================
-# Bytes of a request -> dict. What comes out goes through clean(): whatever the encoding, the same object.
+# Bytes of a request -> dict. What comes out goes through clean(): whatever the encoding, the same
+# object.
 def parse_json(data, duplicates=None):
-    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates. Raises ValueError."""
+    """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates.
+    Raises ValueError."""
     def no_constant(name):
         raise ValueError(f"invalid literal {name}")
 
-    twice = {}                                              # id of an object -> it, and its doubled keys
+    # id of an object -> it, and its doubled keys
+    twice = {}
     def read_pairs(pairs):
         out = dict(pairs)
         if len(out) < len(pairs):
@@ -3013,7 +3293,8 @@ def parse_json(data, duplicates=None):
             twice[id(out)] = out, [key for key, count in counts.items() if count > 1]
         return out
 
-    def find(value, path):                                  # only now is it known where the doubled keys stand
+    # only now is it known where the doubled keys stand
+    def find(value, path):
         _, keys = twice.get(id(value), (None, ()))
         duplicates.extend(path + key for key in keys)
         if isinstance(value, dict):
@@ -3031,7 +3312,8 @@ def parse_json(data, duplicates=None):
             find(out, "")
     except RecursionError as error:
         raise ValueError(error)
-    if "\\ud" in text.lower():                              # half a pair of surrogates is U+FFFD to Go
+    # half a pair of surrogates is U+FFFD to Go
+    if "\\ud" in text.lower():
         halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
         out = json.loads(halved.decode("utf-16", "replace"))
     return out
@@ -3040,9 +3322,11 @@ def is_no_time(resolver):
     return resolver[0] != "tag:yaml.org,2002:timestamp"
 
 def parse_yaml(data, duplicates=None):
-    """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError 400, 413, 415."""
+    """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError
+    400, 413, 415."""
     if len(data) > YAML_BYTES:
-        raise ApiError(413, "RequestEntityTooLarge", f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
+        raise ApiError(413, "RequestEntityTooLarge",
+                       f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
     try:
         import yaml
     except ImportError:
@@ -3061,11 +3345,13 @@ def parse_yaml(data, duplicates=None):
             for key, _ in node.value:
                 text = str(key.value)
                 if text in seen and duplicates is not None:
-                    duplicates.append(f'line {key.start_mark.line + 1}: key "{text}" already set in map')
+                    duplicates.append(
+                        f'line {key.start_mark.line + 1}: key "{text}" already set in map')
                 seen.add(text)
             return super().construct_mapping(node, deep)
-        yaml_implicit_resolvers = {first: list(filter(is_no_time, found))
-                                   for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+        yaml_implicit_resolvers = {
+            first: list(filter(is_no_time, found))
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     try:
         found = parse_json(json.dumps(yaml.load(data, Loader)))
         if not isinstance(found, dict):
@@ -3075,7 +3361,8 @@ def parse_yaml(data, duplicates=None):
         raise bad_request(f"error converting YAML to JSON: {error}")
 
 def parse_config(data, duplicates):
-    """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs no PyYAML."""
+    """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs
+    no PyYAML."""
     try:
         found = parse_json(data, duplicates)
     except ValueError:
@@ -3083,7 +3370,8 @@ def parse_config(data, duplicates):
     return found if isinstance(found, dict) else parse_yaml(data, duplicates)
 
 def varint(data, at):
-    """(value, next position) of a base-128 varint. Raises IndexError where the data ends too soon."""
+    """(value, next position) of a base-128 varint. Raises IndexError where the data ends too
+    soon."""
     value = 0
     for i in range(10):
         value |= (data[at + i] & 0x7F) << 7 * i
@@ -3092,12 +3380,14 @@ def varint(data, at):
     raise ValueError("varint too long")
 
 def wire_fields(data):
-    """The (field number, value) pairs of a protobuf message; value is int or bytes. Raises ValueError, IndexError."""
+    """The (field number, value) pairs of a protobuf message; value is int or bytes. Raises
+    ValueError, IndexError."""
     at = 0
     while at < len(data):
         key, at = varint(data, at)
         wire = key & 7
-        if wire > 2:                                            # Kubernetes has no field of another type
+        # Kubernetes has no field of another type
+        if wire > 2:
             raise ValueError(f"wire type {wire}")
         size = value = 8                                        # of a double
         if wire != 1:
@@ -3126,7 +3416,8 @@ def wire_int_or_string(data):
     return found.get(3, b"").decode() if found.get(1) else signed(found.get(2, 0))
 
 def wire_raw(data):
-    """RawExtension and FieldsV1 hold JSON; what a refused field holds is not described, and need not be read."""
+    """RawExtension and FieldsV1 hold JSON; what a refused field holds is not described, and need
+    not be read."""
     try:
         return parse_json(dict(wire_fields(data)).get(1, b"null"))
     except (ValueError, IndexError, TypeError):
@@ -3134,25 +3425,32 @@ def wire_raw(data):
 
 def wire_schema(data, type_):
     """JSONSchemaPropsOrArray, OrBool and OrStringArray: a schema, or something else."""
-    found, schema = list(wire_fields(data)), lambda data: from_protobuf(message_of("JSONSchemaProps"), data)
+    found = list(wire_fields(data))
+    schema = lambda data: from_protobuf(message_of("JSONSchemaProps"), data)
     first = dict(found)
     if type_ == "SchemaOrBool":
         return schema(first[2]) if 2 in first else bool(first.get(1))
     read = schema if type_ == "SchemaOrArray" else bytes.decode
-    return schema(first[1]) if 1 in first else [read(value) for number, value in found if number == 2]
+    return (schema(first[1]) if 1 in first
+            else [read(value) for number, value in found if number == 2])
 
 WIRE = {  # how a scalar stands on the wire -> its JSON value
-    "string": bytes.decode, "int": signed, "bool": bool, "IntOrString": wire_int_or_string, "Raw": wire_raw,
+    "string": bytes.decode, "int": signed, "bool": bool, "IntOrString": wire_int_or_string,
+    "Raw": wire_raw,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
-    "bytes": lambda value: base64.b64encode(value).decode(), "Double": lambda data: struct.unpack("<d", data)[0],
+    "bytes": lambda value: base64.b64encode(value).decode(),
+    "Double": lambda data: struct.unpack("<d", data)[0],
     "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
     "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
-    **{name: lambda data, name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")}}
+    **{name: lambda data,
+       name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")}}
 
 def from_protobuf(fields, data):
-    """The dict that the JSON of a protobuf message would be; fields is its Message. Raises ValueError, IndexError."""
+    """The dict that the JSON of a protobuf message would be; fields is its Message. Raises
+    ValueError, IndexError."""
     out, known = {}, fields.by_number
-    for field, value in ((known[number], value) for number, value in wire_fields(data) if number in known):
+    for field, value in ((known[number], value) for number, value in wire_fields(data)
+                         if number in known):
         read = WIRE.get(field.type) or (lambda data: from_protobuf(message_of(field.type), data))
         if not field.name:
             out.update(read(value))
@@ -3166,15 +3464,18 @@ def from_protobuf(fields, data):
     return out
 
 def parse_protobuf(data, type_):
-    """The envelope of Kubernetes: four bytes, then runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw}."""
+    """The envelope of Kubernetes: four bytes, then runtime.Unknown {1: {1: apiVersion, 2: kind},
+    2: raw}."""
     try:
         if data[:4] != b"k8s\0":
             raise ValueError("no k8s prefix")
         envelope = dict(wire_fields(data[4:]))
         named = {number: value.decode() for number, value in wire_fields(envelope.get(1, b""))}
-        meta = {key: named[number] for number, key in ((1, "apiVersion"), (2, "kind")) if named.get(number)}
+        meta = {key: named[number] for number, key in ((1, "apiVersion"), (2, "kind"))
+                if named.get(number)}
         return dict(meta, **from_protobuf(message_of(type_), envelope.get(2, b"")))
-    except (ValueError, IndexError, AttributeError, TypeError, struct.error, RecursionError) as error:
+    except (ValueError, IndexError, AttributeError, TypeError, struct.error,
+            RecursionError) as error:
         raise bad_request(f"the protobuf body is no {type_}: {error}")
 
 def parse_body(data, media, kind, duplicates=None):
@@ -3184,8 +3485,9 @@ def parse_body(data, media, kind, duplicates=None):
     if media in ("application/yaml", "text/yaml"):
         return parse_yaml(data, duplicates)
     if media not in ("", "application/json"):
-        raise ApiError(415, "UnsupportedMediaType", "the body can be application/json, application/yaml or, but for "
-                       "custom resources, application/vnd.kubernetes.protobuf")
+        raise ApiError(415, "UnsupportedMediaType",
+                       "the body can be application/json, application/yaml or, but for custom "
+                       "resources, application/vnd.kubernetes.protobuf")
     try:
         body = parse_json(data, duplicates)
     except ValueError as error:
@@ -3257,11 +3559,13 @@ def merge_patch(current, patch):
     out.update((key, merge_patch(out.get(key), value)) for key, value in patch.items())
     return {key: value for key, value in out.items() if patch.get(key, 0) is not None}
 
-DELETES, ORDERS = "$deleteFromPrimitiveList/", "$setElementOrder/"      # directives that a field's name follows
+# directives that a field's name follows
+DELETES, ORDERS = "$deleteFromPrimitiveList/", "$setElementOrder/"
 
 def strategic_merge(fields, current, patch):
-    """Apply a strategic merge patch to an object of a Message, by SCHEMA's merge keys; fields None: of no known form
-    (apimachinery: strategicpatch). Raises ApiError 400 for a directive that is none."""
+    """Apply a strategic merge patch to an object of a Message, by SCHEMA's merge keys; fields
+    None: of no known form (apimachinery: strategicpatch). Raises ApiError 400 for a directive that
+    is none."""
     if not isinstance(patch, dict):
         raise bad_request("the patch has something else where an object is wanted")
     directive = patch.get("$patch")
@@ -3296,7 +3600,8 @@ def merge_field(out, name, value, field, order):
     elif isinstance(value, dict) and isinstance(old, dict):
         known = field and not field.kind and is_message(field.type)
         below = message_of(field.type) if known else None
-        out[name] = value if merges else strategic_merge(below, old, value)     # for an object it means: replaces
+        # for an object it means: replaces
+        out[name] = value if merges else strategic_merge(below, old, value)
     elif isinstance(value, list) and isinstance(old, list) and merges:
         out[name] = merge_list(field, old, value, order)
     else:
@@ -3306,15 +3611,18 @@ def is_directive(value):
     return isinstance(value, dict) and "$patch" in value
 
 def undirected(value):
-    """A value that meets nothing to merge with: without nulls, and without what holds a directive."""
+    """A value that meets nothing to merge with: without nulls, and without what holds a
+    directive."""
     if isinstance(value, dict):
-        return {key: undirected(item) for key, item in value.items() if item is not None and key[:1] != "$"}
+        return {key: undirected(item) for key, item in value.items() if item is not None and
+                key[:1] != "$"}
     if isinstance(value, list):
         return [undirected(item) for item in value if not is_directive(item)]
     return value
 
 def keep_items(current, value, identity):
-    """(the items of a list that stay by the directives in a patch of it, those in the patch that are none)."""
+    """(the items of a list that stay by the directives in a patch of it, those in the patch that
+    are none)."""
     directives = [item for item in value if is_directive(item)]
     words = {item["$patch"] for item in directives}
     if not words <= {"delete", "merge", "replace"}:
@@ -3324,11 +3632,13 @@ def keep_items(current, value, identity):
     return kept, [item for item in value if not is_directive(item)]
 
 def merge_list(field, current, value, order):
-    """The new value of a list that is merged; order: its $setElementOrder, or None. Of equal keys the first counts."""
+    """The new value of a list that is merged; order: its $setElementOrder, or None. Of equal keys
+    the first counts."""
     key = field.keys[0] if field and field.keys else None
     def identity(item):
         if key and key not in item:
-            raise bad_request(f"{dumps(item).decode()[:200]} has no {key}, by which the list is merged")
+            raise bad_request(
+                f"{dumps(item).decode()[:200]} has no {key}, by which the list is merged")
         return dumps(item[key] if key else item)
     kept, fresh = keep_items(current, value, identity)
     merged, places = list(kept), {}
@@ -3344,11 +3654,12 @@ def merge_list(field, current, value, order):
     return in_order(merged, list(map(identity, order)), list(map(identity, kept)), identity)
 
 def in_order(items, order, before, identity, new_last=False):
-    """The items of a merged list: those in order by it, the others after what they followed (mergeSortedSlice).
-    new_last: what was not there before comes after what was."""
+    """The items of a merged list: those in order by it, the others after what they followed
+    (mergeSortedSlice). new_last: what was not there before comes after what was."""
     rank = {at: i for i, at in reversed(list(enumerate(order)))}
     place = {at: i for i, at in reversed(list(enumerate(before)))}
-    named = sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)])
+    named = sorted((item for item in items if identity(item) in rank),
+                   key=lambda item: rank[identity(item)])
     others, out = [item for item in items if identity(item) not in rank], []
     while named and others:
         first, second = place.get(identity(others[0])), place.get(identity(named[0]))
@@ -3357,23 +3668,26 @@ def in_order(items, order, before, identity, new_last=False):
     return out + named + others
 
 # == 15. Apply ===============================================================================
-# Server-side apply: which applier owns which field (KEP-555, sigs.k8s.io/structured-merge-diff). Pure. A field set is
-# a set of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME, k:{KEYS} or v:VALUE of an item. Other
-# writes take no ownership; conflicts are between appliers.
+# Server-side apply: which applier owns which field (KEP-555, sigs.k8s.io/structured-merge-diff).
+# Pure. A field set is a set of paths, a path a tuple of elements as fieldsV1 spells them: f:NAME,
+# k:{KEYS} or v:VALUE of an item. Other writes take no ownership; conflicts are between appliers.
 PARTS = object()                        # stands for a value whose parts are owned one by one
-STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", "f:" + name) for name in (
-    "name", "namespace", "creationTimestamp", "selfLink", "uid", "generation", "managedFields", "resourceVersion"))}
+STRIPPED = {("f:apiVersion",), ("f:kind",), ("f:metadata",),
+            *(("f:metadata", "f:" + name)
+              for name in ("name", "namespace", "creationTimestamp", "selfLink", "uid",
+                           "generation", "managedFields", "resourceVersion"))}
 
 def root_field(schema):
     """The Field that a whole object of a kind's schema stands in."""
     return Field("", schema)
 
 def parts_of(field, value):
-    """The parts of a map or list as [(path element, its Field, part, whether it is owned itself)]; None for a value
-    that is owned as a whole."""
+    """The parts of a map or list as [(path element, its Field, part, whether it is owned itself)];
+    None for a value that is owned as a whole."""
     if field.kind == "[]":
         one = element(field)
-        return [(element_of(field.keys, one, item), one, item, True) for item in value or ()] if field.applies else None
+        return ([(element_of(field.keys, one, item), one, item, True) for item in value or ()]
+                if field.applies else None)
     if field.atomic or not isinstance(value, dict):
         return None
     if field.kind == "{}" or field.type == "Raw":
@@ -3384,17 +3698,20 @@ def parts_of(field, value):
             for name, part in value.items()]
 
 def element_of(keys, field, item):
-    """The path element of a list's item: by its keys (absent ones by their default), or by its value."""
+    """The path element of a list's item: by its keys (absent ones by their default), or by its
+    value."""
     if not keys:
         return "v:" + json.dumps(item, sort_keys=True)
     fields = message_of(field.type).by_name
     found = {key: dig(item, [key], fields[key].default if key in fields else None) for key in keys}
     if None in found.values():
-        raise bad_request(f"{dumps(item).decode()[:200]} has no {', '.join(keys)}, by which the list is applied")
+        raise bad_request(
+            f"{dumps(item).decode()[:200]} has no {', '.join(keys)}, by which the list is applied")
     return "k:" + json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 def walk(field, value, path=(), is_own=True, out=None):
-    """{path: value of a leaf, or PARTS} of all in a value that somebody can own. Raises ApiError 400."""
+    """{path: value of a leaf, or PARTS} of all in a value that somebody can own. Raises ApiError
+    400."""
     out, parts = {} if out is None else out, parts_of(field, value)
     if path in out:
         raise bad_request(f"{path_text(path)} is there twice")
@@ -3412,7 +3729,8 @@ def changed_paths(before, after):
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 def to_fields_v1(paths):
-    """A field set as FieldsV1: a tree in which {} marks the end of a path and "." a path that others go through."""
+    """A field set as FieldsV1: a tree in which {} marks the end of a path and "." a path that
+    others go through."""
     tree = {}
     for path in sorted(paths):
         node = tree
@@ -3434,18 +3752,20 @@ def from_fields_v1(tree, path=()):
 Manager = namedtuple("Manager", "name version subresource")
 
 def read_managers(entries):
-    """The appliers in metadata.managedFields as {Manager: (field set, time)}. Raises ApiError 400."""
+    """The appliers in metadata.managedFields as {Manager: (field set, time)}. Raises ApiError
+    400."""
     try:
         return {Manager(e.get("manager", ""), e.get("apiVersion", ""), e.get("subresource", "")):
                 (from_fields_v1(e.get("fieldsV1") or {}), e.get("time"))
                 for e in entries or () if e.get("operation") == "Apply"}
     except (TypeError, AttributeError):
-        raise bad_request("metadata.managedFields: want a list of entries as the server gives them")
+        raise bad_request(
+            "metadata.managedFields: want a list of entries as the server gives them")
 
 def write_managers(managers):
     """The other way, by name."""
-    return [filled(manager=m.name, operation="Apply", apiVersion=m.version, time=time_, fieldsType="FieldsV1",
-                   fieldsV1=to_fields_v1(paths), subresource=m.subresource)
+    return [filled(manager=m.name, operation="Apply", apiVersion=m.version, time=time_,
+                   fieldsType="FieldsV1", fieldsV1=to_fields_v1(paths), subresource=m.subresource)
             for m, (paths, time_) in sorted(managers.items()) if paths]
 
 def apply_merge(field, live, config):
@@ -3458,8 +3778,10 @@ def apply_merge(field, live, config):
     if isinstance(config, dict):
         return {**live, **{name[2:]: part for name, part in new.items()}}
     merged = {**old, **new}
-    place = {id(part): name for name, part in merged.items()}   # by identity, for parts may be equal
-    return in_order(list(merged.values()), list(new), list(old), lambda part: place[id(part)], new_last=True)
+    # by identity, for parts may be equal
+    place = {id(part): name for name, part in merged.items()}
+    return in_order(list(merged.values()), list(new), list(old), lambda part: place[id(part)],
+                    new_last=True)
 
 def remove_paths(field, value, tree):
     """The value without the paths of a FieldsV1 tree; None if nothing is left."""
@@ -3477,8 +3799,8 @@ def remove_paths(field, value, tree):
     return dict(kept) if isinstance(value, dict) else [part for _, part in kept]
 
 def apply_patch(field, live, config, managers, manager, force):
-    """Server-side apply: (new object, managers). What the manager applied before and leaves out now goes, unless
-    another applier owns it. Raises ApiError 409 naming all conflicts."""
+    """Server-side apply: (new object, managers). What the manager applied before and leaves out
+    now goes, unless another applier owns it. Raises ApiError 409 naming all conflicts."""
     wanted, last = owned_by(field, config), managers.get(manager, (set(), None))
     others = {each: paths for each, (paths, _) in managers.items() if each != manager}
     new, before = apply_merge(field, live, config), walk(field, live)
@@ -3488,7 +3810,8 @@ def apply_patch(field, live, config, managers, manager, force):
     if gone:
         new = remove_paths(field, new, to_fields_v1(gone))
     changed = changed_paths(before, walk(field, new)) - STRIPPED
-    conflicts = {each: sorted(paths & changed) for each, paths in others.items() if paths & changed}
+    conflicts = {each: sorted(paths & changed) for each, paths in others.items()
+                 if paths & changed}
     if conflicts and not force:
         raise apply_conflict(conflicts)
     is_unchanged = last[0] == wanted and not changed
@@ -3501,32 +3824,38 @@ def path_text(path):
     for element in path:
         kind, _, rest = element.partition(":")
         if kind == "k":
-            rest = ",".join(f"{key}={json.dumps(value)}" for key, value in json.loads(rest).items())
+            rest = ",".join(f"{key}={json.dumps(value)}"
+                            for key, value in json.loads(rest).items())
         text += {"f": f".{rest}", "k": f"[{rest}]", "v": f"[={rest}]"}[kind]
     return text
 
 def apply_conflict(conflicts):
     """The 409 for {Manager: paths} that the applied fields belong to."""
-    causes = [{"reason": "FieldManagerConflict", "message": f"conflict with {json.dumps(manager.name)}",
-               "field": path_text(path)} for manager, paths in sorted(conflicts.items()) for path in paths]
+    causes = [{"reason": "FieldManagerConflict",
+               "message": f"conflict with {json.dumps(manager.name)}", "field": path_text(path)}
+              for manager, paths in sorted(conflicts.items()) for path in paths]
     text = "\n".join(f"{cause['message']}: {cause['field']}" for cause in causes)
-    return ApiError(409, "Conflict", f"Apply failed with {len(causes)} conflict(s):\n{text}", {"causes": causes})
+    return ApiError(409, "Conflict", f"Apply failed with {len(causes)} conflict(s):\n{text}",
+                    {"causes": causes})
 
 # == 16. Of each kind ========================================================================
-# What is one kind's own, one kind after the other: what it is filled in with, what its checks are beyond the rules in
-# SCHEMA, what admission adds or refuses, what an update keeps or may not change, its cells in a Table. A check yields
-# a row for each thing that may be wrong: (whether it is, the path below the message, the cause's reason, a sentence).
+# What is one kind's own, one kind after the other: what it is filled in with, what its checks are
+# beyond the rules in SCHEMA, what admission adds or refuses, what an update keeps or may not
+# change, its cells in a Table. A check yields a row for each thing that may be wrong: (whether it
+# is, the path below the message, the cause's reason, a sentence).
 Own = namedtuple("Own", "defaults admit update cells last", defaults=(None,) * 5)
-# defaults(obj)             on every write
-# admit(writer, obj)        of a new object; may raise ApiError
-# update(writer, old, new)  keeps what the server had filled in; yields what may not change, like a check
-# cells(obj)                the cells of the columns that have no path, in their order
+# defaults(obj)                     on every write
+# admit(writer, obj)                of a new object; may raise ApiError
+# update(writer, old, new)          keeps what the server had filled in; yields what may not
+#                                   change, like a check
+# cells(obj)                        the cells of the columns that have no path, in their order
 # last(writer, obj, old, request)   once all is checked; may raise ApiError
 IMMUTABLE = "what is there may not be changed"
 
 # -- Pod, and what has a pod in it
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-AUTOMOUNT_S = 3607                          # the life of a token that no pod asked for: its number is its mark
+# the life of a token that no pod asked for: its number is its mark
+AUTOMOUNT_S = 3607
 
 def pull_policy(image):
     return "Always" if split_image(image or "")[1] == "latest" else "IfNotPresent"
@@ -3546,14 +3875,19 @@ def check_pod_spec(spec):
     regular = {container["name"] for container in spec.get("containers", ())}
     for i, container in enumerate(spec.get("initContainers", ())):
         at = f".initContainers[{i}]"
-        yield container["name"] in regular, at + ".name", "Duplicate", "is the name of another container"
-        for field in pick(container, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
-            yield not is_sidecar(container), f"{at}.{field}", "Forbidden", "is for those with restartPolicy Always"
+        yield (container["name"] in regular, at + ".name", "Duplicate",
+               "is the name of another container")
+        for field in pick(container,
+                          ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
+            yield (not is_sidecar(container), f"{at}.{field}", "Forbidden",
+                   "is for those with restartPolicy Always")
     for at, container in containers_of(spec):
         for i, mount in enumerate(container.get("volumeMounts", ())):
-            yield mount["name"] not in volumes, f"{at}.volumeMounts[{i}].name", "NotFound", "is the name of no volume"
+            yield (mount["name"] not in volumes, f"{at}.volumeMounts[{i}].name", "NotFound",
+                   "is the name of no volume")
     needs_server = spec.get("dnsPolicy") == "None" and not dig(spec, "dnsConfig.nameservers")
-    yield needs_server, ".dnsConfig.nameservers", "Required", "dnsPolicy None has no other name server"
+    yield (needs_server, ".dnsConfig.nameservers", "Required",
+           "dnsPolicy None has no other name server")
 
 def check_container(container):
     names = [port["name"] for port in container.get("ports", ()) if "name" in port]
@@ -3567,7 +3901,8 @@ def check_resources(resources):
     for name in {**requests, **limits}:
         at = f".{'limits' if name in limits else 'requests'}[{name}]"
         yield name.startswith("hugepages-"), at, "Forbidden", "the engine cannot limit huge pages"
-        more = quantity_nanos(requests.get(name, "0")) > quantity_nanos(limits.get(name, requests.get(name, "0")))
+        more = quantity_nanos(requests.get(name, "0")) > quantity_nanos(
+            limits.get(name, requests.get(name, "0")))
         yield more, ".requests", "Invalid", f"more {name} is requested than the limit of it"
 
 def check_env(entry):
@@ -3584,20 +3919,25 @@ def add_tolerations(spec):
     """A pod outlives trouble of its node for five minutes, unless it says something else."""
     tolerations = spec.setdefault("tolerations", [])
     for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute") for t in tolerations):
-            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300})
+        if not any(t.get("key") in (None, key) and t.get("effect") in (None, "NoExecute")
+                   for t in tolerations):
+            tolerations.append({"key": key, "operator": "Exists", "effect": "NoExecute",
+                                "tolerationSeconds": 300})
 
 def admit_priority(store, pod):
     spec, wanted = pod["spec"], pod["spec"].get("priorityClassName")
     if wanted:
         chosen = store.get("PriorityClass", "", wanted)
     else:
-        chosen = next((each for each in store.list("PriorityClass") if each.get("globalDefault")), None)
+        chosen = next((each for each in store.list("PriorityClass") if each.get("globalDefault")),
+                      None)
     if wanted and not chosen:
-        raise forbidden(KIND["Pod"], name_of(pod), f"no PriorityClass with name {wanted} was found")
+        raise forbidden(KIND["Pod"], name_of(pod),
+                        f"no PriorityClass with name {wanted} was found")
     value = chosen["value"] if chosen else 0
     if chosen and spec.get("priority", value) not in (0, value):
-        raise forbidden(KIND["Pod"], name_of(pod), f"its PriorityClass gives priority {value}, not {spec['priority']}")
+        raise forbidden(KIND["Pod"], name_of(pod),
+                        f"its PriorityClass gives priority {value}, not {spec['priority']}")
     if chosen:
         spec.update(priorityClassName=name_of(chosen), priority=value)
         fill(spec, preemptionPolicy=chosen.get("preemptionPolicy", "PreemptLowerPriority"))
@@ -3607,16 +3947,21 @@ def mounts_at(container, path):
     return any(mount.get("mountPath") == path for mount in container.get("volumeMounts", ()))
 
 def mount_token(store, pod):
-    """Give the containers a token of the pod's service account, as the ServiceAccount plugin does."""
+    """Give the containers a token of the pod's service account, as the ServiceAccount plugin
+    does."""
     spec, namespace = pod["spec"], pod["metadata"]["namespace"]
     user = spec["serviceAccountName"]
     account = store.get("ServiceAccount", namespace, user)
-    if not account and user != "default":                       # that one comes a moment after its namespace
-        raise forbidden(KIND["Pod"], name_of(pod), f'serviceaccount "{user}" not found in {namespace}')
+    # that one comes a moment after its namespace
+    if not account and user != "default":
+        raise forbidden(KIND["Pod"], name_of(pod),
+                        f'serviceaccount "{user}" not found in {namespace}')
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
-    wants = dig(spec, "automountServiceAccountToken", dig(account, "automountServiceAccountToken", True))
-    bare = [container for _, container in containers_of(spec) if not mounts_at(container, TOKEN_FOLDER)]
+    wants = dig(spec, "automountServiceAccountToken",
+                dig(account, "automountServiceAccountToken", True))
+    bare = [container for _, container in containers_of(spec)
+            if not mounts_at(container, TOKEN_FOLDER)]
     if not wants or not bare:
         return
     volume = random_name("kube-api-access-")
@@ -3624,17 +3969,24 @@ def mount_token(store, pod):
         container.setdefault("volumeMounts", []).append(
             {"name": volume, "readOnly": True, "mountPath": TOKEN_FOLDER})
     field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
-    spec.setdefault("volumes", []).append({"name": volume, "projected": {"defaultMode": 420, "sources": [
-        {"serviceAccountToken": {"expirationSeconds": AUTOMOUNT_S, "path": "token"}},
-        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}}]}})
+    spec.setdefault("volumes", []).append(
+        {"name": volume,
+         "projected": {"defaultMode": 420,
+                       "sources": [{"serviceAccountToken": {"expirationSeconds": AUTOMOUNT_S,
+                                                            "path": "token"}},
+                                   {"configMap": {"name": "kube-root-ca.crt",
+                                                  "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                                   {"downwardAPI": {"items": [{"path": "namespace",
+                                                               "fieldRef": field}]}}]}})
 
 def admit_pod(writer, pod):
-    """What the default plugins add to a new pod: requests, priority, limit ranges, the token of its account."""
+    """What the default plugins add to a new pod: requests, priority, limit ranges, the token of
+    its account."""
     spec = pod["spec"]
     if is_foreign(pod):
         return
-    spec["serviceAccountName"] = spec["serviceAccount"] = spec.get("serviceAccountName") or "default"
+    spec["serviceAccountName"] = spec["serviceAccount"] = (spec.get("serviceAccountName") or
+                                                           "default")
     fill(spec, enableServiceLinks=True)
     for _, container in containers_of(spec):
         resources = container["resources"]
@@ -3647,7 +3999,8 @@ def admit_pod(writer, pod):
     runtime, faults = spec.get("runtimeClassName"), Faults()
     if runtime and runtime not in writer.runtime_names:
         known = ", ".join(writer.runtime_names)
-        faults.add("spec.runtimeClassName", "NotFound", f"the engine has no runtime {runtime}; it has {known}")
+        faults.add("spec.runtimeClassName", "NotFound",
+                   f"the engine has no runtime {runtime}; it has {known}")
     if spec.get("ephemeralContainers"):
         faults.add("spec.ephemeralContainers", "Forbidden", "come to a pod that is there")
     faults.check(KIND["Pod"], name_of(pod))
@@ -3675,35 +4028,45 @@ def update_pod(writer, old, new):
     added = any(gate not in gates for gate in after.get("schedulingGates", ()))
     yield added, "spec.schedulingGates", "Forbidden", "gates can only be taken away"
     present = [without(each, "tolerationSeconds") for each in after.get("tolerations", ())]
-    lost = any(without(each, "tolerationSeconds") not in present for each in before.get("tolerations", ()))
+    lost = any(without(each, "tolerationSeconds") not in present
+               for each in before.get("tolerations", ()))
     yield lost, "spec.tolerations", "Forbidden", "tolerations can only be added"
     other = fixed_in_pod(before) != fixed_in_pod(after)
-    yield other, "spec", "Forbidden", "of a pod only images, activeDeadlineSeconds and tolerations can be changed"
+    yield (other, "spec", "Forbidden",
+           "of a pod only images, activeDeadlineSeconds and tolerations can be changed")
 
 def check_ephemeral(old, new):
-    """What may not be done to spec.ephemeralContainers: one only adds (ValidatePodEphemeralContainersUpdate)."""
+    """What may not be done to spec.ephemeralContainers: one only adds
+    (ValidatePodEphemeralContainersUpdate)."""
     where, spec = "spec.ephemeralContainers", new["spec"]
     others = {c["name"] for field in ("containers", "initContainers") for c in spec.get(field, ())}
     present = spec.get("ephemeralContainers", [])
-    yield is_foreign(old), "", "Forbidden", "the engine made this container, and it has no pod around it"
+    yield (is_foreign(old), "", "Forbidden",
+           "the engine made this container, and it has no pod around it")
     for each in old["spec"].get("ephemeralContainers", ()):
-        yield each not in present, where, "Forbidden", "one that is there may not be changed or removed"
+        yield (each not in present, where, "Forbidden",
+               "one that is there may not be changed or removed")
     for i, each in enumerate(present):
         at, target = f"{where}[{i}]", each.get("targetContainerName")
         yield each["name"] in others, at + ".name", "Duplicate", "is the name of another container"
-        yield target and target not in others, at + ".targetContainerName", "NotFound", "is the name of no container"
-        for field in pick(each, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "ports")):
+        yield (target and target not in others, at + ".targetContainerName", "NotFound",
+               "is the name of no container")
+        for field in pick(
+                each, ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "ports")):
             yield True, f"{at}.{field}", "Forbidden", "is not for an ephemeral container"
 
 def ended_text(end):
-    return end.get("reason") or (f"Signal:{end['signal']}" if end.get("signal") else f"ExitCode:{end['exitCode']}")
+    return (end.get("reason") or
+            (f"Signal:{end['signal']}" if end.get("signal") else f"ExitCode:{end['exitCode']}"))
 
 def init_reason(pod):
-    """(what kubectl says of a pod whose init containers are not done, else ""; how many sidecars are ready)."""
+    """(what kubectl says of a pod whose init containers are not done, else ""; how many sidecars
+    are ready)."""
     ready, sidecars = 0, {c["name"] for c in sidecars_of(pod["spec"])}
     total = len(pod["spec"].get("initContainers", ()))
     for i, s in enumerate(dig(pod, "status.initContainerStatuses", ())):
-        end, waiting = dig(s, "state.terminated"), dig(s, "state.waiting.reason", "PodInitializing")
+        end = dig(s, "state.terminated")
+        waiting = dig(s, "state.waiting.reason", "PodInitializing")
         is_done = bool(end) and not end["exitCode"]
         if s["name"] in sidecars and s.get("started") and not is_done:
             ready += s["ready"]
@@ -3730,7 +4093,8 @@ def run_reason(pod, reason):
     return reason, ready
 
 def pod_reason(pod):
-    """(what kubectl says of a pod, how many of its containers are ready, the statuses whose restarts count)."""
+    """(what kubectl says of a pod, how many of its containers are ready, the statuses whose
+    restarts count)."""
     status, sidecars = pod.get("status", {}), {c["name"] for c in sidecars_of(pod["spec"])}
     inits, statuses = status.get("initContainerStatuses", []), status.get("containerStatuses", [])
     reason = status.get("reason") or status.get("phase", "")
@@ -3740,7 +4104,8 @@ def pod_reason(pod):
     if initializing and not is_condition(pod, "Initialized"):
         return initializing, ready, inits
     reason, more = run_reason(pod, reason)
-    return initializing or reason, ready + more, [s for s in inits if s["name"] in sidecars] + statuses
+    return (initializing or reason, ready + more,
+            [s for s in inits if s["name"] in sidecars] + statuses)
 
 def pod_cells(pod):
     """Ready, Status, Restarts, Readiness Gates (printPod)."""
@@ -3780,7 +4145,8 @@ def default_replication_controller(obj):
     spec, meta = obj["spec"], obj["metadata"]
     labels = dig(spec, "template.metadata.labels")
     if labels:
-        spec["selector"], meta["labels"] = spec.get("selector") or labels, meta.get("labels") or labels
+        spec["selector"] = spec.get("selector") or labels
+        meta["labels"] = meta.get("labels") or labels
 
 def default_stateful_set(obj):
     for claim in obj["spec"].get("volumeClaimTemplates", ()):
@@ -3804,14 +4170,18 @@ def default_job(job):
          podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
 
 def check_job_spec(spec):
-    restart, indexed = dig(spec, "template.spec.restartPolicy"), spec.get("completionMode") == "Indexed"
-    yield restart == "Always", ".template.spec.restartPolicy", "Required", "must be OnFailure or Never"
-    yield indexed and "completions" not in spec, ".completions", "Required", "an Indexed job says how many"
+    restart = dig(spec, "template.spec.restartPolicy")
+    indexed = spec.get("completionMode") == "Indexed"
+    yield (restart == "Always", ".template.spec.restartPolicy", "Required",
+           "must be OnFailure or Never")
+    yield (indexed and "completions" not in spec, ".completions", "Required",
+           "an Indexed job says how many")
     per_index = "backoffLimitPerIndex" in spec and not indexed
     yield per_index, ".backoffLimitPerIndex", "Invalid", "is for Indexed jobs"
 
 def admit_job(writer, job):
-    """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names remain."""
+    """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names
+    remain."""
     spec, meta = job["spec"], job["metadata"]
     if spec["manualSelector"]:
         return
@@ -3825,7 +4195,8 @@ def admit_job(writer, job):
 def update_job(writer, old, new):
     before, after = old["spec"], new["spec"]
     is_asleep = before.get("suspend") and not dig(old, "status.startTime")
-    elastic = after.get("completionMode") == "Indexed" and after.get("completions") == after.get("parallelism")
+    elastic = (after.get("completionMode") == "Indexed" and
+               after.get("completions") == after.get("parallelism"))
     moved = before.get("completions") != after.get("completions")
     yield moved and not elastic, "spec.completions", "Invalid", IMMUTABLE
     changed = before["template"] != after["template"]
@@ -3833,7 +4204,8 @@ def update_job(writer, old, new):
 
 def check_cron_job_spec(spec):
     fields, is_named = spec.get("schedule", "").split(), spec.get("schedule", "")[:1] == "@"
-    yield not is_named and len(fields) != 5, ".schedule", "Invalid", "must have five fields, or be @daily or the like"
+    yield (not is_named and len(fields) != 5, ".schedule", "Invalid",
+           "must have five fields, or be @daily or the like")
 
 def check_budget(spec):
     both = "minAvailable" in spec and "maxUnavailable" in spec
@@ -3872,21 +4244,25 @@ def default_service(service):
     if spec["type"] == "LoadBalancer":
         fill(spec, allocateLoadBalancerNodePorts=True)
     if spec["sessionAffinity"] == "ClientIP":
-        fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}), timeoutSeconds=10800)
+        fill(spec.setdefault("sessionAffinityConfig", {}).setdefault("clientIP", {}),
+             timeoutSeconds=10800)
     else:
         spec.pop("sessionAffinityConfig", None)
 
 def check_service_spec(spec):
     type_, ports = spec["type"], spec.get("ports", ())
     is_headless = spec.get("clusterIP") == "None"
-    yield not ports and type_ != "ExternalName" and not is_headless, ".ports", "Required", "a Service has ports"
-    yield type_ == "ExternalName" and not spec.get("externalName"), ".externalName", "Required", "a DNS name"
+    yield (not ports and type_ != "ExternalName" and not is_headless, ".ports", "Required",
+           "a Service has ports")
+    yield (type_ == "ExternalName" and not spec.get("externalName"), ".externalName", "Required",
+           "a DNS name")
     names = [port.get("name") for port in ports]
     for i, port in enumerate(ports):
         at = f".ports[{i}]"
         yield len(ports) > 1 and not names[i], at + ".name", "Required", "several ports have names"
         yield names[i] in names[:i], at + ".name", "Duplicate", "names another port, too"
-        yield type_ == "ClusterIP" and "nodePort" in port, at + ".nodePort", "Forbidden", "is not for type ClusterIP"
+        yield (type_ == "ClusterIP" and "nodePort" in port, at + ".nodePort", "Forbidden",
+               "is not for type ClusterIP")
 
 def update_service(writer, old, new):
     """It keeps its address; and loses what only its former type had, if that is unchanged."""
@@ -3896,7 +4272,8 @@ def update_service(writer, old, new):
         had = {port.get("nodePort") for port in before.get("ports", ())}
         for port in ports if had >= {port.get("nodePort") for port in ports} else ():
             port.pop("nodePort", None)
-        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts", "loadBalancerClass"):
+        for field in ("externalTrafficPolicy", "allocateLoadBalancerNodePorts",
+                      "loadBalancerClass"):
             if after.get(field) == before.get(field):
                 after.pop(field, None)
     if "ExternalName" not in (before["type"], after["type"]):
@@ -3909,7 +4286,8 @@ def check_slice(obj):
     for i, endpoint in enumerate(obj.get("endpoints", ())):
         for j, address in enumerate(endpoint["addresses"] if type_ in ("IPv4", "IPv6") else ()):
             good = is_address(address) and (":" in address) == (type_ == "IPv6")
-            yield not good, f".endpoints[{i}].addresses[{j}]", "Invalid", f"must be an {type_} address"
+            yield (not good, f".endpoints[{i}].addresses[{j}]", "Invalid",
+                   f"must be an {type_} address")
 
 def ingress_ips(obj):
     """The addresses in the status of a Service or an Ingress."""
@@ -3930,7 +4308,8 @@ def service_cells(service):
 
 def ingress_cells(ingress):
     hosts = [rule["host"] for rule in ingress["spec"].get("rules", ()) if rule.get("host")]
-    return [cut(hosts, "*"), ",".join(ingress_ips(ingress)), "80, 443" if ingress["spec"].get("tls") else "80"]
+    return [cut(hosts, "*"), ",".join(ingress_ips(ingress)),
+            "80, 443" if ingress["spec"].get("tls") else "80"]
 
 def endpoints_cells(obj):
     found = []
@@ -3962,7 +4341,8 @@ def check_config_map(obj):
         yield True, f".data[{key}]", "Invalid", "is a key of binaryData, too"
 
 def update_data(writer, old, new):
-    changed = any(old.get(field) != new.get(field) for field in ("data", "binaryData", "immutable"))
+    changed = any(old.get(field) != new.get(field)
+                  for field in ("data", "binaryData", "immutable"))
     where = "data" if new.get("immutable") else "immutable"
     yield old.get("immutable") and changed, where, "Forbidden", IMMUTABLE
 
@@ -3978,7 +4358,8 @@ def is_ours(pv):
     return annotation(pv, PROVISIONED_BY) == PROVISIONER
 
 def default_class(store):
-    """The name of the StorageClass for claims that name none: the newest that is marked so; None if none is."""
+    """The name of the StorageClass for claims that name none: the newest that is marked so; None
+    if none is."""
     marked = [(c["metadata"]["creationTimestamp"], name_of(c)) for c in store.list(
         "StorageClass", holding=IS_DEFAULT.encode()) if annotation(c, IS_DEFAULT) == "true"]
     return max(marked)[1] if marked else None
@@ -4003,15 +4384,18 @@ def update_claim(writer, old, new):
     if wants > had and not (is_bound and dig(class_, "allowVolumeExpansion")):
         raise forbidden(KIND["PersistentVolumeClaim"], name_of(new),
                         "a claim can grow when it is bound, and its StorageClass allows expansion")
-    free = ("volumeName", "storageClassName", "resources") if is_bound else ("volumeName", "storageClassName")
+    free = (("volumeName", "storageClassName", "resources") if is_bound
+            else ("volumeName", "storageClassName"))
     changed = without(before, *free) != without(after, *free)
     yield changed, "spec", "Forbidden", IMMUTABLE
-    yield wants < had and is_bound, "spec.resources.requests.storage", "Forbidden", "a claim cannot shrink"
+    yield (wants < had and is_bound, "spec.resources.requests.storage", "Forbidden",
+           "a claim cannot shrink")
 
 def admit_volume(writer, pv):
     pv["status"]["lastPhaseTransitionTime"] = now()
 
-ACCESS_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
+ACCESS_MODES = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX",
+                "ReadWriteOncePod": "RWOP"}
 
 def short_modes(modes):
     return ",".join(short for mode, short in ACCESS_MODES.items() if mode in (modes or ()))
@@ -4022,15 +4406,19 @@ def shown_phase(obj):
 def volume_cells(pv):
     """Capacity, Access Modes, Status, Claim, StorageClass."""
     spec, claim = pv["spec"], pv["spec"].get("claimRef")
-    return [dig(spec, "capacity.storage", ""), short_modes(spec.get("accessModes")), shown_phase(pv),
-            f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "", spec.get("storageClassName", "")]
+    return [dig(spec, "capacity.storage", ""), short_modes(spec.get("accessModes")),
+            shown_phase(pv),
+            f"{claim.get('namespace', '')}/{claim.get('name', '')}" if claim else "",
+            spec.get("storageClassName", "")]
 
 def claim_cells(claim):
-    """Status, Capacity, Access Modes, StorageClass, VolumeAttributesClass; what is bound says what it has."""
-    spec, status = claim["spec"], claim.get("status", {}) if claim["spec"].get("volumeName") else {}
+    """Status, Capacity, Access Modes, StorageClass, VolumeAttributesClass; what is bound says what
+    it has."""
+    spec = claim["spec"]
+    status = claim.get("status", {}) if spec.get("volumeName") else {}
     capacity = dig(status, "capacity.storage", "0" if spec.get("volumeName") else "")
-    return [shown_phase(claim), capacity, short_modes(status.get("accessModes")), spec.get("storageClassName", ""),
-            "<unset>"]
+    return [shown_phase(claim), capacity, short_modes(status.get("accessModes")),
+            spec.get("storageClassName", ""), "<unset>"]
 
 def storage_class_cells(obj):
     return [name_of(obj) + (" (default)" if annotation(obj, IS_DEFAULT) == "true" else "")]
@@ -4039,7 +4427,8 @@ def storage_class_cells(obj):
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 
 def default_namespace(namespace):
-    namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name_of(namespace)
+    namespace["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = name_of(
+        namespace)
 
 def admit_namespace(writer, namespace):
     fill(namespace["spec"], finalizers=["kubernetes"])
@@ -4061,12 +4450,14 @@ def node_cells(node):
     return [status + cordoned, ",".join(roles) or "<none>"]
 
 def event_cells(event):
-    target, source, series = (event.get(field) or {} for field in ("involvedObject", "source", "series"))
+    target, source, series = (event.get(field) or {}
+                              for field in ("involvedObject", "source", "series"))
     first = age(event.get("firstTimestamp") or event.get("eventTime"))
     last = series.get("lastObservedTime") if series else event.get("lastTimestamp")
     host, name = source.get("host") or event.get("reportingInstance"), target.get("name")
     where = source.get("component") or event.get("reportingComponent") or ""
-    return [age(last) if last else first, target.get("kind", "").lower() + (f"/{name}" if name else ""),
+    return [age(last) if last else first,
+            target.get("kind", "").lower() + (f"/{name}" if name else ""),
             where + (f", {host}" if host else ""), event.get("message", "").strip(), first,
             series.get("count", 0) if series else event.get("count") or 1]
 
@@ -4083,16 +4474,19 @@ def default_subject(subject):
 
 def check_rule(rule):
     paths, resources = rule.get("nonResourceURLs"), rule.get("resources")
-    yield paths and resources, ".nonResourceURLs", "Invalid", "a rule is about resources or about paths"
+    yield (paths and resources, ".nonResourceURLs", "Invalid",
+           "a rule is about resources or about paths")
     for field in ("apiGroups", "resources"):
-        yield not paths and not rule.get(field), "." + field, "Required", "a rule about resources names them"
+        yield (not paths and not rule.get(field), "." + field, "Required",
+               "a rule about resources names them")
 
 def check_binding(binding):
     is_cluster = binding.get("kind") == "ClusterRoleBinding"
     wrong = is_cluster and dig(binding, "roleRef.kind") == "Role"
     yield wrong, ".roleRef.kind", "NotSupported", "must be ClusterRole"
     for i, subject in enumerate(binding.get("subjects", ())):
-        lost = is_cluster and subject.get("kind") == "ServiceAccount" and not subject.get("namespace")
+        lost = (is_cluster and subject.get("kind") == "ServiceAccount" and
+                not subject.get("namespace"))
         yield lost, f".subjects[{i}].namespace", "Required", "of a ServiceAccount"
 
 def check_rights(writer, obj, old, request):
@@ -4103,12 +4497,15 @@ def check_rights(writer, obj, old, request):
 def check_priority(obj):
     is_system = name_of(obj).startswith("system-")
     known = name_of(obj) in ("system-node-critical", "system-cluster-critical")
-    yield is_system and not known, ".metadata.name", "Forbidden", "names with system- are the system's"
-    yield not is_system and obj["value"] > 10 ** 9, ".value", "Forbidden", "may be 1000000000 at most"
+    yield (is_system and not known, ".metadata.name", "Forbidden",
+           "names with system- are the system's")
+    yield (not is_system and obj["value"] > 10 ** 9, ".value", "Forbidden",
+           "may be 1000000000 at most")
 
 def check_review(spec):
     given = [field for field in ("resourceAttributes", "nonResourceAttributes") if field in spec]
-    yield len(given) != 1, ".resourceAttributes", "Invalid", "want either these or nonResourceAttributes"
+    yield (len(given) != 1, ".resourceAttributes", "Invalid",
+           "want either these or nonResourceAttributes")
 
 def default_definition(crd):
     spec, names, status = crd["spec"], crd["spec"]["names"], crd.setdefault("status", {})
@@ -4125,11 +4522,14 @@ def check_definition(crd):
     for field in ("plural", "kind"):
         yield not names.get(field), f".spec.names.{field}", "Required", "of the resources"
     wanted = f"{names.get('plural', '')}.{spec.get('group', '')}"
-    yield name_of(crd) != wanted, ".metadata.name", "Invalid", "must be spec.names.plural + . + spec.group"
-    yield "." not in spec.get("group", "."), ".spec.group", "Invalid", "must be a domain, such as example.com"
+    yield (name_of(crd) != wanted, ".metadata.name", "Invalid",
+           "must be spec.names.plural + . + spec.group")
+    yield ("." not in spec.get("group", "."), ".spec.group", "Invalid",
+           "must be a domain, such as example.com")
     for i, version in enumerate(versions):
         schema = dig(version, "schema.openAPIV3Schema")
-        yield not schema, f".spec.versions[{i}].schema.openAPIV3Schema", "Required", "the form of its objects"
+        yield (not schema, f".spec.versions[{i}].schema.openAPIV3Schema", "Required",
+               "the form of its objects")
     stored = sum(version["storage"] for version in versions)
     yield stored != 1, ".spec.versions", "Invalid", "just one version has storage: true"
 
@@ -4141,12 +4541,18 @@ DEFAULTS = {  # message -> what fills it in beyond the defaults of SCHEMA
     "LimitRangeItem": default_limits, "Subject": default_subject,
 }
 CHECKS = {  # message -> its check
-    "PodSpec": check_pod_spec, "Container": check_container, "ResourceRequirements": check_resources,
-    "EnvVar": check_env, "LabelSelectorRequirement": check_requirement, "NodeSelectorRequirement": check_requirement,
-    "DeploymentSpec": check_workload, "ReplicaSetSpec": check_workload, "StatefulSetSpec": check_workload,
-    "DaemonSetSpec": check_workload, "ReplicationControllerSpec": check_workload, "JobSpec": check_job_spec,
-    "CronJobSpec": check_cron_job_spec, "PodDisruptionBudgetSpec": check_budget, "ServiceSpec": check_service_spec,
-    "EndpointSlice": check_slice, "ConfigMap": check_config_map, "PersistentVolumeClaimSpec": check_claim_spec,
+    "PodSpec": check_pod_spec, "Container": check_container,
+    "ResourceRequirements": check_resources,
+    "EnvVar": check_env, "LabelSelectorRequirement": check_requirement,
+    "NodeSelectorRequirement": check_requirement,
+    "DeploymentSpec": check_workload, "ReplicaSetSpec": check_workload,
+    "StatefulSetSpec": check_workload,
+    "DaemonSetSpec": check_workload, "ReplicationControllerSpec": check_workload,
+    "JobSpec": check_job_spec,
+    "CronJobSpec": check_cron_job_spec, "PodDisruptionBudgetSpec": check_budget,
+    "ServiceSpec": check_service_spec,
+    "EndpointSlice": check_slice, "ConfigMap": check_config_map,
+    "PersistentVolumeClaimSpec": check_claim_spec,
     "PolicyRule": check_rule, "RoleBinding": check_binding, "ClusterRoleBinding": check_binding,
     "PriorityClass": check_priority, "SelfSubjectAccessReviewSpec": check_review,
     "SubjectAccessReviewSpec": check_review, "CustomResourceDefinition": check_definition,
@@ -4159,7 +4565,8 @@ OWN = {  # kind -> its Own
     "DaemonSet":                Own(default_daemon_set, None, update_daemon_set),
     "CronJob":                  Own(cells=cron_job_cells),
     "Job":                      Own(default_job, admit_job, update_job, job_cells),
-    "Service":                  Own(default_service, None, update_service, service_cells, allocate),
+    "Service":                  Own(default_service, None, update_service, service_cells,
+                                    allocate),
     "Endpoints":                Own(cells=endpoints_cells),
     "EndpointSlice":            Own(cells=slice_cells),
     "Ingress":                  Own(cells=ingress_cells),
@@ -4172,7 +4579,8 @@ OWN = {  # kind -> its Own
     "Node":                     Own(None, admit_node, None, node_cells),
     "Event":                    Own(cells=event_cells),
     "CustomResourceDefinition": Own(default_definition),
-    **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), Own(last=check_rights)),
+    **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"),
+                    Own(last=check_rights)),
 }
 NOTHING = Own()
 
@@ -4183,7 +4591,8 @@ def fill_defaults(fields, value):
     for field in fields.by_name.values():
         found = value.get(field.name)
         is_null = field.name in value and ("nullable",) in field.rules
-        is_unset = found is None and not is_null or found == "" and not field.pointer    # Go's zero stands for absence
+        # Go's zero stands for absence
+        is_unset = found is None and not is_null or found == "" and not field.pointer
         if field.default is not None and is_unset:
             found = value[field.name] = json.loads(dumps(field.default))
         if found is not None:
@@ -4201,7 +4610,8 @@ def default_below(field, value):
 
 # -- LimitRange: what containers get and may ask for
 def limit_ranges(store, kind, obj):
-    """Fill in the defaults of the namespace's LimitRanges, then hold the containers against them. Raises 403."""
+    """Fill in the defaults of the namespace's LimitRanges, then hold the containers against them.
+    Raises 403."""
     faults = []
     limits = [limit for each in store.list("LimitRange", obj["metadata"].get("namespace"))
               for limit in each["spec"]["limits"] if limit["type"] == "Container"]
@@ -4209,7 +4619,8 @@ def limit_ranges(store, kind, obj):
         for _, container in containers_of(obj["spec"]):
             resources = container.setdefault("resources", {})
             for side, field in (("requests", "defaultRequest"), ("limits", "default")):
-                resources.update(filled(**{side: {**limit.get(field, {}), **resources.get(side, {})}}))
+                resources.update(filled(**{side: {**limit.get(field, {}),
+                                                  **resources.get(side, {})}}))
             faults += limit_faults(limit, resources)
     if faults:
         raise forbidden(kind, name_of(obj), "; ".join(faults))
@@ -4253,7 +4664,8 @@ def quota_usage(kind, obj):
 def quota_used(store, quota):
     """{resource: units of 10^-9} that the namespace's objects use of a quota's hard limits."""
     hard, used = quota["spec"].get("hard", {}), Counter()
-    for kind in [kind for kind in KINDS if kind.namespaced and kind.kept not in ("-", "usage") and is_stored(kind)]:
+    for kind in [kind for kind in KINDS if kind.namespaced and kind.kept not in ("-", "usage") and
+                 is_stored(kind)]:
         counted = "count/" + resource_name(kind) in hard or kind.plural in hard
         if counted or kind.id in ("Pod", "Service", "PersistentVolumeClaim"):
             for obj in store.list(kind.id, quota["metadata"]["namespace"]):
@@ -4264,28 +4676,36 @@ def unspecified(hard, pod):
     """The resources of a quota that a container of a pod says nothing of."""
     for name in hard:
         side, _, resource = name.partition(".") if "." in name else ("requests", "", name)
-        is_summed = side in ("requests", "limits") and resource in ("cpu", "memory", "ephemeral-storage")
+        is_summed = (side in ("requests", "limits") and
+                     resource in ("cpu", "memory", "ephemeral-storage"))
         for container in pod["spec"].get("containers", ()):
             if is_summed and resource not in dig(container, f"resources.{side}", {}):
                 yield f"{name} for: {container['name']}"
 
 def check_quota(store, kind, obj):
-    """Refuse a new object that would go beyond a ResourceQuota of its namespace (403). The caller's transaction."""
-    for quota in store.list("ResourceQuota", obj["metadata"]["namespace"]) if kind.namespaced else ():
+    """Refuse a new object that would go beyond a ResourceQuota of its namespace (403). The
+    caller's transaction."""
+    for quota in store.list("ResourceQuota",
+                            obj["metadata"]["namespace"]) if kind.namespaced else ():
         hard, more = quota["spec"].get("hard", {}), quota_usage(kind, obj)
         more = {name: amount for name, amount in more.items() if name in hard and amount}
         missing = sorted(unspecified(hard, obj)) if kind.id == "Pod" else []
         if missing:
-            raise forbidden(kind, name_of(obj), f"failed quota: {name_of(quota)}: must specify {'; '.join(missing)}")
+            raise forbidden(kind, name_of(obj),
+                            f"failed quota: {name_of(quota)}: must specify {'; '.join(missing)}")
         used = quota_used(store, quota) if more else {}
         for name, amount in sorted(more.items()):
             if used[name] + amount > quantity_nanos(hard[name]):
-                raise forbidden(kind, name_of(obj), f"exceeded quota: {name_of(quota)}, requested: {name}="
-                                f"{quantity_text(amount)}, used: {quantity_text(used[name])}, limited: {hard[name]}")
+                raise forbidden(kind, name_of(obj),
+                                f"exceeded quota: {name_of(quota)}, requested: "
+                                f"{name}={quantity_text(amount)}, used: "
+                                f"{quantity_text(used[name])}, limited: {hard[name]}")
 
 # -- validation
-KIND_NAMES = {"Namespace": "label", "Service": "rfc1035", **dict.fromkeys(      # the others: subdomain
-    ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), "urlpart")}
+# the others: subdomain
+KIND_NAMES = {"Namespace": "label", "Service": "rfc1035",
+              **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"),
+                              "urlpart")}
 
 def add_rows(faults, rows, path=""):
     """Add to Faults what a check yields of a message at a path."""
@@ -4294,10 +4714,12 @@ def add_rows(faults, rows, path=""):
             faults.add(path + at, *told)
 
 def check_message(fields, value, path, faults, old=None):
-    """Check an object, and those below it, by the rules of its Message and by CHECKS. old: what was there before."""
+    """Check an object, and those below it, by the rules of its Message and by CHECKS. old: what
+    was there before."""
     given = fields.one & value.keys()
     if fields.one and len(given) != 1:
-        faults.add(path, "Invalid" if given else "Required", "want just one of " + ", ".join(sorted(fields.one)))
+        faults.add(path, "Invalid" if given else "Required",
+                   "want just one of " + ", ".join(sorted(fields.one)))
     for field in fields.by_name.values():
         found, at, before = value.get(field.name), f"{path}.{field.name}", dig(old, [field.name])
         if ("fixed",) in field.rules and old is not None and before != found:
@@ -4348,29 +4770,34 @@ def check_unique(field, items):
         seen.add(name)
 
 def broken(rule, details, value, field):
-    """A row, as a check yields it, of one rule and the value it is about, None if there is none."""
+    """A row, as a check yields it, of one rule and the value it is about, None if there is
+    none."""
     is_unset = value is None or value == "" and not (field.always or field.pointer)
     if rule in ("req", "there"):
         return value is None or rule == "req" and not value, "", "Required", "must be given"
     if is_unset or rule in ("fixed", "nullable"):
         return False, "", "", ""
     if rule == "enum":
-        return value not in details[0], "", "NotSupported", f"must be one of {', '.join(map(str, details[0]))}", value
+        return (value not in details[0], "", "NotSupported",
+                f"must be one of {', '.join(map(str, details[0]))}", value)
     low, high = details
     if rule == "range":
         return not low <= value <= high, "", "Invalid", f"must be {low} to {high}", value
     reason = "TooLong" if isinstance(value, str) else "TooMany"
-    return not low <= len(value) <= high, "", reason if len(value) > high else "Invalid", f"must have {low} to {high}"
+    return (not low <= len(value) <= high, "", reason if len(value) > high else "Invalid",
+            f"must have {low} to {high}")
 
 def check_forms(field, form, value, path, faults):
-    """Check the texts in a field by a form: itself, each of a list, or the keys and values of a map."""
+    """Check the texts in a field by a form: itself, each of a list, or the keys and values of a
+    map."""
     if field.kind == "{}":
         of_key, of_value = MAP_FORMS[form]
         of_texts = form in ("labels", "keys")                   # those are told as a whole
         texts = []
         for key, item in (value or {}).items():
             at = path if of_texts else f"{path}[{key}]"
-            texts += [(at, of_key, key or "/"), (at, of_value, item)]      # "/", since an empty key has no form
+            # "/", since an empty key has no form
+            texts += [(at, of_key, key or "/"), (at, of_value, item)]
     elif field.kind == "[]":
         texts = [(f"{path}[{i}]", form, item) for i, item in enumerate(value or ())]
     else:
@@ -4390,15 +4817,20 @@ def validate(kind, obj, faults, old=None):
     if old and is_deleting(old):
         kept = old["metadata"].get("finalizers", ())
         added = [each for each in obj["metadata"].get("finalizers", ()) if each not in kept]
-        add_rows(faults, [(added, "metadata.finalizers", "Forbidden", "none can be added to what is being deleted")])
+        add_rows(faults,
+                 [(added, "metadata.finalizers", "Forbidden",
+                   "none can be added to what is being deleted")])
     check_message(message_of(kind.schema), obj, "", faults, old)
 
 # == 18. Writing =============================================================================
-# The one way to the store, for verbs, controllers and worker alike: create, prepare, settle, delete.
-SERVER_FIELDS = ("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
-                 "deletionGracePeriodSeconds", "generateName", "managedFields")     # of metadata; an update keeps them
+# The one way to the store, for verbs, controllers and worker alike: create, prepare, settle,
+# delete.
+SERVER_FIELDS = (  # of metadata; an update keeps them
+    "name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp",
+    "deletionTimestamp", "deletionGracePeriodSeconds", "generateName", "managedFields")
 PROTECTED = {  # new objects of a kind -> the finalizer that they get
-    "PersistentVolumeClaim": "kubernetes.io/pvc-protection", "PersistentVolume": "kubernetes.io/pv-protection"}
+    "PersistentVolumeClaim": "kubernetes.io/pvc-protection",
+    "PersistentVolume": "kubernetes.io/pv-protection"}
 
 class Writer:
     """Every method may run in any thread. runtime_names: those that the engine has."""
@@ -4410,10 +4842,12 @@ class Writer:
         if request is None:                                     # our own: into the same shape
             obj = clean_message(message_of(kind.schema), obj, Findings(), "")
         obj = {"kind": kind.name, "apiVersion": group_version(kind), **obj}
-        meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion", "deletionTimestamp",
-                                         "deletionGracePeriodSeconds", "managedFields", "generation", "namespace")
+        meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion",
+                                         "deletionTimestamp", "deletionGracePeriodSeconds",
+                                         "managedFields", "generation", "namespace")
         if request and "annotations" in meta:
-            meta["annotations"].pop(FOREIGN, None)              # ours alone: it means a container of somebody else
+            # ours alone: it means a container of somebody else
+            meta["annotations"].pop(FOREIGN, None)
         if managers:
             meta["managedFields"] = write_managers(managers)
         with self.store.transaction():
@@ -4450,13 +4884,16 @@ class Writer:
             raise not_found(KIND["Namespace"], namespace)
         if b'"phase":"Terminating"' in row.raw:
             why = f"namespace {namespace} is being terminated"
-            cause = {"reason": "NamespaceTerminating", "message": why, "field": "metadata.namespace"}
+            cause = {"reason": "NamespaceTerminating", "message": why,
+                     "field": "metadata.namespace"}
             raise forbidden(kind, name, f"unable to create new content: {why}", [cause])
 
     def prepare(self, kind, obj, old, request=None):
-        """Defaults, admission, validation, allocation of an object to be stored instead of old. Raises ApiError."""
+        """Defaults, admission, validation, allocation of an object to be stored instead of old.
+        Raises ApiError."""
         home, status, faults = KIND[kind.id], obj.get("status") if old else None, Faults()
-        is_strange = is_foreign(obj)                            # those say what the engine says, and no more
+        # those say what the engine says, and no more
+        is_strange = is_foreign(obj)
         own = OWN.get(home.id, NOTHING)
         if not is_strange:
             fill_defaults(message_of(kind.schema), obj)
@@ -4486,11 +4923,13 @@ class Writer:
 
     # -- a Service's addresses
     def allocate(self, service, old):
-        """Give a Service its cluster address and node ports, or check those it asks for. Raises ApiError 422."""
+        """Give a Service its cluster address and node ports, or check those it asks for. Raises
+        ApiError 422."""
         spec, faults, before = service["spec"], Faults(), dig(old, "spec", {})
         others = [s["spec"] for s in self.store.list("Service") if uid_of(s) != uid_of(service)]
         if spec["type"] == "ExternalName":
-            spec = service["spec"] = without(spec, "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
+            spec = service["spec"] = without(spec, "clusterIP", "clusterIPs", "ipFamilies",
+                                             "ipFamilyPolicy")
         else:
             self.allocate_ip(spec, before, others, faults)
         self.allocate_ports(spec, before, others, faults)
@@ -4498,7 +4937,8 @@ class Writer:
 
     def allocate_ip(self, spec, before, others, faults):
         ip = spec.get("clusterIP") or spec.get("clusterIPs", [None])[0] or before.get("clusterIP")
-        taken = {self.settings.dns_ip, self.settings.upstream_ip, *(other.get("clusterIP") for other in others)}
+        taken = {self.settings.dns_ip, self.settings.upstream_ip,
+                 *(other.get("clusterIP") for other in others)}
         cidr = self.settings.service_cidr
         if not ip:
             free = (str(cidr[n]) for n in range(16, cidr.num_addresses - 1))
@@ -4514,7 +4954,8 @@ class Writer:
     def allocate_ports(self, spec, before, others, faults):
         taken = taken_ports(others)
         balanced, ports = spec["type"] == "LoadBalancer", spec.get("ports", ())
-        wants_all = spec["type"] == "NodePort" or balanced and spec.get("allocateLoadBalancerNodePorts") is not False
+        wants_all = (spec["type"] == "NodePort" or balanced and
+                     spec.get("allocateLoadBalancerNodePorts") is not False)
         if spec["type"] not in ("NodePort", "LoadBalancer"):
             for port in ports:
                 port.pop("nodePort", None)
@@ -4528,11 +4969,14 @@ class Writer:
 
     @staticmethod
     def take_port(port, kept, taken, faults, at):
-        """Give a port of a Service its node port: the one it asks for, the one it had, or a free one."""
+        """Give a port of a Service its node port: the one it asks for, the one it had, or a free
+        one."""
         protocol = port.get("protocol")
-        number = port.get("nodePort") or kept.get((port["port"], protocol)) or free_port(protocol, taken)
+        number = (port.get("nodePort") or kept.get((port["port"], protocol)) or
+                  free_port(protocol, taken))
         if number not in NODE_PORTS:
-            faults.add(at, "Invalid", f"must be {NODE_PORTS[0]} to {NODE_PORTS[-1]}, and one of them free")
+            faults.add(at, "Invalid",
+                       f"must be {NODE_PORTS[0]} to {NODE_PORTS[-1]}, and one of them free")
         elif (number, protocol) in taken:
             faults.add(at, "Invalid", f"port {number} is already allocated")
         taken.add((number, protocol))
@@ -4550,8 +4994,8 @@ class Writer:
             return self.store.put(obj, keep)
 
     def delete(self, obj, options=None):
-        """Delete one object inside or outside a transaction; returns what is left of it, None if it is gone. options:
-        DeleteOptions. Raises ApiError 403, 409."""
+        """Delete one object inside or outside a transaction; returns what is left of it, None if
+        it is gone. options: DeleteOptions. Raises ApiError 403, 409."""
         kind, meta, options = home_of(obj), obj["metadata"], options or {}
         self.check_deletion(kind, obj, options)
         dry_run, finalizers = options.get("dryRun"), self.finalizers_of(obj, options)
@@ -4580,7 +5024,8 @@ class Writer:
         name, wanted = name_of(obj), options.get("preconditions", {})
         for field in ("uid", "resourceVersion"):
             if wanted.get(field) not in (None, obj["metadata"][field]):
-                raise conflict(kind, name, f"the {field} in the precondition is not that of the object")
+                raise conflict(kind, name,
+                               f"the {field} in the precondition is not that of the object")
         is_system = kind.id == "Namespace" and name in SYSTEM_NAMESPACES
         if is_system or kind.id == "PriorityClass" and name.startswith("system-"):
             raise forbidden(kind, name, "this one belongs to the system and may not be deleted")
@@ -4603,7 +5048,8 @@ class Writer:
     def remove(self, kind, obj):
         meta = obj["metadata"]
         with self.store.transaction():
-            if kind.id == "Pod":                                # its watchers see it marked, then gone
+            # its watchers see it marked, then gone
+            if kind.id == "Pod":
                 meta["generation"] = meta.get("generation", 1) + (not is_deleting(obj))
                 meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
                 obj = self.store.put(obj)
@@ -4614,19 +5060,23 @@ class Writer:
 def taken_ports(specs):
     """{(node port, protocol)} of the Services of these specs."""
     taken = {(spec.get("healthCheckNodePort"), "TCP") for spec in specs}
-    return taken | {(p.get("nodePort"), p.get("protocol")) for spec in specs for p in spec.get("ports", ())}
+    return (taken |
+            {(p.get("nodePort"), p.get("protocol")) for spec in specs
+             for p in spec.get("ports", ())})
 
 def free_port(protocol, taken):
     """A node port that is not taken, 0 if all are."""
     return random.choice([n for n in NODE_PORTS if (n, protocol) not in taken] or [0])
 
 # -- an object in one version of its kind, and in the one that it rests in
-RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecatedSource", "count": "deprecatedCount",
-           "firstTimestamp": "deprecatedFirstTimestamp", "lastTimestamp": "deprecatedLastTimestamp",
-           "reportingComponent": "reportingController"}         # core Event -> events.k8s.io
+# core Event -> events.k8s.io
+RENAMED = {"involvedObject": "regarding", "message": "note", "source": "deprecatedSource",
+           "count": "deprecatedCount", "firstTimestamp": "deprecatedFirstTimestamp",
+           "lastTimestamp": "deprecatedLastTimestamp", "reportingComponent": "reportingController"}
 
 def converted(kind, obj):
-    """An object without the fields that this version of its kind does not have, and with those it always shows."""
+    """An object without the fields that this version of its kind does not have, and with those it
+    always shows."""
     found = clean_message(message_of(kind.schema), obj, Findings(), "")
     return {**found, "apiVersion": group_version(kind), "metadata": obj["metadata"]}
 
@@ -4654,17 +5104,20 @@ PATCHES = {  # Content-Type -> (what the body must be, function(Message, object,
     "application/json-patch+json": (list, lambda fields, *both: json_patch(*both)),
     "application/merge-patch+json": (dict, lambda fields, *both: merge_patch(*both)),
     STRATEGIC: (dict, strategic_merge)}
-CONDITIONAL = ("Lease", "PodDisruptionBudget", "CustomResourceDefinition")      # a PUT names the version
+# a PUT names the version
+CONDITIONAL = ("Lease", "PodDisruptionBudget", "CustomResourceDefinition")
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 def read_object(request, kind):
-    """The body of a request as a clean object of a kind; warnings noted. Raises ApiError 400, 415, 422."""
+    """The body of a request as a clean object of a kind; warnings noted. Raises ApiError 400, 415,
+    422."""
     duplicates = None if request.query.get("fieldValidation") == "Ignore" else []
     body = parse_body(request.body, request.media, kind, duplicates)
     return cleaned(request, body, kind, duplicates)
 
 def cleaned(request, body, kind, duplicates=()):
-    """A body as an object of a kind, with the fields that it knows and no others; warnings noted."""
+    """A body as an object of a kind, with the fields that it knows and no others; warnings
+    noted."""
     findings, version, refused = Findings(), group_version(kind), Faults()
     check_kind(body, kind, version)
     try:
@@ -4708,22 +5161,25 @@ def reply(request, code, obj):
     return answer(code, shown(request.kind, dumps(obj), request.form))
 
 class Api:
-    """The verbs. Every method may run in any thread. by_verb, by_subresource, by_kept: which method answers what; what
-    streams has its entries there from outside."""
+    """The verbs. Every method may run in any thread. by_verb, by_subresource, by_kept: which
+    method answers what; what streams has its entries there from outside."""
     def __init__(self, store, writer, access):
         self.store, self.writer, self.access = store, writer, access
-        self.by_verb = {
-            "get": self.get, "list": self.list, "watch": self.watch, "create": self.post, "update": self.update,
-            "patch": self.update, "delete": self.delete, "deletecollection": self.delete_all}
+        self.by_verb = {"get": self.get, "list": self.list, "watch": self.watch,
+                        "create": self.post, "update": self.update, "patch": self.update,
+                        "delete": self.delete, "deletecollection": self.delete_all}
         self.by_subresource = {"eviction": self.eviction, "token": self.token}
         self.by_kept = {"-": self.review}
 
     def handle(self, request):
-        """The Answer to a request for resources; a watch or a log is a function that takes over the connection."""
+        """The Answer to a request for resources; a watch or a log is a function that takes over
+        the connection."""
         kind, subresource = request.kind, request.subresource
         if kind.id == "Endpoints":
-            request.warnings.append("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
-        verb = self.by_kept.get(kind.kept) or self.by_subresource.get(subresource) or self.by_verb[request.verb]
+            request.warnings.append(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        verb = (self.by_kept.get(kind.kept) or self.by_subresource.get(subresource) or
+                self.by_verb[request.verb])
         return verb(request)
 
     def find(self, request):
@@ -4748,22 +5204,26 @@ class Api:
         version, rows = self.store.snapshot(kind.id, request.namespace)
         if since > version:
             cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
-            raise ApiError(504, "Timeout", f"too large resource version: {since}, current: {version}",
+            raise ApiError(504, "Timeout",
+                           f"too large resource version: {since}, current: {version}",
                            {"causes": [cause]}, retry_after=1)
         is_exact = request.query.get("resourceVersionMatch") == "Exact" and since != version
         if is_exact or request.query.get("continue"):
-            raise ApiError(410, "Expired", "lists show the present, and all of it: list again without continue")
+            raise ApiError(410, "Expired",
+                           "lists show the present, and all of it: list again without continue")
         picked = [row.raw for key, row in rows if wanted.matches(key, row.raw, row.labels)]
         return listed(kind, picked, {"resourceVersion": str(version)}, form)
 
     def watch(self, request):
         check_options("ListOptions", request.query)
-        watch, initial = request.selection(), request.query.get("sendInitialEvents") in ("true", "1")
+        watch = request.selection()
+        initial = request.query.get("sendInitialEvents") in ("true", "1")
         since, watch.form = parse_version(request.query.get("resourceVersion")), request.form
         seconds = request.number("timeoutSeconds") or random.randrange(1800, 3600)
         try:
             first = self.first_events(request, watch, since, initial)
-        except ApiError as error:                               # 410: on the stream, as Kubernetes tells it
+        # 410: on the stream, as Kubernetes tells it
+        except ApiError as error:
             told = chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n")
             return lambda handler: serve_watch(handler, self.store, None, [told, b"0\r\n\r\n"], 0)
         except BaseException:
@@ -4789,24 +5249,31 @@ class Api:
     def post(self, request):
         check_options("CreateOptions", request.query)
         kind, obj = request.kind, read_object(request, request.kind)
-        if kind.namespaced and obj["metadata"].get("namespace") not in (None, "", request.namespace):
+        if (kind.namespaced and
+            obj["metadata"].get("namespace") not in (None, "", request.namespace)):
             raise bad_request("the namespace of the object is not that of the request")
-        return reply(request, 201, self.writer.create(kind, request.namespace, obj, request.dry_run, request))
+        return reply(request, 201,
+                     self.writer.create(kind, request.namespace, obj, request.dry_run, request))
 
     def update(self, request):
-        """PUT and PATCH, of an object or of its subresource; an apply makes the object where it is missing."""
+        """PUT and PATCH, of an object or of its subresource; an apply makes the object where it is
+        missing."""
         kind, is_patch, is_apply = request.kind, request.method == "PATCH", request.media == APPLY
         is_scale = request.subresource == "scale"
         shape = SUB_KINDS["scale"] if is_scale else kind
-        patch = read_patch(request) if is_patch else None           # first: 415 tells kubectl to patch in another way
+        # first: 415 tells kubectl to patch in another way
+        patch = read_patch(request) if is_patch else None
         check_options("PatchOptions" if is_patch else "UpdateOptions", request.query, is_apply)
         given = None if is_patch else read_object(request, shape)
         with self.store.transaction():
-            if is_apply and not request.subresource and not self.store.row(kind.id, (request.namespace, request.name)):
+            if (is_apply and not request.subresource and
+                not self.store.row(kind.id, (request.namespace, request.name))):
                 return self.create_applied(request, patch)
             old, managers = json.loads(self.find(request)), None
-            served = to_served(kind, old)                           # old in the version that was asked for
-            before = to_scale(kind, served) if is_scale else served     # what the client sees of it
+            # old in the version that was asked for
+            served = to_served(kind, old)
+            # what the client sees of it
+            before = to_scale(kind, served) if is_scale else served
             if is_apply:
                 given, managers = self.applied(request, shape, old, before, patch)
             elif is_patch:
@@ -4823,8 +5290,8 @@ class Api:
         """(what an apply makes of an object, its managers)."""
         cleaned(request, config, shape)                         # its faults are told once
         present = read_managers(old["metadata"].get("managedFields"))
-        given, managers = apply_patch(root_field(shape.schema), before, config, present, manager_of(request),
-                                      request.flag("force"))
+        given, managers = apply_patch(root_field(shape.schema), before, config, present,
+                                      manager_of(request), request.flag("force"))
         return cleaned(request, given, shape), managers
 
     def create_applied(self, request, config):
@@ -4841,13 +5308,15 @@ class Api:
     def check_identity(request, meta):
         """Refuse a body whose name or namespace are not those of the URL."""
         if meta.get("name") != request.name:
-            raise bad_request(f"the name of the object, {meta.get('name')!r}, is not that of the URL, {request.name!r}")
+            raise bad_request(f"the name of the object, {meta.get('name')!r}, is not that of the "
+                              f"URL, {request.name!r}")
         if meta.get("namespace") not in (None, "", request.namespace):
             raise bad_request("the namespace of the object is not that of the URL")
 
     @staticmethod
     def check_version(request, meta, present):
-        """Refuse an update of another version than the present, or of another object. Raises ApiError 409, 422."""
+        """Refuse an update of another version than the present, or of another object. Raises
+        ApiError 409, 422."""
         kind, faults, is_patch = request.kind, Faults(), request.method == "PATCH"
         version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
         if version and version != present["resourceVersion"]:
@@ -4856,48 +5325,58 @@ class Api:
             faults.add("metadata.resourceVersion", "Invalid", "must be given for an update")
         if uid != present["uid"]:
             if request.media == APPLY or not is_patch:
-                raise conflict(kind, request.name, f"the object has uid {present['uid']}, not {uid}")
+                raise conflict(kind, request.name,
+                               f"the object has uid {present['uid']}, not {uid}")
             faults.add("metadata.uid", "Invalid", IMMUTABLE)
         faults.check(kind, request.name)
 
     def changed(self, request, old, served, given, managers):
-        """The object that results from old when a client gives this: what a client may not write stays."""
+        """The object that results from old when a client gives this: what a client may not write
+        stays."""
         kind, part, before = request.kind, request.subresource, old["metadata"]
         if part == "scale":
             given = scaled(kind, served, dig(given, "spec.replicas", 0))
         given = json.loads(dumps(given))                        # it shares nothing with old
         meta = {**without(given["metadata"], *SERVER_FIELDS), **pick(before, SERVER_FIELDS)}
-        notes = without(meta.get("annotations", {}), FOREIGN)   # whose container it is does not change
+        # whose container it is does not change
+        notes = without(meta.get("annotations", {}), FOREIGN)
         meta.pop("annotations", None)
-        meta.update(filled(annotations={**notes, **pick(before.get("annotations", {}), (FOREIGN,))}))
+        meta.update(filled(annotations={**notes,
+                                        **pick(before.get("annotations", {}), (FOREIGN,))}))
         if managers is None and "managedFields" in given["metadata"]:
             managers = read_managers(given["metadata"]["managedFields"])
         if managers is not None:
             meta.pop("managedFields", None)
             meta.update(filled(managedFields=write_managers(managers)))
         if part in ("status", "finalize"):
-            return self.changed_part(kind, old, served, given, meta, "status" if part == "status" else "spec")
+            return self.changed_part(kind, old, served, given, meta,
+                                     "status" if part == "status" else "spec")
         new = {**given, "metadata": meta}
         if part == "ephemeralcontainers":                       # of all else, what was there stays
-            spec = {**without(served["spec"], "ephemeralContainers"), **pick(given["spec"], ("ephemeralContainers",))}
+            spec = {**without(served["spec"], "ephemeralContainers"),
+                    **pick(given["spec"], ("ephemeralContainers",))}
             new = {**served, "metadata": json.loads(dumps(before)), "spec": spec}
         if "status" in kind.subresources:
             new = {**without(new, "status"), **pick(served, ("status",))}
         new = self.writer.prepare(kind, new, old, request)
-        counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id)     # counts as spec does
+        # counts as spec does
+        counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id)
         is_changed = without(new, "metadata", "status") != without(old, "metadata", "status")
-        if "gen" in kind.marks and (is_changed or new["metadata"].get(counted) != before.get(counted)):
+        if ("gen" in kind.marks and
+            (is_changed or new["metadata"].get(counted) != before.get(counted))):
             new["metadata"]["generation"] = before.get("generation", 1) + 1
         return new
 
     @staticmethod
     def changed_part(kind, old, served, given, meta, part):
-        """What results from a write to status or finalize: one part of the object, and its metadata."""
+        """What results from a write to status or finalize: one part of the object, and its
+        metadata."""
         told, faults = given.get(part, {}), Faults()
         meta = {**without(meta, "ownerReferences"), **pick(old["metadata"], ("ownerReferences",))}
         if kind.id == "Pod":
             told = {**told, **pick(old.get("status", {}), ("podIP", "podIPs"))}
-        new = {**served, part: told, "metadata": dict(old["metadata"]) if is_custom(kind) else meta}
+        new = {**served, part: told,
+               "metadata": dict(old["metadata"]) if is_custom(kind) else meta}
         if part not in given:
             del new[part]
         if kind.id == "Node" and dig(new, "status.capacity"):
@@ -4913,12 +5392,15 @@ class Api:
         with self.store.transaction():
             obj = json.loads(self.find(request))
             if is_published(obj):
-                raise forbidden(kind, request.name, "it is the published ports of the container "
-                                f"{annotation(obj, FOREIGN)} and goes with it (kubectl delete pod)")
+                raise forbidden(
+                    kind, request.name,
+                    f"it is the published ports of the container {annotation(obj, FOREIGN)} and "
+                    "goes with it (kubectl delete pod)")
             left = self.writer.delete(obj, options)
         if left or "obj" in kind.marks:
             return reply(request, 200, left or obj)
-        return answer(200, {**SUCCESS, "details": {**about(kind, request.name), "uid": uid_of(obj)}})
+        return answer(200,
+                      {**SUCCESS, "details": {**about(kind, request.name), "uid": uid_of(obj)}})
 
     def delete_options(self, request):
         """The DeleteOptions in a request's body and query. Raises ApiError 400, 422."""
@@ -4928,7 +5410,8 @@ class Api:
             options["gracePeriodSeconds"] = request.number("gracePeriodSeconds")
         if "gracePeriodSeconds" in options:
             options["gracePeriodSeconds"] = min(max(0, options["gracePeriodSeconds"]), 2 ** 31)
-        asked = options.get("dryRun") or [value for key, value in request.options if key == "dryRun"]
+        asked = (options.get("dryRun") or
+                 [value for key, value in request.options if key == "dryRun"])
         odd = [each for each in asked if each != "All"]
         check_options("DeleteOptions", {**request.query, **options, "dryRun": (odd or ["All"])[0]})
         orphan = options.get("orphanDependents", request.query.get("orphanDependents"))
@@ -4944,7 +5427,8 @@ class Api:
             found = [obj for obj in found if not is_published(obj)]
             for obj in found:
                 self.writer.delete(obj, options)
-        return listed(kind, map(dumps, found), {"resourceVersion": str(self.store.version)}, request.form)
+        return listed(kind, map(dumps, found), {"resourceVersion": str(self.store.version)},
+                      request.form)
 
     # -- subresources that are no part of the object, and reviews, which are never stored
     def eviction(self, request):
@@ -4956,7 +5440,8 @@ class Api:
             for budget in self.store.list("PodDisruptionBudget", request.namespace):
                 if is_selected(budget["spec"].get("selector"), pod) and not has_ended(pod):
                     self.spend(budget, pod, options)
-            set_condition(pod, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
+            set_condition(pod, "DisruptionTarget", "True", "EvictionByEvictionAPI",
+                          "Eviction API: evicting")
             self.writer.delete(pod, options)
         return answer(201, SUCCESS)
 
@@ -4965,8 +5450,9 @@ class Api:
         status = budget["status"]
         allowed = status.get("disruptionsAllowed", 0)
         if not allowed and is_condition(pod, "Ready"):
-            text = (f"The disruption budget {name_of(budget)} needs {status.get('desiredHealthy', 0)} healthy pods "
-                    f"and has {status.get('currentHealthy', 0)} currently")
+            needs, has = (status.get(key, 0) for key in ("desiredHealthy", "currentHealthy"))
+            text = (f"The disruption budget {name_of(budget)} needs {needs} healthy pods and has "
+                    f"{has} currently")
             raise ApiError(429, "TooManyRequests", f"the pod cannot be evicted: {text}",
                            {"causes": [{"reason": "DisruptionBudget", "message": text}]})
         if allowed and not options["dryRun"]:
@@ -4986,13 +5472,16 @@ class Api:
             if bound.get("kind") not in ("Pod", "Secret") or not found:
                 raise not_found(KIND.get(bound.get("kind"), KIND["Pod"]), bound.get("name", ""))
             if bound.get("uid") not in (None, "", uid_of(found)):
-                raise conflict(home_of(found), name_of(found), "it has another uid than the bound object reference says")
+                raise conflict(home_of(found), name_of(found),
+                               "it has another uid than the bound object reference says")
             bound = {"kind": found["kind"], "name": name_of(found), "uid": uid_of(found)}
         audiences = spec.get("audiences") or [self.access.issuer]
         token = self.access.make_token(account, seconds, audiences, bound)
-        meta = {**given["metadata"], **pick(account["metadata"], ("name", "namespace", "uid")), "creationTimestamp": now()}
-        return answer(201, {**given, "metadata": meta, "spec": {**spec, "audiences": audiences},
-                            "status": {"token": token, "expirationTimestamp": in_seconds(seconds)}})
+        meta = {**given["metadata"], **pick(account["metadata"], ("name", "namespace", "uid")),
+                "creationTimestamp": now()}
+        return answer(201,
+                      {**given, "metadata": meta, "spec": {**spec, "audiences": audiences},
+                       "status": {"token": token, "expirationTimestamp": in_seconds(seconds)}})
 
     def review(self, request):
         """Who somebody is, and what they may: the answer stands in the status."""
@@ -5003,12 +5492,14 @@ class Api:
         check_message(message_of(request.kind.schema), given, "", faults)
         faults.check(request.kind, "")
         status = self.access.review(request, given)             # may change what was given
-        meta = {"metadata": {"creationTimestamp": now()}} if request.kind.id == "SelfSubjectReview" else {}
+        meta = ({"metadata": {"creationTimestamp": now()}}
+                if request.kind.id == "SelfSubjectReview" else {})
         return answer(201, {**given, **meta, "status": status})
 
 def manager_of(request):
     """Who an apply belongs to."""
-    return Manager(request.query.get("fieldManager", ""), group_version(request.kind), request.subresource)
+    return Manager(request.query.get("fieldManager", ""), group_version(request.kind),
+                   request.subresource)
 
 def read_patch(request):
     """What a PATCH says; of an apply its configuration. Raises ApiError 400, 415."""
@@ -5016,7 +5507,8 @@ def read_patch(request):
     if media == APPLY:
         return read_config(request)
     if media not in PATCHES or media == STRATEGIC and is_custom(request.kind):
-        raise ApiError(415, "UnsupportedMediaType", f"a patch of type {media} is not supported here")
+        raise ApiError(415, "UnsupportedMediaType",
+                       f"a patch of type {media} is not supported here")
     try:
         patch = parse_json(request.body)
     except ValueError as error:
@@ -5044,7 +5536,8 @@ def patched(request, kind, before, patch):
     _, apply = PATCHES[request.media]
     try:
         new = apply(message_of(kind.schema), before, patch)
-    except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:     # a directive of odd form
+    # a directive of odd form
+    except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
         raise unprocessable(error)
     if not isinstance(new, dict):
         raise unprocessable("it leaves no object")
@@ -5062,8 +5555,10 @@ def to_scale(kind, obj):
     if isinstance(selector, dict):
         selector = selector_text(selector)
     return {"kind": "Scale", "apiVersion": "autoscaling/v1",
-            "metadata": pick(obj["metadata"], ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")),
-            "spec": filled(replicas=wanted), "status": {"replicas": replicas or 0, **filled(selector=selector)}}
+            "metadata": pick(obj["metadata"],
+                             ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")),
+            "spec": filled(replicas=wanted),
+            "status": {"replicas": replicas or 0, **filled(selector=selector)}}
 
 def scaled(kind, obj, replicas):
     """An object with so many replicas."""
@@ -5078,18 +5573,22 @@ def scaled(kind, obj, replicas):
 class Watch:
     """One watch: what it selects and how it wants its events. Encodes; sends nothing."""
     def __init__(self, kind, namespace, name, selector, fields, form, bookmarks):
-        self.kind, self.namespace, self.name, self.selector, self.fields = kind, namespace, name, selector, fields
+        self.kind, self.namespace, self.name = kind, namespace, name
+        self.selector, self.fields = selector, fields
         self.form, self.bookmarks, self.version = form, bookmarks, 0
-        self.out, self.out_bytes, self.sent = [], 0, 0      # the hub's: chunks not yet sent, the version last told
+        # the hub's: chunks not yet sent, the version last told
+        self.out, self.out_bytes, self.sent = [], 0, 0
         self.connection, self.ended = None, False
 
     def matches(self, key, raw, labels):
-        return ((self.namespace is None or key[0] == self.namespace) and (self.name is None or key[1] == self.name) and
+        return ((self.namespace is None or key[0] == self.namespace) and
+                (self.name is None or key[1] == self.name) and
                 (not self.selector or selects(self.selector, labels)) and
                 (not self.fields or field_matches(self.fields, json.loads(raw))))
 
     def event(self, change, memo):
-        """The chunk that tells of a change, or None. memo, shared by a change's watches, saves encoding it twice."""
+        """The chunk that tells of a change, or None. memo, shared by a change's watches, saves
+        encoding it twice."""
         old = bool(change.old) and self.matches(change.key, change.old.raw, change.old.labels)
         new = change.type != "DELETED" and self.matches(change.key, change.raw, change.labels)
         if not old and not new:
@@ -5098,7 +5597,8 @@ class Watch:
         key = type_, self.form, self.kind.version
         if key not in memo:
             raw = change.raw
-            if type_ == "DELETED" and change.type != "DELETED":     # it left the selection: as it was, at this version
+            # it left the selection: as it was, at this version
+            if type_ == "DELETED" and change.type != "DELETED":
                 obj = json.loads(change.old.raw)
                 obj["metadata"]["resourceVersion"] = str(change.version)
                 raw = dumps(obj)
@@ -5107,7 +5607,8 @@ class Watch:
         return memo[key]
 
     def shown(self, type_, raw):
-        """The chunk of an object in the form that was asked for; the first of a watch alone tells a Table's columns."""
+        """The chunk of an object in the form that was asked for; the first of a watch alone tells
+        a Table's columns."""
         told = self.encode(type_, shown(self.kind, raw, self.form))
         self.form = self.form._replace(columns=False)
         return told
@@ -5123,7 +5624,8 @@ class Watch:
 
 def serve_watch(handler, store, watch, first, seconds):
     """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
-    handler.keep = False                                        # for the client: its end is the connection's
+    # for the client: its end is the connection's
+    handler.keep = False
     try:
         head = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         handler.write_head(200, head, b"".join(first))
@@ -5136,38 +5638,45 @@ def serve_watch(handler, store, watch, first, seconds):
         handler.keep = True                                     # the hub goes on with it
 
 # == 21. Table ===============================================================================
-# What a reader sees of an object: itself, its metadata, or a row of `kubectl get` (pkg/printers/internalversion).
-# Kinds: their columns after Name; " ; " stands between rows. A column is TITLE MARKS =PATH |DEFAULT: _ is a blank; *
-# shows it only with -o wide; the other mark see MARKS; a path is one of additionalPrinterColumns without its first
-# point. Those without a path, but Age, are what the kind's cells in OWN give, in this order. For example
-#   Node*=spec.nodeName|<none>      a column Node, with -o wide alone, by a path, <none> where nothing is there
-TEMPLATE = "Containers*,=spec.template.spec.containers[*].name Images*,=spec.template.spec.containers[*].image"
+# What a reader sees of an object: itself, its metadata, or a row of `kubectl get`
+# (pkg/printers/internalversion).
+# COLUMNS: the kinds, and their columns after Name; " ; " stands between rows. A column is TITLE
+# MARKS =PATH |DEFAULT: _ is a blank; * shows it only with -o wide; the other mark see MARKS; a
+# path is one of additionalPrinterColumns without its first point. Those without a path, but Age,
+# are what the kind's cells in OWN give, in this order. For example
+#   Node*=spec.nodeName|<none>   Node, with -o wide alone, by a path; <none> where nothing is there
+TEMPLATE = ("Containers*,=spec.template.spec.containers[*].name "
+            "Images*,=spec.template.spec.containers[*].image")
 WORKLOAD = f"Age {TEMPLATE} Selector*~=spec.selector"
 COLUMNS = f"""
 Namespace: Status=status.phase Age ; Node: Status Roles Age Version=status.nodeInfo.kubeletVersion
   Internal-IP*=status.addresses[?(@.type=="InternalIP")].address|<none>
   External-IP*=status.addresses[?(@.type=="ExternalIP")].address|<none>
-  OS-Image*=status.nodeInfo.osImage|<unknown> Kernel-Version*=status.nodeInfo.kernelVersion|<unknown>
+  OS-Image*=status.nodeInfo.osImage|<unknown>
+  Kernel-Version*=status.nodeInfo.kernelVersion|<unknown>
   Container-Runtime*=status.nodeInfo.containerRuntimeVersion|<unknown>
 Pod: Ready Status Restarts Age IP*=status.podIP|<none> Node*=spec.nodeName|<none>
   Nominated_Node*=status.nominatedNodeName|<none> Readiness_Gates*
-Service: Type=spec.type Cluster-IP=spec.clusterIP|<none> External-IP Port(s) Age Selector*~=spec.selector
-Endpoints: Endpoints Age ; EndpointSlice: AddressType=addressType Ports Endpoints Age ; ConfigMap: Data Age
+Service: Type=spec.type Cluster-IP=spec.clusterIP|<none> External-IP Port(s) Age
+  Selector*~=spec.selector
+Endpoints: Endpoints Age ; EndpointSlice: AddressType=addressType Ports Endpoints Age ; ConfigMap:
+  Data Age
 Secret: Type=type Data Age
-Event: Last_Seen Type=type Reason=reason Object Subobject*=involvedObject.fieldPath Source* Message First_Seen*
-  Count* Name*=metadata.name
-PersistentVolume: Capacity Access_Modes Reclaim_Policy=spec.persistentVolumeReclaimPolicy Status Claim StorageClass
-  VolumeAttributesClass=spec.volumeAttributesClassName|<unset> Reason=status.reason Age
-  VolumeMode*=spec.volumeMode|<unset>
-PersistentVolumeClaim: Status Volume=spec.volumeName Capacity Access_Modes StorageClass VolumeAttributesClass Age
-  VolumeMode*=spec.volumeMode|<unset>
-ReplicationController,ReplicaSet: Desired#=spec.replicas Current#=status.replicas Ready#=status.readyReplicas
+Event: Last_Seen Type=type Reason=reason Object Subobject*=involvedObject.fieldPath Source* Message
+  First_Seen* Count* Name*=metadata.name
+PersistentVolume: Capacity Access_Modes Reclaim_Policy=spec.persistentVolumeReclaimPolicy Status
+  Claim StorageClass VolumeAttributesClass=spec.volumeAttributesClassName|<unset>
+  Reason=status.reason Age VolumeMode*=spec.volumeMode|<unset>
+PersistentVolumeClaim: Status Volume=spec.volumeName Capacity Access_Modes StorageClass
+  VolumeAttributesClass Age VolumeMode*=spec.volumeMode|<unset>
+ReplicationController,ReplicaSet: Desired#=spec.replicas Current#=status.replicas
+  Ready#=status.readyReplicas {WORKLOAD}
+Deployment: Ready Up-to-date=status.updatedReplicas|0 Available=status.availableReplicas|0
   {WORKLOAD}
-Deployment: Ready Up-to-date=status.updatedReplicas|0 Available=status.availableReplicas|0 {WORKLOAD}
 StatefulSet: Ready Age {TEMPLATE}
-DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberScheduled Ready#=status.numberReady
-  Up-to-date#=status.updatedNumberScheduled Available#=status.numberAvailable
-  Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
+DaemonSet: Desired#=status.desiredNumberScheduled Current#=status.currentNumberScheduled
+  Ready#=status.numberReady Up-to-date#=status.updatedNumberScheduled
+  Available#=status.numberAvailable Node_Selector~=spec.template.spec.nodeSelector {WORKLOAD}
 Job: Status Completions Duration {WORKLOAD}
 CronJob: Schedule=spec.schedule Timezone=spec.timeZone|<none> Suspend? Active#
   Last_Schedule^=status.lastScheduleTime|<none> {WORKLOAD.replace("=", "=spec.jobTemplate.")}
@@ -5185,10 +5694,12 @@ def read_columns(text):
 
 COLUMNS_OF = read_columns(COLUMNS)
 # [?(@left op right)], [index], .name
-STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
+STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|"
+                  r"\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
 
 def json_steps(path):
-    """A path such as .a[0]['b'][?(@.c=="d")].e[*] as the groups of STEP; None if we cannot read it."""
+    """A path such as .a[0]['b'][?(@.c=="d")].e[*] as the groups of STEP; None if we cannot read
+    it."""
     path = re.sub(r"\[(['\"])(.*?)\1\]", r".\2", path)
     return None if STEP.sub("", path) else [(*groups, re.sub(r"\\(.)", r"\1", name))
                                             for *groups, name in STEP.findall(path)]
@@ -5204,7 +5715,8 @@ def step_once(step, value):
         return [value[int(index)]] if isinstance(value, list) else []
     wanted = json.loads(right.replace("'", '"')) if op else None
     pairs = [(item, jsonpath(json_steps(left), item)[:1]) for item in value]
-    return [item for item, found in pairs if found and (not op or (found[0] == wanted) == (op == "=="))]
+    return [item for item, found in pairs if found and
+            (not op or (found[0] == wanted) == (op == "=="))]
 
 def jsonpath(steps, value):
     """The values at a path. Raises LookupError, TypeError or ValueError."""
@@ -5230,9 +5742,12 @@ def custom_cell(type_, found):
     return value if isinstance(value, CUSTOM_TYPES.get(type_, ())) else None
 
 MARKS = {  # mark of a column -> (its type, its default, what it shows of the values found)
-    "": ("string", "", first_value), "#": ("integer", 0, first_value), "?": ("boolean", False, first_value),
-    "$": ("string", "", lambda found: str(first_value(found))), "^": ("string", "<unknown>", lambda found: age(first_value(found))),
-    ",": ("string", "", ",".join), "~": ("string", "<none>", lambda found: selector_text(first_value(found)))}
+    "": ("string", "", first_value), "#": ("integer", 0, first_value),
+    "?": ("boolean", False, first_value),
+    "$": ("string", "", lambda found: str(first_value(found))),
+    "^": ("string", "<unknown>", lambda found: age(first_value(found))),
+    ",": ("string", "", ",".join),
+    "~": ("string", "<none>", lambda found: selector_text(first_value(found)))}
 COLUMN = re.compile(r"([^*#?$^,~=|]+)(\*?)([#?$^,~]?)=?([^|]*)\|?(.*)")
 Column = namedtuple("Column", "name type format priority steps default show")
 # steps  of its path; () for what the kind's cells in OWN give; None for a path that cannot be read
@@ -5248,8 +5763,8 @@ def column_of(word):
 def custom_column(told):
     """The Column of an entry of additionalPrinterColumns."""
     type_ = told["type"]
-    return Column(told["name"], type_, told.get("format", ""), told.get("priority", 0), json_steps(told["jsonPath"]),
-                  None, lambda found: custom_cell(type_, found))
+    return Column(told["name"], type_, told.get("format", ""), told.get("priority", 0),
+                  json_steps(told["jsonPath"]), None, lambda found: custom_cell(type_, found))
 
 def columns_of(kind):
     if kind.columns is not None:
@@ -5269,7 +5784,8 @@ def table_rows(kind, objects, form):
         cells, others = [], iter(cells_of(obj) if cells_of else ())
         for column in columns:
             try:
-                cells.append(next(others) if column.steps == () else column.show(jsonpath(column.steps, obj)))
+                cells.append(next(others) if column.steps == ()
+                             else column.show(jsonpath(column.steps, obj)))
             except (LookupError, TypeError, ValueError):        # nothing there
                 cells.append(column.default)
         included = {"Object": obj, "None": None}
@@ -5278,9 +5794,11 @@ def table_rows(kind, objects, form):
 def to_table(kind, objects, form):
     """A meta.k8s.io Table of objects of one kind."""
     version = objects[0]["metadata"].get("resourceVersion", "") if len(objects) == 1 else ""
-    heads = [{**dict(zip(Column._fields, column[:4])), "description": ""} for column in columns_of(kind)]
+    heads = [{**dict(zip(Column._fields, column[:4])), "description": ""}
+             for column in columns_of(kind)]
     return {"kind": "Table", "apiVersion": form.version, "metadata": {"resourceVersion": version},
-            "columnDefinitions": heads if form.columns else None, "rows": list(table_rows(kind, objects, form))}
+            "columnDefinitions": heads if form.columns else None,
+            "rows": list(table_rows(kind, objects, form))}
 
 def shown(kind, raw, form):
     """An object at rest, as bytes, in the form and version its reader asked for."""
@@ -5295,7 +5813,8 @@ def listed(kind, raws, meta, form):
     """The Answer with a list of objects at rest, of which never all are parsed at once."""
     version, objects, word = form.version or group_version(kind), map(json.loads, raws), b"items"
     head = {"kind": (form.kind or kind.name) + "List", "apiVersion": version, "metadata": meta}
-    same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","        # what the items leave out
+    # what the items leave out
+    same = dumps({"kind": kind.name, "apiVersion": version})[:-1] + b","
     if form.kind == "Table":
         head, word = {**without(to_table(kind, [], form), "rows"), "metadata": meta}, b"rows"
         items = map(dumps, table_rows(kind, objects, form))
@@ -5308,16 +5827,18 @@ def listed(kind, raws, meta, form):
     return answer(200, b'%s,"%s":[%s]}\n' % (dumps(head)[:-1], word, b",".join(items)))
 
 def partial_metadata(obj, form):
-    return {"kind": "PartialObjectMetadata", "apiVersion": form.version, "metadata": obj["metadata"]}
+    return {"kind": "PartialObjectMetadata", "apiVersion": form.version,
+            "metadata": obj["metadata"]}
 
 # == 22. Discovery and OpenAPI ===============================================================
 # What there is, for clients that ask before they do anything; and SCHEMA again, in their words.
 def version_answer(machine):
     major, minor, _ = SERVES[1:].split(".")
-    return answer(200, {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}", "gitCommit": "",
-                        "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-                        "compiler": "python" + sys.version.split()[0],
-                        "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
+    return answer(200,
+                  {"major": major, "minor": minor, "gitVersion": f"{SERVES}+k2d{VERSION}",
+                   "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+                   "goVersion": "", "compiler": "python" + sys.version.split()[0],
+                   "platform": "linux/" + ARCHITECTURES.get(machine, machine)})
 
 AGGREGATED = re.compile(r"g=apidiscovery\.k8s\.io;v=(v2|v2beta1);as=APIGroupDiscoveryList")
 HEALTH_PATHS = "/healthz", "/livez", "/livez/ping", "/readyz", "/readyz/ping"
@@ -5331,8 +5852,10 @@ def groups_below(root):
     return groups
 
 def root_paths():
-    every = {f"/apis/{each}" for kind in KINDS if kind.group for each in (kind.group, group_version(kind))}
-    known = ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *HEALTH_PATHS, "/openapi/v2", "/openapi/v3"]
+    every = {f"/apis/{each}" for kind in KINDS if kind.group
+             for each in (kind.group, group_version(kind))}
+    known = ["/api", "/api/v1", "/apis", "/apis/", *sorted(every), *HEALTH_PATHS, "/openapi/v2",
+             "/openapi/v3"]
     return answer(200, {"paths": [*known, "/version"]})
 
 def group_list(request, root, groups, address):
@@ -5342,13 +5865,15 @@ def group_list(request, root, groups, address):
         return aggregated(request, groups, found)
     if root == "api":
         client = {"clientCIDR": "0.0.0.0/0", "serverAddress": address}
-        return answer(200, {"kind": "APIVersions", "versions": [*groups[""]], "serverAddressByClientCIDRs": [client]})
+        return answer(200,
+                      {"kind": "APIVersions", "versions": [*groups[""]],
+                       "serverAddressByClientCIDRs": [client]})
     told = [api_group(group, versions) for group, versions in groups.items()]
     return answer(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": told})
 
 def discovery(request, address):
-    """The Answer to /, /api, /apis and below, plain or aggregated; None if the path is none of these. address:
-    HOST:PORT for clients."""
+    """The Answer to /, /api, /apis and below, plain or aggregated; None if the path is none of
+    these. address: HOST:PORT for clients."""
     if not request.parts:
         return root_paths()
     root, *below = request.parts
@@ -5361,8 +5886,9 @@ def discovery(request, address):
         return answer(200, {"kind": "APIGroup", "apiVersion": "v1", **api_group(group, versions)})
     if versions and len(rest) == 1 and rest[0] in versions:
         resources = [plain for kind in kinds_in(group, rest[0]) for plain in plain_resources(kind)]
-        return answer(200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": versions[rest[0]],
-                            "resources": resources})
+        return answer(200,
+                      {"kind": "APIResourceList", "apiVersion": "v1",
+                       "groupVersion": versions[rest[0]], "resources": resources})
 
 def kinds_in(group, version):
     found = [kind for kind in KINDS if (kind.group, kind.version) == (group, version)]
@@ -5376,8 +5902,8 @@ def aggregated(request, groups, found):
             resources = list(map(aggregated_resource, kinds_in(group, version)))
             told.append({"version": version, "freshness": "Current", "resources": resources})
         items.append({"metadata": filled(name=group), "versions": told})
-    body = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1], "metadata": {},
-            "items": items}
+    body = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/" + found[1],
+            "metadata": {}, "items": items}
     return tagged(request, body, "application/json;" + found[0])
 
 def api_group(group, versions):
@@ -5386,7 +5912,8 @@ def api_group(group, versions):
 
 def names_of(kind):
     """The short names and categories of a kind."""
-    return filled(shortNames=list(kind.short), categories=[m for m in kind.marks if m not in ("gen", "obj")])
+    return filled(shortNames=list(kind.short),
+                  categories=[m for m in kind.marks if m not in ("gen", "obj")])
 
 def answers_of(kind, name):
     """(the kind that a resource, or a subresource of that name, reads and answers; its verbs)."""
@@ -5401,17 +5928,19 @@ def plain_resources(kind):
     for name in ("", *sorted(kind.subresources)):
         told, verbs = answers_of(kind, name)
         shown_kind = told if name in SUB_KINDS and told["group"] else pick(told, ("kind",))
-        yield {"name": kind.plural + (f"/{name}" if name else ""), "singularName": "" if name else kind.singular,
-               "namespaced": kind.namespaced, **shown_kind, "verbs": verbs, **({} if name else names_of(kind))}
+        yield {"name": kind.plural + (f"/{name}" if name else ""),
+               "singularName": "" if name else kind.singular, "namespaced": kind.namespaced,
+               **shown_kind, "verbs": verbs, **({} if name else names_of(kind))}
 
 def aggregated_resource(kind):
     """What APIGroupDiscoveryList says of a kind and its subresources."""
     told, verbs = answers_of(kind, "")
     below = [(name, *answers_of(kind, name)) for name in sorted(kind.subresources)]
-    subresources = [{"subresource": name, "responseKind": answers, "verbs": verbs} for name, answers, verbs in below]
+    subresources = [{"subresource": name, "responseKind": answers, "verbs": verbs}
+                    for name, answers, verbs in below]
     return {"resource": kind.plural, "scope": "Namespaced" if kind.namespaced else "Cluster",
-            "singularResource": kind.singular, "responseKind": told, "verbs": verbs, **names_of(kind),
-            **filled(subresources=subresources)}
+            "singularResource": kind.singular, "responseKind": told, "verbs": verbs,
+            **names_of(kind), **filled(subresources=subresources)}
 
 def tagged(request, body, content_type="application/json"):
     """An answer with its ETag, or 304 if the client has it."""
@@ -5421,15 +5950,19 @@ def tagged(request, body, content_type="application/json"):
     known = request.headers.get("If-None-Match") == etag
     return answer(304 if known else 200, b"" if known else data, content_type, headers)
 
-# -- OpenAPI: types, lists' keys and kinds: what clients merge, validate and explain by. Made when asked for, not kept
+# -- OpenAPI: types, lists' keys and kinds: what clients merge, validate and explain by. Made when
+# asked for, not kept
 OPENAPI_SCALARS = {  # type -> its type and format
-    "string": ("string",), "int": ("integer", "int32"), "bool": ("boolean",), "bytes": ("string", "byte"),
-    "Raw": ("object",), "Time": ("string", "date-time"), "MicroTime": ("string", "date-time"), "Quantity": ("string",),
-    "Double": ("number", "double"), "IntOrString": ("string", "int-or-string"), "ExtraValue": ("array",),
+    "string": ("string",), "int": ("integer", "int32"), "bool": ("boolean",),
+    "bytes": ("string", "byte"),
+    "Raw": ("object",), "Time": ("string", "date-time"), "MicroTime": ("string", "date-time"),
+    "Quantity": ("string",),
+    "Double": ("number", "double"), "IntOrString": ("string", "int-or-string"),
+    "ExtraValue": ("array",),
     "SchemaOrArray": (), "SchemaOrBool": (), "SchemaOrStrings": ()}
 GROUP_PACKAGES = {"apiextensions.k8s.io": "apiextensions-apiserver.pkg.apis.apiextensions"}
-META_TYPES = ("ObjectMeta", "DeleteOptions", "Condition", "LabelSelector", "LabelSelectorRequirement", "OwnerReference",
-              "ManagedFieldsEntry", "Preconditions")
+META_TYPES = ("ObjectMeta", "DeleteOptions", "Condition", "LabelSelector",
+              "LabelSelectorRequirement", "OwnerReference", "ManagedFieldsEntry", "Preconditions")
 
 def messages_below(name):
     """The messages that the fields of one name, as they stand in SCHEMA."""
@@ -5464,12 +5997,14 @@ def openapi_field(field, refs):
     if field.merges:
         strategies.insert(0, "merge" if field.kind else "replace")
     if field.kind:
-        list_type = {(True, True): "map", (True, False): "set"}.get((field.applies, bool(field.keys)), "atomic")
+        list_type = {(True, True): "map", (True, False): "set"}.get(
+            (field.applies, bool(field.keys)), "atomic")
         out = {"type": "array", "items": out, "x-kubernetes-list-type": list_type}
         if list_type == "map":
             out["x-kubernetes-list-map-keys"] = list(field.keys)
     elif strategies and "$ref" in out:
-        out = {"allOf": [out]}                                  # beside a reference nothing else counts
+        # beside a reference nothing else counts
+        out = {"allOf": [out]}
     merge_key = field.keys[0] if field.merges and field.keys else ""
     return {**out, **filled(**{"x-kubernetes-patch-merge-key": merge_key,
                                "x-kubernetes-patch-strategy": ",".join(strategies)})}
@@ -5482,7 +6017,8 @@ TEXT = {"type": "string"}
 def custom_definition(kind, refs):
     """(name, schema) of a custom resource: its JSON schema as it was given."""
     schema = json.loads(kind.schema)
-    own = {"apiVersion": TEXT, "kind": TEXT, **schema.get("properties", {}), "metadata": refs["ObjectMeta"]}
+    own = {"apiVersion": TEXT, "kind": TEXT, **schema.get("properties", {}),
+           "metadata": refs["ObjectMeta"]}
     told = without(schema, "x-kubernetes-validations")
     if schema.get("properties") or not schema.get(LOOSE):
         told["properties"] = own
@@ -5501,7 +6037,8 @@ def openapi_definitions(kinds, root):
         if name in done:
             continue
         done.add(name)
-        fields = read_message(name).by_name                     # not to be kept: most are never needed again
+        # not to be kept: most are never needed again
+        fields = read_message(name).by_name
         properties = {field.name: openapi_field(field, refs) for field in fields.values()}
         told = {"type": "object", **filled(properties=properties)}
         if name in named:
@@ -5512,7 +6049,8 @@ def openapi_definitions(kinds, root):
         yield names[name], told
         todo += [field.type for field in fields.values() if field.type not in SCALARS]
 
-ATOMIC = set(re.findall(r":(?:\[\])?([\w.]+)[?+&]*#", " ".join(MESSAGES.values()))) - SCALARS.keys()
+ATOMIC = set(re.findall(r":(?:\[\])?([\w.]+)[?+&]*#",
+                        " ".join(MESSAGES.values()))) - SCALARS.keys()
 
 PARAMETERS = {  # of the query, by method
     "get": (), **dict.fromkeys(("post", "put"), ("dryRun", "fieldManager", "fieldValidation")),
@@ -5528,24 +6066,30 @@ def openapi_paths(kinds, scalar):
             if verb not in kind.verbs.split() or (method, is_one) == ("POST", True):
                 continue
             action, method = {"create": "post", "update": "put"}.get(verb, verb), method.lower()
+            group = kind.group.title().replace(".", "")
             parameters = [{"name": name, "in": "query", **scalar} for name in PARAMETERS[method]]
             out.setdefault(path + ("/{name}" if is_one else ""), {})[method] = {
-                "operationId": f"{action}{kind.group.title().replace('.', '')}{kind.version.title()}{kind.name}",
-                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind), "parameters": parameters,
-                "responses": {"200": {"description": "OK"}}}
+                "operationId": f"{action}{group}{kind.version.title()}{kind.name}",
+                "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(kind),
+                "parameters": parameters, "responses": {"200": {"description": "OK"}}}
         yield from out.items()
 
 def joined(pairs):
-    """An object whose members come one by one, as JSON: the whole document would be several MB of dicts."""
-    return b"{" + b",".join(dumps(name) + b":" + (dumps(value) if isinstance(value, (str, dict)) else joined(value))
-                            for name, value in pairs) + b"}"
+    """An object whose members come one by one, as JSON: the whole document would be several MB of
+    dicts."""
+    return (b"{" +
+            b",".join(dumps(name) + b":" +
+                      (dumps(value) if isinstance(value, (str, dict)) else joined(value))
+                      for name, value in pairs) + b"}")
 
 def openapi(request):
-    """The Answer to /openapi/v2, /openapi/v3 and /openapi/v3/GROUP VERSION; None for another path."""
+    """The Answer to /openapi/v2, /openapi/v3 and /openapi/v3/GROUP VERSION; None for another
+    path."""
     _, *parts = request.parts
     info, by_path = {"title": "Kubernetes", "version": SERVES}, {}
     for kind in KINDS:
-        by_path.setdefault(("apis/" if kind.group else "api/") + group_version(kind), []).append(kind)
+        by_path.setdefault(("apis/" if kind.group else "api/") + group_version(kind), []).append(
+            kind)
     if parts == ["v3"]:
         paths = {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={fingerprint(kinds)}"}
                  for path, kinds in by_path.items()}
@@ -5553,9 +6097,10 @@ def openapi(request):
     kinds = by_path.get("/".join(parts[1:]))
     if parts[:1] == ["v3"] and kinds:
         schemas = openapi_definitions(kinds, "#/components/schemas/")
-        return tagged(request, joined([
-            ("openapi", "3.0.0"), ("info", info), ("paths", openapi_paths(kinds, {"schema": TEXT})),
-            ("components", [("schemas", schemas)])]))
+        return tagged(request,
+                      joined([("openapi", "3.0.0"), ("info", info),
+                              ("paths", openapi_paths(kinds, {"schema": TEXT})),
+                              ("components", [("schemas", schemas)])]))
     if parts != ["v2"]:
         return None
     document = [("swagger", "2.0"), ("info", info), ("paths", openapi_paths(KINDS, TEXT)),
@@ -5570,22 +6115,30 @@ def fingerprint(kinds):
     schemas = [kind.schema.decode() if is_custom(kind) else kind.name for kind in kinds]
     return hashlib.sha512(dumps([SCHEMA, VERSION, schemas])).hexdigest().upper()
 
-# -- OpenAPI as protobuf: gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key: (field number, message; "" for text)}; "*" is
-# any key, "x" one that begins with x-: both are written as a pair of the key and its value.
-GNOSTIC = {
-    "Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"), "definitions": (9, "Definitions")},
-    "Info": {"title": (1, ""), "version": (2, "")},
-    "Paths": {"*": (2, "PathItem")}, "Definitions": {"*": (1, "Schema")},
-    "PathItem": {verb: (number, "Operation") for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
-    "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
-    "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
-    "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""), "required": (19, ""),
-               "additionalProperties": (21, "Wrapped"), "type": (22, "Text"), "items": (23, "Wrapped"),
-               "allOf": (24, "Schema"), "properties": (25, "Definitions"), "x": (31, "Any")}}
-WRAPPED = {  # message -> (the fields around what it holds, innermost first; that message, None for a value itself)
-    "": ((), None), "Text": ((1,), None), "Any": ((2,), None),  # Any: the value as YAML, of which JSON is a part
-    "Wrapped": ((1,), "Schema"),                                # ItemsItem, AdditionalPropertiesItem
-    "Parameter": ((3, 2, 1), "Query"),                          # ParametersItem > Parameter > NonBodyParameter > Query
+# -- OpenAPI as protobuf: gnostic's OpenAPIv2.proto, as far as we write it: message -> {JSON key:
+# (field number, message; "" for text)}; "*" is any key, "x" one that begins with x-: both are
+# written as a pair of the key and its value.
+GNOSTIC = {"Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "Paths"),
+                        "definitions": (9, "Definitions")},
+           "Info": {"title": (1, ""), "version": (2, "")}, "Paths": {"*": (2, "PathItem")},
+           "Definitions": {"*": (1, "Schema")},
+           "PathItem": {verb: (number, "Operation")
+                        for verb, number in dict(get=2, put=3, post=4, delete=5, patch=8).items()},
+           "Operation": {"operationId": (5, ""), "parameters": (8, "Parameter"), "x": (13, "Any")},
+           "Query": {"in": (2, ""), "name": (4, ""), "type": (6, "")},
+           "Schema": {"$ref": (1, ""), "format": (2, ""), "description": (4, ""),
+                      "required": (19, ""), "additionalProperties": (21, "Wrapped"),
+                      "type": (22, "Text"), "items": (23, "Wrapped"), "allOf": (24, "Schema"),
+                      "properties": (25, "Definitions"), "x": (31, "Any")}}
+# message -> (the fields around what it holds, innermost first; that message, None for a value
+# itself)
+WRAPPED = {
+    # Any: the value as YAML, of which JSON is a part
+    "": ((), None), "Text": ((1,), None), "Any": ((2,), None),
+    # ItemsItem, AdditionalPropertiesItem
+    "Wrapped": ((1,), "Schema"),
+    # ParametersItem > Parameter > NonBodyParameter > Query
+    "Parameter": ((3, 2, 1), "Query"),
 }
 
 def wire_bytes(number, data):
@@ -5606,7 +6159,9 @@ def to_gnostic(name, value):
         is_extension = key.startswith("x-")
         number, inner = fields.get("*") or fields.get("x" if is_extension else key, (0, ""))
         if "*" in fields or number and is_extension:
-            out.append(wire_bytes(number, wire_bytes(1, key.encode()) + wire_bytes(2, to_gnostic(inner, item))))
+            out.append(wire_bytes(number,
+                                  wire_bytes(1, key.encode()) +
+                                  wire_bytes(2, to_gnostic(inner, item))))
         elif number:
             items = item if isinstance(item, list) else [item]
             out += [wire_bytes(number, to_gnostic(inner, each)) for each in items]
@@ -5642,24 +6197,28 @@ def kinds_of(definition):
 
 def custom_kind(id_, spec, names, version):
     """The Kind of one version of a definition."""
-    below, schema = version.get("subresources", {}), dig(version, "schema.openAPIV3Schema", {LOOSE: True})
+    below = version.get("subresources", {})
+    schema = dig(version, "schema.openAPIV3Schema", {LOOSE: True})
     scale = [dig(below, f"scale.{field}", "").lstrip(".")
              for field in ("specReplicasPath", "statusReplicasPath", "labelSelectorPath")]
     fields = tuple(field["jsonPath"].lstrip(".") for field in version.get("selectableFields", ()))
     marks = "gen", "obj", *names.get("categories", ())
     return Kind(names["kind"], spec["group"], version["name"], names["plural"],
                 names.get("singular") or names["kind"].lower(), tuple(names.get("shortNames", ())),
-                spec["scope"] == "Namespaced", ALL, tuple(pick(below, ("scale", "status"))), marks, "disk", id_,
-                dumps(schema), scale, fields, version.get("additionalPrinterColumns", []))
+                spec["scope"] == "Namespaced", ALL, tuple(pick(below, ("scale", "status"))), marks,
+                "disk", id_, dumps(schema), scale, fields,
+                version.get("additionalPrinterColumns", []))
 
 def exchange(table, old, new):
-    """Put new entries into a table in place of those of the old keys; what stays is never missing: others read it."""
+    """Put new entries into a table in place of those of the old keys; what stays is never missing:
+    others read it."""
     table.update(new)
     for key in old - new.keys():
         table.pop(key, None)
 
 def register(definition, is_served=True):
-    """Serve the custom resources of a definition as it is now, or no longer. Any thread may be reading the tables."""
+    """Serve the custom resources of a definition as it is now, or no longer. Any thread may be
+    reading the tables."""
     global KINDS
     name, new = name_of(definition), kinds_of(definition) if is_served else []
     old = [kind for kind in KINDS if is_custom(kind) and kind.id == name]
@@ -5672,8 +6231,9 @@ def register(definition, is_served=True):
     KINDS = [kind for kind in KINDS if kind not in old] + served
 
 # == 24. Scheduler ===========================================================================
-# Pure: whether a pod may go to the node, by kube-scheduler's plugins that matter on one node, in their order and words.
-# Containers of others count with their ports and labels, for these are in use; they have reserved nothing.
+# Pure: whether a pod may go to the node, by kube-scheduler's plugins that matter on one node, in
+# their order and words. Containers of others count with their ports and labels, for these are in
+# use; they have reserved nothing.
 CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
 def priority_of(pod):
@@ -5685,13 +6245,16 @@ def required_terms(pod, which):
 
 def tolerates(pod, taint):
     for t in pod["spec"].get("tolerations", ()):
-        fits_taint = t.get("effect", taint["effect"]) == taint["effect"] and t.get("key", taint["key"]) == taint["key"]
-        if fits_taint and (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", "")):
+        fits_taint = (t.get("effect", taint["effect"]) == taint["effect"] and
+                      t.get("key", taint["key"]) == taint["key"])
+        if (fits_taint and
+            (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))):
             return True
     return False
 
 def is_repelled(pod, node, effects=("NoSchedule", "NoExecute")):
-    return any(t["effect"] in effects and not tolerates(pod, t) for t in node["spec"].get("taints", ()))
+    return any(t["effect"] in effects and not tolerates(pod, t)
+               for t in node["spec"].get("taints", ()))
 
 def meets_expression(expression, labels):
     """Whether labels, or fields, meet a NodeSelectorRequirement."""
@@ -5710,7 +6273,8 @@ def is_wanted(pod, node):
         return False
     terms = required_terms(pod, "nodeAffinity")
     for term in terms:
-        tests = [(e, labels) for e in term.get("matchExpressions", ())] + [(e, fields) for e in term.get("matchFields", ())]
+        tests = ([(e, labels) for e in term.get("matchExpressions", ())] +
+                 [(e, fields) for e in term.get("matchFields", ())])
         if tests and all(meets_expression(*test) for test in tests):
             return True
     return not terms
@@ -5726,7 +6290,8 @@ def lacks_ports(pod, view):
                for a in host_ports(pod) for b in view.ports)
 
 class View:
-    """What the pods of the node that have not ended have taken of it; namespaces: {name: labels}."""
+    """What the pods of the node that have not ended have taken of it; namespaces: {name:
+    labels}."""
     def __init__(self, pods, namespaces):
         self.pods, self.namespaces, self.used, self.ports = [], namespaces, Counter(), []
         for pod in pods:
@@ -5740,7 +6305,8 @@ class View:
             self.used["pods"] += 10 ** 9
 
 def lacks_resources(pod, node, view):
-    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in thousandths."""
+    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in
+    thousandths."""
     wanted, rows = pod_total(pod["spec"], "requests"), []
     wanted["pods"], has = 10 ** 9, nanos_of(node["status"].get("allocatable"))
     for name in dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted))):
@@ -5765,8 +6331,8 @@ def repels(owner, pod, labels, view):
     return any(term["topologyKey"] in labels and means(term, owner, pod, view)
                for term in required_terms(owner, "podAntiAffinity"))
 
-PORTS, AFFINITY = "node(s) didn't have free ports for the requested pod ports", "node(s) didn't match Pod's node " \
-                  "affinity/selector"
+PORTS, AFFINITY = ("node(s) didn't have free ports for the requested pod ports",
+                   "node(s) didn't match Pod's node affinity/selector")
 
 def objections(pod, node, view):
     """What the plugins say, one after the other: (whether one objects, its reasons)."""
@@ -5776,8 +6342,10 @@ def objections(pod, node, view):
     yield is_repelled(pod, node), ["node(s) had untolerated taint(s)"]
     yield not is_wanted(pod, node), [AFFINITY]
     yield lacks_ports(pod, view), [PORTS]
-    yield lacking, ["Too many pods" if name == "pods" else "Insufficient " + name for name, *_ in lacking]
-    yield (any(repels(pod, p, labels, view) for p in view.pods), ["node(s) didn't match pod anti-affinity rules"])
+    yield lacking, ["Too many pods" if name == "pods" else "Insufficient " + name
+                    for name, *_ in lacking]
+    yield (any(repels(pod, p, labels, view) for p in view.pods),
+           ["node(s) didn't match pod anti-affinity rules"])
     yield (any(repels(p, pod, labels, view) for p in view.pods),
            ["node(s) didn't satisfy existing pods anti-affinity rules"])
 
@@ -5789,18 +6357,24 @@ def misfit(pod, node, view):
     return f"0/1 nodes are available: {', '.join(sorted(f'1 {reason}' for reason in reasons))}."
 
 def rejection(pod, node, view):
-    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or None."""
+    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or
+    None."""
     for name, wanted, used, has in lacks_resources(pod, node, view):
         if "/" not in name or name in node["status"].get("allocatable", {}):
-            return "OutOf" + name, (f"Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, "
-                                    f"capacity: {has}")
-    faults = [
-        ("NodeAffinity", not is_wanted(pod, node), AFFINITY), ("NodePorts", lacks_ports(pod, view), PORTS),
-        ("TaintToleration", is_repelled(pod, node, ["NoExecute"]), "node(s) had taints that the pod didn't tolerate")]
-    return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults if found), None)
+            return ("OutOf" + name,
+                    (f"Node didn't have enough resource: {name}, requested: {wanted}, used: "
+                     f"{used}, capacity: {has}"))
+    faults = [("NodeAffinity", not is_wanted(pod, node), AFFINITY),
+              ("NodePorts", lacks_ports(pod, view), PORTS),
+              ("TaintToleration", is_repelled(pod, node, ["NoExecute"]),
+               "node(s) had taints that the pod didn't tolerate")]
+    return next(((plugin, f"Predicate {plugin} failed: {text}") for plugin, found, text in faults
+                 if found),
+                None)
 
 def claim_trouble(pod, lookup):
-    """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it can."""
+    """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it
+    can."""
     for name in claims_of(pod):
         claim = lookup("PersistentVolumeClaim", name)
         phase = dig(claim, "status.phase")
@@ -5808,49 +6382,61 @@ def claim_trouble(pod, lookup):
             return f'persistentvolumeclaim "{name}" {"is being deleted" if claim else "not found"}'
         if phase == "Lost":
             volume = claim["spec"]["volumeName"]
-            return f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume "{volume}"'
+            return (f'persistentvolumeclaim "{name}" bound to non-existent persistentvolume '
+                    f'"{volume}"')
         if phase != "Bound":
             return "pod has unbound immediate PersistentVolumeClaims"
     return ""
 
 # == 25. Pod -> container ====================================================================
-# Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and whether the host has
-# AppArmor. Section 28 goes the other way. The spelling tells the side: camelCase keys are Kubernetes, PascalCase are
+# Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and
+# whether the host has AppArmor. Section 28 goes the other way. The spelling tells the side:
+# camelCase keys are Kubernetes, PascalCase are
 # the engine's.
-POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # the labels of our containers, those of the kubelet
-    "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid", "io.kubernetes.container.name")
-RESTART = {"Always": "unless-stopped",      # "always" would undo a `docker stop` when the engine restarts
-           "OnFailure": "on-failure", "Never": "no"}
-FROM_API = {"configMap", "secret", "downwardAPI", "projected"}         # volumes that show what the API holds
+# the labels of our containers, those of the kubelet
+POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (
+    "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid",
+    "io.kubernetes.container.name")
+# "always" would undo a `docker stop` when the engine restarts
+RESTART = {"Always": "unless-stopped", "OnFailure": "on-failure", "Never": "no"}
+# volumes that show what the API holds
+FROM_API = {"configMap", "secret", "downwardAPI", "projected"}
 PROPAGATION = {"HostToContainer": "rslave", "Bidirectional": "rshared"}
-DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
-            "status.podIP", "status.podIPs")
-SOURCES = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secretRef": "Secret", "secretKeyRef": "Secret"}
+DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName",
+            "spec.serviceAccountName", "status.podIP", "status.podIPs")
+SOURCES = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secretRef": "Secret",
+           "secretKeyRef": "Secret"}
 
 def container_name(pod, name):
     return f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{name}"
 
 def expand(text, env):
-    """Replace $(NAME) by its value, leave unknown ones, turn $$ into $ (Kubernetes: third_party/.../expansion)."""
-    return re.sub(r"\$(\$|\(([^)]*)\))", lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
+    """Replace $(NAME) by its value, leave unknown ones, turn $$ into $ (Kubernetes:
+    third_party/.../expansion)."""
+    return re.sub(r"\$(\$|\(([^)]*)\))",
+                  lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
 
 def pod_field(pod, path, host_ip):
     """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
     found = re.fullmatch(r"metadata\.(labels|annotations)(\['(.+)'\])?", path)
     if found:
         entries = pod["metadata"].get(found[1], {})
-        every = "\n".join(f"{key}={dumps(value).decode()}" for key, value in sorted(entries.items()))
+        every = "\n".join(f"{key}={dumps(value).decode()}"
+                          for key, value in sorted(entries.items()))
         return entries.get(found[3], "") if found[2] else every
     if path in ("status.hostIP", "status.hostIPs"):
         return host_ip
     if path not in DOWNWARD:
         raise ConfigError(f"unsupported fieldPath: {path}")
-    return dig(pod, path.replace("podIPs", "podIP"), "")                          # there is but one
+    # there is but one
+    return dig(pod, path.replace("podIPs", "podIP"), "")
 
 def resource_field(pod, container, selector, allocatable):
-    """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is not set is what
-    the node has. container: the one it stands in, or None in a volume. Raises ConfigError."""
-    name, (kind, _, resource) = selector.get("containerName"), selector.get("resource", "").partition(".")
+    """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is
+    not set is what the node has. container: the one it stands in, or None in a volume. Raises
+    ConfigError."""
+    name, (kind, _, resource) = (selector.get("containerName"),
+                                 selector.get("resource", "").partition("."))
     if name:
         container = container_named(pod["spec"], name)
     if not container:
@@ -5861,7 +6447,8 @@ def resource_field(pod, container, selector, allocatable):
     found = dig(container, ["resources", kind, resource], "0")
     if kind == "limits" and not quantity_nanos(found):
         found = allocatable.get(resource, "0")
-    unit = 10 ** 6 if resource == "cpu" else 10 ** 9            # thousandths of a cpu, bytes of the others
+    # thousandths of a cpu, bytes of the others
+    unit = 10 ** 6 if resource == "cpu" else 10 ** 9
     divisor = quantity_value(selector.get("divisor") or "0", unit) or quantity_value("1", unit)
     return str(-(-quantity_value(found, unit) // divisor))
 
@@ -5870,18 +6457,21 @@ def service_variables(name, service):
     spelled = lambda text: text.upper().replace("-", "_")
     ip, ports, prefix = cluster_ip(service), service["spec"]["ports"], spelled(name)
     env = {f"{prefix}_SERVICE_HOST": ip, f"{prefix}_SERVICE_PORT": str(ports[0]["port"])}
-    for port in reversed(ports):                                # the plain NAME_PORT is that of the first
+    # the plain NAME_PORT is that of the first
+    for port in reversed(ports):
         number, protocol = str(port["port"]), port.get("protocol", "TCP")
         url, link = f"{protocol.lower()}://{ip}:{number}", f"{prefix}_PORT_{number}_{protocol}"
-        env.update({f"{prefix}_PORT": url, link: url, link + "_PROTO": protocol.lower(), link + "_PORT": number,
-                    link + "_ADDR": ip})
+        env.update({f"{prefix}_PORT": url, link: url, link + "_PROTO": protocol.lower(),
+                    link + "_PORT": number, link + "_ADDR": ip})
         if port.get("name"):
             env[f"{prefix}_SERVICE_PORT_{spelled(port['name'])}"] = number
     return env
 
 def service_environment(pod, services):
-    """The variables of the Services of a pod's namespace, if it wants them, and of kubernetes. services: all."""
-    own, links, chosen, env = pod["metadata"]["namespace"], pod["spec"].get("enableServiceLinks", True), {}, {}
+    """The variables of the Services of a pod's namespace, if it wants them, and of kubernetes.
+    services: all."""
+    own, links = pod["metadata"]["namespace"], pod["spec"].get("enableServiceLinks", True)
+    chosen, env = {}, {}
     for service in filter(cluster_ip, services):
         namespace, name = key_of(service)
         is_own = namespace == own and links
@@ -5892,22 +6482,25 @@ def service_environment(pod, services):
     return env
 
 def referred(pod, field, reference, lookup):
-    """All the data that a configMapRef and the like names, or the text of its key. Raises ConfigError."""
+    """All the data that a configMapRef and the like names, or the text of its key. Raises
+    ConfigError."""
     kind, name, key = SOURCES[field], reference.get("name", ""), reference.get("key")
     data, required = lookup(kind, name), not reference.get("optional")
     if data is None and required:
         raise ConfigError(f'{kind.lower()} "{name}" not found')
     text = {name: value.decode("utf-8", "replace") for name, value in (data or {}).items()}
     if key and key not in text and required:
-        raise ConfigError(f"couldn't find key {key} in {kind} {pod['metadata']['namespace']}/{name}")
+        raise ConfigError(
+            f"couldn't find key {key} in {kind} {pod['metadata']['namespace']}/{name}")
     return text.get(key) if key else text
 
 def environment(pod, container, lookup, host_ip, cluster, allocatable):
-    """The container's environment as {"NAME": "value"}, references resolved, in the order Kubernetes sets them.
+    """The container's environment as {"NAME": "value"}, references resolved, in the order
+    Kubernetes sets them.
 
-    lookup(kind name, name) -> the data of a ConfigMap or Secret of the pod's namespace as {key: bytes}, or None.
-    cluster: the service variables; allocatable: {resource: quantity} of the node. Raises ConfigError where something
-    that is not optional is missing."""
+    lookup(kind name, name) -> the data of a ConfigMap or Secret of the pod's namespace as {key:
+    bytes}, or None. cluster: the service variables; allocatable: {resource: quantity} of the node.
+    Raises ConfigError where something that is not optional is missing."""
     env = dict(cluster)
     for source in container.get("envFrom", ()):
         for field in filter(SOURCES.get, source):
@@ -5927,41 +6520,50 @@ def environment(pod, container, lookup, host_ip, cluster, allocatable):
     return env
 
 def kernel_hostname(pod):
-    """What `hostname` says in a pod. Raises ConfigError for a setHostnameAsFQDN that Linux has no room for."""
+    """What `hostname` says in a pod. Raises ConfigError for a setHostnameAsFQDN that Linux has no
+    room for."""
     hostname, domain = pod_hostname(pod)
     fqdn = f"{hostname}.{domain}"
     if not domain or not pod["spec"].get("setHostnameAsFQDN"):
         return hostname
     if len(fqdn) > 64:
-        raise ConfigError(f"failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long "
-                          f"(64 characters is the max, {len(fqdn)} characters requested)", "FailedCreatePodSandBox")
+        raise ConfigError(
+            f"failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too "
+            f"long (64 characters is the max, {len(fqdn)} characters requested)",
+            "FailedCreatePodSandBox")
     return fqdn
 
 def uses_cluster_dns(spec):
     policy = spec.get("dnsPolicy")
-    return policy == "ClusterFirstWithHostNet" or policy == "ClusterFirst" and not spec.get("hostNetwork")
+    return (policy == "ClusterFirstWithHostNet" or policy == "ClusterFirst" and
+            not spec.get("hostNetwork"))
 
 def dns_config(pod, settings, host=""):
-    """(nameservers, search domains, options) of a pod by dnsPolicy and dnsConfig, within the kubelet's limits.
-    host: the text of the host's resolv.conf, for dnsPolicy Default."""
-    spec, config, servers, searches, options = pod["spec"], pod["spec"].get("dnsConfig", {}), [], [], []
+    """(nameservers, search domains, options) of a pod by dnsPolicy and dnsConfig, within the
+    kubelet's limits. host: the text of the host's resolv.conf, for dnsPolicy Default."""
+    spec, config, servers, searches, options = (pod["spec"], pod["spec"].get("dnsConfig", {}), [],
+                                                [], [])
     if uses_cluster_dns(spec):
-        # The first refuses what is not ours; the second is asked then. Short forms are answered as they stand: the
-        # ndots:5 of Kubernetes costs eight questions an outside name.
+        # The first refuses what is not ours; the second is asked then. Short forms are answered as
+        # they stand: the ndots:5 of Kubernetes costs eight questions an outside name.
         servers, options = [settings.dns_ip, settings.upstream_ip], ["ndots:1"]
-        searches = [f"{pod['metadata']['namespace']}.svc.{CLUSTER_DOMAIN}", "svc." + CLUSTER_DOMAIN, CLUSTER_DOMAIN]
+        searches = [f"{pod['metadata']['namespace']}.svc.{CLUSTER_DOMAIN}",
+                    "svc." + CLUSTER_DOMAIN, CLUSTER_DOMAIN]
     elif spec.get("dnsPolicy") != "None":
         servers, searches, options = read_resolv_conf(host)
-        if not spec.get("hostNetwork"):                         # the host's own loopback is out of a pod's reach
+        # the host's own loopback is out of a pod's reach
+        if not spec.get("hostNetwork"):
             servers = [s for s in servers if not s.startswith("127.")] or [settings.upstream_ip]
     named = {option.partition(":")[0]: option for option in options}
     for option in config.get("options", ()):
         name, value = option.get("name", ""), option.get("value")
         named[name] = f"{name}:{value}" if value else name
-    searches = [s for s in dict.fromkeys([*searches, *config.get("searches", ())]) if len(s) <= 253][:32]
+    searches = [s for s in dict.fromkeys([*searches, *config.get("searches", ())])
+                if len(s) <= 253][:32]
     while len(" ".join(searches)) > 2048:
         searches.pop()
-    return list(dict.fromkeys([*servers, *config.get("nameservers", ())]))[:3], searches, list(named.values())
+    return (list(dict.fromkeys([*servers, *config.get("nameservers", ())]))[:3], searches,
+            list(named.values()))
 
 def read_resolv_conf(text):
     """(name servers, search domains, options) of a resolv.conf."""
@@ -5971,15 +6573,18 @@ def read_resolv_conf(text):
     return said["nameserver"], said["search"], said["options"]
 
 SAFE_SYSCTLS = {"kernel.shm_rmid_forced", *("net.ipv4." + name for name in (     # the kubelet's
-    "ip_local_port_range tcp_syncookies ping_group_range ip_unprivileged_port_start ip_local_reserved_ports "
-    "tcp_keepalive_time tcp_fin_timeout tcp_keepalive_intvl tcp_keepalive_probes tcp_rmem tcp_wmem").split())}
+    "ip_local_port_range tcp_syncookies ping_group_range ip_unprivileged_port_start "
+    "ip_local_reserved_ports tcp_keepalive_time tcp_fin_timeout tcp_keepalive_intvl "
+    "tcp_keepalive_probes tcp_rmem tcp_wmem").split())}
 
 def sysctls(spec):
     """The pod's sysctls as {name: value}; "net/ipv4/x" is another spelling of "net.ipv4.x"."""
-    return {each["name"].replace("/", "."): each["value"] for each in dig(spec, "securityContext.sysctls", ())}
+    return {each["name"].replace("/", "."): each["value"]
+            for each in dig(spec, "securityContext.sysctls", ())}
 
 def forbidden_sysctls(spec):
-    """Why the kubelet would refuse a pod's sysctls (reason SysctlForbidden), "" if it would not."""
+    """Why the kubelet would refuse a pod's sysctls (reason SysctlForbidden), "" if it would
+    not."""
     for name in sysctls(spec):
         space, field = ("net", "hostNetwork") if name.startswith("net.") else ("ipc", "hostIPC")
         if name not in SAFE_SYSCTLS:
@@ -5990,14 +6595,17 @@ def forbidden_sysctls(spec):
 
 def seccomp_option(profile, settings):
     """The engine's option for a seccompProfile of type Localhost. Raises ConfigError."""
-    path = settings.path("seccomp", os.path.normpath("/" + profile.get("localhostProfile", ""))[1:])
+    path = settings.path("seccomp",
+                         os.path.normpath("/" + profile.get("localhostProfile", ""))[1:])
     try:
         return "seccomp=" + read_text(path)
     except OSError as error:
-        raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}', "CreateContainerError")
+        raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}',
+                          "CreateContainerError")
 
 def security_profiles(security, settings):
-    """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's default holds."""
+    """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's
+    default holds."""
     seccomp, apparmor = security.get("seccompProfile", {}), security.get("appArmorProfile", {})
     out = ["no-new-privileges"] if security.get("allowPrivilegeEscalation") is False else []
     if seccomp.get("type") == "Localhost":
@@ -6010,7 +6618,9 @@ def security_profiles(security, settings):
             out.append(name + "=unconfined")
     if apparmor.get("type") == "Localhost":
         out.append(f"apparmor={apparmor.get('localhostProfile')}")
-    return out + [f"label={key}:{value}" for key, value in security.get("seLinuxOptions", {}).items() if value]
+    return (out +
+            [f"label={key}:{value}" for key, value in security.get("seLinuxOptions", {}).items()
+             if value])
 
 def security_context(pod, container):
     """A container's own setting wins over its pod's."""
@@ -6023,11 +6633,13 @@ def security_options(pod, container, settings):
     if "runAsGroup" in both:
         user = f"{user or 0}:{both['runAsGroup']}"
     groups = [*both.get("supplementalGroups", ()), *pick(both, ("fsGroup",)).values()]
-    unmasked = {"MaskedPaths": [], "ReadonlyPaths": []} if both.get("procMount") == "Unmasked" else {}
-    return user, {
-        "Privileged": bool(both.get("privileged")), "ReadonlyRootfs": bool(both.get("readOnlyRootFilesystem")),
-        "CapAdd": caps.get("add", []), "CapDrop": caps.get("drop", []), "GroupAdd": [str(group) for group in groups],
-        "SecurityOpt": security_profiles(both, settings), **unmasked}
+    unmasked = ({"MaskedPaths": [], "ReadonlyPaths": []} if both.get("procMount") == "Unmasked"
+                else {})
+    return user, {"Privileged": bool(both.get("privileged")),
+                  "ReadonlyRootfs": bool(both.get("readOnlyRootFilesystem")),
+                  "CapAdd": caps.get("add", []), "CapDrop": caps.get("drop", []),
+                  "GroupAdd": [str(group) for group in groups],
+                  "SecurityOpt": security_profiles(both, settings), **unmasked}
 
 def oom_score(pod, container, settings):
     """The kubelet's GetContainerOOMScoreAdjust: who uses more than it asked for goes first."""
@@ -6042,30 +6654,39 @@ def oom_score(pod, container, settings):
 
 def resource_options(pod, container, settings):
     """CpuShares, Memory ... of the engine's create call."""
-    limits, requests = dig(container, "resources.limits", {}), dig(container, "resources.requests", {})
-    cpu, asked = (quantity_value(each.get("cpu", "0"), 10 ** 6) for each in (limits, requests))   # thousandths
-    memory_bytes = quantity_value(limits.get("memory", "0"))                  # 0 is no limit, like an absent one
+    limits = dig(container, "resources.limits", {})
+    requests = dig(container, "resources.requests", {})
+    # thousandths
+    cpu, asked = (quantity_value(each.get("cpu", "0"), 10 ** 6) for each in (limits, requests))
+    # 0 is no limit, like an absent one
+    memory_bytes = quantity_value(limits.get("memory", "0"))
     return {
-        "Memory": memory_bytes, "MemorySwap": memory_bytes,                   # the same: no swap, as with the kubelet
+        # the same: no swap, as with the kubelet
+        "Memory": memory_bytes, "MemorySwap": memory_bytes,
         # In 100 ms. Not NanoCpus: the engine refuses more of them than the machine has.
         "CpuQuota": max(1000, cpu * 100) if cpu else 0,
-        "CpuShares": min(max(2, (asked or cpu) * 1024 // 1000), 262144),      # its MilliCPUToShares
+        # its MilliCPUToShares
+        "CpuShares": min(max(2, (asked or cpu) * 1024 // 1000), 262144),
         "OomScoreAdj": oom_score(pod, container, settings)}
 
 def subpath_of(mount, env):
-    """The subPath of a volumeMount, "" for none. Raises ConfigError for one that leads elsewhere."""
+    """The subPath of a volumeMount, "" for none. Raises ConfigError for one that leads
+    elsewhere."""
     path = mount.get("subPath") or expand(mount.get("subPathExpr", ""), env)
-    missing = [name for name in re.findall(r"\$\(([^()]*)\)", mount.get("subPathExpr", "")) if name not in env]
+    missing = [name for name in re.findall(r"\$\(([^()]*)\)", mount.get("subPathExpr", ""))
+               if name not in env]
     if missing:
         raise ConfigError(f'missing value for "{missing[0]}"')
     if path and not fits("path", path):
         raise ConfigError(f"subPath {path}: {form_text('path')}")
     return path
 
-OWN_FILES = {"etc-hosts": "/etc/hosts", "resolv-conf": "/etc/resolv.conf", "termination-log": "/dev/termination-log"}
+OWN_FILES = {"etc-hosts": "/etc/hosts", "resolv-conf": "/etc/resolv.conf",
+             "termination-log": "/dev/termination-log"}
 
 def wanted_mounts(pod, container, env, sources):
-    """[(volumeMount, its volume, the key of its source)], the files that k2d itself mounts included."""
+    """[(volumeMount, its volume, the key of its source)], the files that k2d itself mounts
+    included."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
     wanted = [(mount, volumes[mount["name"]], f"{mount['name']}/{subpath_of(mount, env)}")
               for mount in container.get("volumeMounts", ())]
@@ -6078,38 +6699,45 @@ def wanted_mounts(pod, container, env, sources):
     return wanted
 
 def to_docker_mounts(pod, container, env, sources):
-    """HostConfig's Mounts and Binds of one container. sources: what prepare_volumes() and hold_subpaths() gave,
-    {"VOLUME/SUBPATH": path on the host, or the fields of an engine's mount}; those of OWN_FILES are files."""
+    """HostConfig's Mounts and Binds of one container. sources: what prepare_volumes() and
+    hold_subpaths() gave, {"VOLUME/SUBPATH": path on the host, or the fields of an engine's mount};
+    those of OWN_FILES are files."""
     mounts, binds = [], []
     for mount, volume, key in wanted_mounts(pod, container, env, sources):
         target, source = mount["mountPath"], sources[key]
         read_only = bool(mount.get("readOnly") or FROM_API & volume.keys() or
-                         dig(volume, "persistentVolumeClaim.readOnly") or dig(volume, "nfs.readOnly"))
+                         dig(volume, "persistentVolumeClaim.readOnly") or
+                         dig(volume, "nfs.readOnly"))
         propagation = PROPAGATION.get(mount.get("mountPropagation"))
         if dig(volume, "emptyDir.medium") == "Memory" and key[-1] == "/" and ":" not in target:
             # Gone after a reboot: a folder that the engine makes in /run is memory, too.
             options = ["ro" if read_only else "rw", *filter(None, [propagation])]
             binds.append(f"{source}:{target}:{','.join(options)}")
             continue
-        if isinstance(source, str):     # unlike Binds, Mounts fail where the source is missing, instead of making a folder
-            source = {"Type": "bind", "Source": source, **filled(BindOptions=filled(Propagation=propagation))}
+        # unlike Binds, Mounts fail where the source is missing, instead of making a folder
+        if isinstance(source, str):
+            source = {"Type": "bind", "Source": source,
+                      **filled(BindOptions=filled(Propagation=propagation))}
         mounts.append({**source, "Target": target, "ReadOnly": read_only})
     return {"Mounts": mounts, "Binds": binds}
 
 def container_labels(pod, name):
-    return dict(zip((POD_NAMESPACE, POD_NAME, POD_UID, CONTAINER_NAME), (*key_of(pod), pod["metadata"]["uid"], name)))
+    return dict(zip((POD_NAMESPACE, POD_NAME, POD_UID, CONTAINER_NAME),
+                    (*key_of(pod), pod["metadata"]["uid"], name)))
 
 def needs_sandbox(spec):
-    """Whether a pod's namespaces need a container of their own: where its containers share processes, more than one
-    stays, or an init container may leave something behind in the network that the others must find."""
+    """Whether a pod's namespaces need a container of their own: where its containers share
+    processes, more than one stays, or an init container may leave something behind in the network
+    that the others must find."""
     changing = [c for c in spec.get("initContainers", ())
-                if dig(c, "securityContext.privileged") or dig(c, "securityContext.capabilities.add")]
+                if dig(c, "securityContext.privileged") or
+                dig(c, "securityContext.capabilities.add")]
     staying = len(spec["containers"]) + len(sidecars_of(spec))
     return bool(staying > 1 or spec.get("shareProcessNamespace") or changing)
 
 def own_namespaces(pod, settings):
-    """The fields of the create call, and of its HostConfig, that belong to the pod as a whole: for its sandbox, or for
-    the one container of a pod that has none."""
+    """The fields of the create call, and of its HostConfig, that belong to the pod as a whole: for
+    its sandbox, or for the one container of a pod that has none."""
     spec, is_host = pod["spec"], pod["spec"].get("hostNetwork")
     network, endpoints, resolver = "host", {}, ([], [], [])
     if not is_host:
@@ -6117,21 +6745,26 @@ def own_namespaces(pod, settings):
         endpoints = {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}
     if not is_host and uses_cluster_dns(spec):
         resolver = dns_config(pod, settings)
-    return {"Hostname": "" if is_host else kernel_hostname(pod), "NetworkingConfig": {"EndpointsConfig": endpoints}}, {
-        "NetworkMode": network, "PidMode": "host" if spec.get("hostPID") else "",
-        "IpcMode": "host" if spec.get("hostIPC") else "shareable", "Sysctls": sysctls(spec),
-        **dict(zip(("Dns", "DnsSearch", "DnsOptions"), resolver))}
+    return ({"Hostname": "" if is_host else kernel_hostname(pod),
+             "NetworkingConfig": {"EndpointsConfig": endpoints}},
+            {"NetworkMode": network, "PidMode": "host" if spec.get("hostPID") else "",
+             "IpcMode": "host" if spec.get("hostIPC") else "shareable", "Sysctls": sysctls(spec),
+             **dict(zip(("Dns", "DnsSearch", "DnsOptions"), resolver))})
 
 def to_docker_sandbox(pod, settings):
-    """The body of the create call for the container that holds the namespaces of a pod of several."""
+    """The body of the create call for the container that holds the namespaces of a pod of
+    several."""
     whole, host = own_namespaces(pod, settings)
+    is_once = pod["spec"]["restartPolicy"] == "Never"
     return {
-        "Image": SANDBOX_IMAGE, "StopSignal": "SIGKILL", "Labels": container_labels(pod, SANDBOX), **whole,
+        "Image": SANDBOX_IMAGE, "StopSignal": "SIGKILL", "Labels": container_labels(pod, SANDBOX),
+        **whole,
         "HostConfig": {
-            # After a restart of the engine its containers come back if they may, and it must be there for them.
-            "RestartPolicy": {"Name": "no" if pod["spec"]["restartPolicy"] == "Never" else "unless-stopped"},
-            "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"], "CpuShares": 2,
-            "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
+            # After a restart of the engine its containers come back if they may, and it must be
+            # there for them.
+            "RestartPolicy": {"Name": "no" if is_once else "unless-stopped"},
+            "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"],
+            "CpuShares": 2, "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
 def restart_policy(spec, container, is_init):
     """What Kubernetes has a container do when it ends."""
@@ -6141,15 +6774,17 @@ def restart_policy(spec, container, is_init):
     return "OnFailure" if is_init and own == "Always" and not is_sidecar(container) else own
 
 def to_docker_container(pod, container, env, sources, settings, join="", target=""):
-    """The body of the engine's create call for one container of a pod. env: {"NAME": "value"}, references resolved;
-    sources: see to_docker_mounts(); join: the id of the sandbox whose namespaces it shares, "" if it has its own;
-    target: the id of the container whose processes an ephemeral container sees."""
+    """The body of the engine's create call for one container of a pod. env: {"NAME": "value"},
+    references resolved; sources: see to_docker_mounts(); join: the id of the sandbox whose
+    namespaces it shares, "" if it has its own; target: the id of the container whose processes an
+    ephemeral container sees."""
     spec, (user, security) = pod["spec"], security_options(pod, container, settings)
     whole, host = own_namespaces(pod, settings)
     if join:
         share = f"container:{join}"
-        whole, host = {}, {"NetworkMode": share, "IpcMode": "host" if spec.get("hostIPC") else share,
-                           "PidMode": share if spec.get("shareProcessNamespace") else host["PidMode"]}
+        whole = {}
+        host = {"NetworkMode": share, "IpcMode": "host" if spec.get("hostIPC") else share,
+                "PidMode": share if spec.get("shareProcessNamespace") else host["PidMode"]}
     if target:
         host["PidMode"] = f"container:{target}"
     if spec.get("runtimeClassName"):
@@ -6157,27 +6792,34 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
     restart = restart_policy(spec, container, container in spec.get("initContainers", ()))
     return {
         "Image": container["image"],
-        # With Entrypoint set, the engine ignores the image's Cmd: just what command without args means to Kubernetes.
+        # With Entrypoint set, the engine ignores the image's Cmd: just what command without args
+        # means to Kubernetes.
         "Entrypoint": [expand(word, env) for word in container.get("command", ())] or None,
         "Cmd": [expand(word, env) for word in container.get("args", ())] or None,
         "Env": [f"{name}={value}" for name, value in env.items()],
-        "WorkingDir": container.get("workingDir", ""), "Labels": container_labels(pod, container["name"]),
+        "WorkingDir": container.get("workingDir", ""),
+        "Labels": container_labels(pod, container["name"]),
         "Tty": bool(container.get("tty")), "OpenStdin": bool(container.get("stdin")),
         "StdinOnce": bool(container.get("stdinOnce")), "User": user,
-        "Healthcheck": {"Test": ["NONE"]},                 # Kubernetes knows no HEALTHCHECK, and each one costs an exec
+        # Kubernetes knows no HEALTHCHECK, and each one costs an exec
+        "Healthcheck": {"Test": ["NONE"]},
         **whole,
         "HostConfig": {
-            "RestartPolicy": {"Name": RESTART[restart]},   # the engine restarts, even while k2d is down
+            # the engine restarts, even while k2d is down
+            "RestartPolicy": {"Name": RESTART[restart]},
             **host, **security, **resource_options(pod, container, settings),
             **to_docker_mounts(pod, container, env, sources)}}
 
 # == 26. Volumes =============================================================================
-# Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. What touches the host stands
+# Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. What
+# touches the host stands
 # in section 7.
 def volume_files(kind, source, lookup):
-    """The files of a configMap or secret volume: {relative path: (bytes, mode)}. Raises ConfigError."""
+    """The files of a configMap or secret volume: {relative path: (bytes, mode)}. Raises
+    ConfigError."""
     name = source.get("name") or source.get("secretName", "")
-    data, required, mode = lookup(kind, name), not source.get("optional"), source.get("defaultMode", 0o644)
+    data, required = lookup(kind, name), not source.get("optional")
+    mode = source.get("defaultMode", 0o644)
     if data is None and required:
         raise ConfigError(f'{kind.lower()} "{name}" not found')
     data = data or {}
@@ -6185,7 +6827,8 @@ def volume_files(kind, source, lookup):
     missing = [item["key"] for item in items if item["key"] not in data]
     if missing and required:
         raise ConfigError(f"references non-existent {kind.lower()} key: {missing[0]}")
-    return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items if item["key"] in data}
+    return {item["path"]: (data[item["key"]], item.get("mode", mode)) for item in items
+            if item["key"] in data}
 
 def downward_files(pod, items, mode, settings, lookup):
     """The files of a downwardAPI volume: {relative path: (bytes, mode)}. Raises ConfigError."""
@@ -6199,31 +6842,39 @@ def downward_files(pod, items, mode, settings, lookup):
     return files
 
 def token_owner(pod):
-    """[the one user whom all containers run as], who alone may read its token; [] where they differ or do not say."""
+    """[the one user whom all containers run as], who alone may read its token; [] where they
+    differ or do not say."""
     spec = pod["spec"]
-    users = {security_context(pod, c).get("runAsUser") for c in (*spec["containers"], *spec.get("initContainers", ()))}
+    users = {security_context(pod, c).get("runAsUser")
+             for c in (*spec["containers"], *spec.get("initContainers", ()))}
     return list(users - {None}) if len(users) == 1 else []
 
 def projected_files(pod, volume, settings, lookup):
-    """The files of a volume that shows what the API holds, for project_files(). Raises ConfigError."""
+    """The files of a volume that shows what the API holds, for project_files(). Raises
+    ConfigError."""
     files, owner = {}, token_owner(pod)
     mode = next((each["defaultMode"] for each in volume.values() if "defaultMode" in each), 0o644)
     private = owner or dig(pod, "spec.securityContext.fsGroup") is not None
-    for each in dig(volume, "projected.sources", [volume]):     # a volume of one source looks like an entry
+    # a volume of one source looks like an entry
+    for each in dig(volume, "projected.sources", [volume]):
         for field, kind in (("configMap", "ConfigMap"), ("secret", "Secret")):
             if field in each:
                 files.update(volume_files(kind, {"defaultMode": mode, **each[field]}, lookup))
-        files.update(downward_files(pod, dig(each, "downwardAPI.items", ()), mode, settings, lookup))
+        files.update(downward_files(pod, dig(each, "downwardAPI.items", ()), mode, settings,
+                                    lookup))
         token = each.get("serviceAccountToken")
         if token:
-            files[token["path"]] = lookup("Token", (volume["name"], token)), 0o600 if private else mode, *owner
+            files[token["path"]] = (lookup("Token", (volume["name"], token)),
+                                    0o600 if private else mode, *owner)
     return files
 
 def hold_subpath(root, path, target, is_ours):
-    """What is mounted for a subPath below root: the path itself, where k2d alone writes there. Raises OSError.
+    """What is mounted for a subPath below root: the path itself, where k2d alone writes there.
+    Raises OSError.
 
-    The engine resolves a path anew at each start of the container. So where containers can write, and put a symlink to
-    somewhere else into the path, it is given a bind mount of what stood there when we looked, in a place of our own."""
+    The engine resolves a path anew at each start of the container. So where containers can write,
+    and put a symlink to somewhere else into the path, it is given a bind mount of what stood there
+    when we looked, in a place of our own."""
     if isinstance(root, dict):                                  # nfs: the server finds it
         device = root["VolumeOptions"]["DriverConfig"]["Options"]["device"]
         options = {"DriverConfig": {"Options": {"device": os.path.join(device, path)}}}
@@ -6243,21 +6894,25 @@ def hold_subpaths(pod, container, env, sources):
             if path:
                 by_us = bool(FROM_API & volumes[name].keys())
                 out[f"{name}/{path}"] = hold_subpath(sources[name + "//"], path, target, by_us)
-        except OSError as error:    # no details for those who may read the pod: they would tell of the host's files
+        # no details for those who may read the pod: they would tell of the host's files
+        except OSError as error:
             log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
-            raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container "{container["name"]}"')
+            raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container '
+                              f'"{container["name"]}"')
     return out
 
-# -- what each type of volume is made from: called with pod, volume, settings, lookup; returns what the engine mounts,
-# and where subPaths begin
+# -- what each type of volume is made from: called with pod, volume, settings, lookup; returns what
+# the engine mounts, and where subPaths begin
 def prepare_files(pod, volume, settings, lookup):
     folder = settings.pod_folder(uid_of(pod), "volumes", volume["name"])
     files = projected_files(pod, volume, settings, lookup)
     project_files(folder, files, dig(pod, "spec.securityContext.fsGroup"))
-    return folder, os.path.join(folder, "..data")                   # the latter for a subPath: never past our symlinks
+    # the latter for a subPath: never past our symlinks
+    return folder, os.path.join(folder, "..data")
 
 def memory_size(pod, source):
-    """What an emptyDir in memory may hold: what all containers may use together, where none is unlimited."""
+    """What an emptyDir in memory may hold: what all containers may use together, where none is
+    unlimited."""
     limits = [dig(c, "resources.limits.memory") for c in pod["spec"]["containers"]]
     sizes = [quantity_value(source["sizeLimit"])] if "sizeLimit" in source else []
     if all(limits):
@@ -6265,7 +6920,8 @@ def memory_size(pod, source):
     return min(sizes, default="50%")
 
 def prepare_empty_dir(pod, volume, settings, lookup):
-    uid, group, source = uid_of(pod), dig(pod, "spec.securityContext.fsGroup"), volume.get("emptyDir", {})
+    uid, group = uid_of(pod), dig(pod, "spec.securityContext.fsGroup")
+    source = volume.get("emptyDir", {})
     mode = 0o777 if group is None else 0o2777
     if source.get("medium") == "Memory":
         folder = run_folder(uid, "volumes", volume["name"])
@@ -6276,49 +6932,62 @@ def prepare_empty_dir(pod, volume, settings, lookup):
     return folder, folder
 
 def to_docker_nfs(source, options=()):
-    """The fields of an engine's mount of an NFS export; its volume has no name and goes with the container."""
+    """The fields of an engine's mount of an NFS export; its volume has no name and goes with the
+    container."""
     told = ["addr=" + source["server"], *(options or ["nfsvers=4"])]
     if source.get("readOnly"):
         told.append("ro")
-    return {"Type": "volume", "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": {
-        "type": "nfs", "o": ",".join(told), "device": ":" + source["path"]}}}}
+    return {"Type": "volume",
+            "VolumeOptions": {"NoCopy": True,
+                              "DriverConfig": {"Name": "local",
+                                               "Options": {"type": "nfs", "o": ",".join(told),
+                                                           "device": ":" + source["path"]}}}}
 
 def prepare_claim(pod, volume, settings, lookup):
-    name, security = volume["persistentVolumeClaim"]["claimName"], pod["spec"].get("securityContext", {})
+    name = volume["persistentVolumeClaim"]["claimName"]
+    security = pod["spec"].get("securityContext", {})
     claim = lookup("PersistentVolumeClaim", name)
     pv = lookup("PersistentVolume", dig(claim, "spec.volumeName", ""))
     if not pv or dig(claim, "status.phase") != "Bound":
         why = "is not bound" if claim else "not found"
-        raise ConfigError(f'Unable to attach or mount volumes: persistentvolumeclaim "{name}" {why}', "FailedMount")
+        raise ConfigError(
+            f'Unable to attach or mount volumes: persistentvolumeclaim "{name}" {why}',
+            "FailedMount")
     spec = pv["spec"]
     if "nfs" in spec:
         return (to_docker_nfs(spec["nfs"], spec.get("mountOptions")),) * 2
     if "hostPath" not in spec and "local" not in spec:
-        raise ConfigError("no volume plugin matched: k2d mounts persistent volumes of types hostPath, local and nfs")
-    path = prepare_host_path(spec.get("hostPath") or {"path": spec["local"]["path"], "type": "Directory"})
+        raise ConfigError("no volume plugin matched: k2d mounts persistent volumes of types "
+                          "hostPath, local and nfs")
+    path = prepare_host_path(spec.get("hostPath") or
+                             {"path": spec["local"]["path"], "type": "Directory"})
     if "fsGroup" in security and (is_ours(pv) or "local" in spec):
-        set_group(path, security["fsGroup"], security.get("fsGroupChangePolicy") == "OnRootMismatch")
+        set_group(path, security["fsGroup"],
+                  security.get("fsGroupChangePolicy") == "OnRootMismatch")
     by_name = {"Type": "volume", "Source": name_of(pv), "VolumeOptions": {"NoCopy": True}}
-    return by_name if is_ours(pv) else path, path               # by its name, the engine knows that it is in use
+    # by its name, the engine knows that it is in use
+    return by_name if is_ours(pv) else path, path
 
-VOLUME_SOURCES = {
-    **dict.fromkeys(FROM_API, prepare_files), "emptyDir": prepare_empty_dir, "persistentVolumeClaim": prepare_claim,
-    "hostPath": lambda pod, volume, *_: (prepare_host_path(volume["hostPath"]),) * 2,
-    "nfs": lambda pod, volume, *_: (to_docker_nfs(volume["nfs"]),) * 2}
+VOLUME_SOURCES = {**dict.fromkeys(FROM_API, prepare_files), "emptyDir": prepare_empty_dir,
+                  "persistentVolumeClaim": prepare_claim,
+                  "hostPath": lambda pod, volume, *_: (prepare_host_path(volume["hostPath"]),) * 2,
+                  "nfs": lambda pod, volume, *_: (to_docker_nfs(volume["nfs"]),) * 2}
 
 def prepare_volumes(pod, settings, lookup, types=VOLUME_SOURCES.keys()):
-    """Bring a pod's volumes of these types up to date; returns {"VOLUME/": path on the host or fields of an engine's
-    mount, "VOLUME//": where subPaths of it begin}. lookup(kind, name) -> what the pod's namespace holds, see
-    Worker.lookup(). Raises ConfigError."""
+    """Bring a pod's volumes of these types up to date; returns {"VOLUME/": path on the host or
+    fields of an engine's mount, "VOLUME//": where subPaths of it begin}. lookup(kind, name) ->
+    what the pod's namespace holds, see Worker.lookup(). Raises ConfigError."""
     sources, problems = {}, []
     for volume in pod["spec"].get("volumes", ()):
         name = volume["name"]
         for type_ in types & volume.keys():
             try:
-                sources[name + "/"], sources[name + "//"] = VOLUME_SOURCES[type_](pod, volume, settings, lookup)
+                sources[name + "/"], sources[name + "//"] = VOLUME_SOURCES[type_](pod, volume,
+                                                                                  settings, lookup)
             except (ConfigError, OSError, ValueError) as error:
                 problems.append(f'MountVolume.SetUp failed for volume "{name}" : {error}')
-    if problems:                                                # the other volumes are up to date all the same
+    # the other volumes are up to date all the same
+    if problems:
         raise ConfigError(problems[0], "ContainerCreating")
     return sources
 
@@ -6328,8 +6997,9 @@ def remove_volumes(settings, uid):
     remove_tree(settings.pod_folder(uid))
 
 # == 27. Engine [host] =======================================================================
-# HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by http.client, which
-# would bring the email package along: with http.server, 3.4 MB resident of the 25 that we may use.
+# HTTP to Docker or Podman over its socket, a connection a call. Engine API 1.40 to 1.52. Not by
+# http.client, which would bring the email package along: with http.server, 3.4 MB resident of the
+# 25 that we may use.
 
 class EngineError(Exception):
     """The engine answered with an error; str() is its message."""
@@ -6342,14 +7012,16 @@ class EngineGone(EngineError):
 
 @contextmanager
 def reaching_engine():
-    """Around what talks to the engine: a socket that fails, or an answer that is none, is EngineGone."""
+    """Around what talks to the engine: a socket that fails, or an answer that is none, is
+    EngineGone."""
     try:
         yield
     except (OSError, ValueError) as error:
         raise EngineGone(0, f"the container engine does not answer: {error}")
 
 class Engine:
-    """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks its caller."""
+    """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks
+    its caller."""
     def __init__(self, host):
         scheme, _, rest = host.partition("://")
         if scheme not in ("unix", "tcp") or not rest:
@@ -6358,26 +7030,33 @@ class Engine:
         if scheme == "tcp":
             name, _, port = rest.strip("/").rpartition(":")
             self.address, self.family = (name, int(port)), socket.AF_INET
-        self.prefix = ""                                    # "/v1.41" once the engine has said what it speaks
+        # "/v1.41" once the engine has said what it speaks
+        self.prefix = ""
 
     def negotiate(self):
-        """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40) are refused."""
-        self.prefix = ""                                    # an engine that comes back may be an older one
+        """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40)
+        are refused."""
+        # an engine that comes back may be an older one
+        self.prefix = ""
         sock, head, _ = self.stream("GET", "/_ping", timeout=10)
         sock.close()
         found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
         version = min((int(found[1]), int(found[2])) if found else (1, 40), (1, 52))
         if version < (1, 40):
-            raise EngineError(400, "the engine speaks {}.{}, k2d needs 1.40: Docker 19.03, Podman 4.3".format(*version))
+            raise EngineError(400,
+                              "the engine speaks {}.{}, k2d needs 1.40: Docker 19.03, Podman "
+                              "4.3".format(*version))
         self.prefix = "/v{}.{}".format(*version)
 
     @reaching_engine()
     def stream(self, method, path, body=None, timeout=None, headers=()):
-        """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so that it is not chunked
-        and ends with the connection. A body of bytes is a tar archive. Raises EngineError, EngineGone."""
+        """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so
+        that it is not chunked and ends with the connection. A body of bytes is a tar archive.
+        Raises EngineError, EngineGone."""
         data = b"" if body is None else body
         data = data if isinstance(data, bytes) else dumps(data)
-        lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost", f"Content-Length: {len(data)}", *headers,
+        lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost",
+                 f"Content-Length: {len(data)}", *headers,
                  "Content-Type: application/" + ("x-tar" if isinstance(body, bytes) else "json")]
         sock = socket.socket(self.family)
         try:
@@ -6401,8 +7080,8 @@ class Engine:
 
     @reaching_engine()
     def call(self, method, path, body=None, expect=()):
-        """The decoded body of a call that answers at once; None if it has none, or a status that the caller expects.
-        Raises EngineError, EngineGone."""
+        """The decoded body of a call that answers at once; None if it has none, or a status that
+        the caller expects. Raises EngineError, EngineGone."""
         try:
             sock, _, rest = self.stream(method, path, body, timeout=60)
         except EngineError as error:
@@ -6414,35 +7093,42 @@ class Engine:
         return json.loads(data) if data[:1] in (b"{", b"[") else None
 
     def pull(self, image, login=None, tell=None):
-        """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for its registry; tell:
-        see make_image(). Raises EngineError with the registry's words."""
-        headers = [f"X-Registry-Auth: {base64.urlsafe_b64encode(dumps(login)).decode()}"] if login else ()
+        """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for
+        its registry; tell: see make_image(). Raises EngineError with the registry's words."""
+        headers = ([f"X-Registry-Auth: {base64.urlsafe_b64encode(dumps(login)).decode()}"] if login
+                   else ())
         self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), None, headers, tell)
 
     def ensure_sandbox(self):
-        """Make the image of sandboxes, unless the engine has it. Raises EngineError, EngineGone."""
+        """Make the image of sandboxes, unless the engine has it. Raises EngineError,
+        EngineGone."""
         if self.call("GET", f"/images/{SANDBOX_IMAGE}/json", expect=(404,)):
             return
         import io
         import tarfile
         arch = self.call("GET", "/version").get("Arch")
         if arch not in SANDBOX_CODE:
-            raise EngineError(501, f"pods of several containers: no sandbox for the architecture {arch}")
-        file, program, entry = io.BytesIO(), sandbox_program(*SANDBOX_CODE[arch]), tarfile.TarInfo("sandbox")
+            raise EngineError(
+                501, f"pods of several containers: no sandbox for the architecture {arch}")
+        file, program = io.BytesIO(), sandbox_program(*SANDBOX_CODE[arch])
+        entry = tarfile.TarInfo("sandbox")
         entry.mode, entry.size = 0o755, len(program)
         with tarfile.open(fileobj=file, mode="w") as archive:
             archive.addfile(entry, io.BytesIO(program))
         repository, _, tag = SANDBOX_IMAGE.rpartition(":")
-        self.make_image({"fromSrc": "-", "repo": repository, "tag": tag, "changes": 'ENTRYPOINT ["/sandbox"]'},
+        self.make_image({"fromSrc": "-", "repo": repository, "tag": tag,
+                         "changes": 'ENTRYPOINT ["/sandbox"]'},
                         file.getvalue())
 
     @reaching_engine()
     def make_image(self, query, body=None, headers=(), tell=None):
-        """Create an image by pull or import. tell(bytes there, bytes known of) is called now and then, if given."""
+        """Create an image by pull or import. tell(bytes there, bytes known of) is called now and
+        then, if given."""
         path, layers = "/images/create?" + urllib.parse.urlencode(query), {}
         sock, _, text = self.stream("POST", path, body, 600, headers)
         with sock:
-            while True:                                     # one JSON object a line; an error comes with status 200
+            # one JSON object a line; an error comes with status 200
+            while True:
                 *lines, text = text.split(b"\n")
                 for line in map(json.loads, filter(bytes.strip, lines)):
                     if line.get("error"):
@@ -6477,7 +7163,8 @@ def registry_of(image):
     return "docker.io", name if slash else f"library/{name}"
 
 def read_logins(data):
-    """[(HOST/PATH, login)] in the data of a Secret of one of the two types; what cannot be read opens nothing."""
+    """[(HOST/PATH, login)] in the data of a Secret of one of the two types; what cannot be read
+    opens nothing."""
     found = []
     try:
         entries = json.loads(data.get(".dockercfg") or data.get(".dockerconfigjson", "{}"))
@@ -6492,51 +7179,61 @@ def read_logins(data):
     return found
 
 def logins(image, secrets):
-    """The logins for an image's registry, the best first, as the kubelet's keyring finds them. secrets: the data of
-    Secrets of both types, each {key: bytes}."""
+    """The logins for an image's registry, the best first, as the kubelet's keyring finds them.
+    secrets: the data of Secrets of both types, each {key: bytes}."""
     from fnmatch import fnmatchcase
     host, path = registry_of(image)
-    known = sorted((each for data in secrets for each in read_logins(data)), key=lambda each: each[0], reverse=True)
+    known = sorted((each for data in secrets for each in read_logins(data)),
+                   key=lambda each: each[0], reverse=True)
     def matches_place(place):
         its_host, _, its_path = place.partition("/")
         parts, its_parts = re.split("[.:]", host), re.split("[.:]", its_host)
-        return len(parts) == len(its_parts) and all(map(fnmatchcase, parts, its_parts)) and path.startswith(its_path)
+        return (len(parts) == len(its_parts) and all(map(fnmatchcase, parts, its_parts)) and
+                path.startswith(its_path))
     exact = [login for place, login in known if matches_place(place)]
-    return exact or [login for place, login in known if (host, place) == ("docker.io", "index.docker.io")]
+    return (exact or
+            [login for place, login in known if (host, place) == ("docker.io", "index.docker.io")])
 
-SANDBOX = "POD"             # the name, among a pod's containers, of the one that only holds its namespaces
+# the name, among a pod's containers, of the one that only holds its namespaces
+SANDBOX = "POD"
 SANDBOX_IMAGE = "k2d.io/sandbox:1"
 SANDBOX_CODE = {  # the engine's architecture: (bits, machine and flags of ELF, code)
-    # push 13; pop rax; push 17; pop rdi; mov esi, 0x400078 (the sigaction); xor edx, edx; push 8; pop r10; syscall
-    # (rt_sigaction); again: push 34; pop rax; syscall (pause); jmp again
+    # push 13; pop rax; push 17; pop rdi; mov esi, 0x400078 (the sigaction); xor edx, edx; push 8;
+    # pop r10; syscall (rt_sigaction); again: push 34; pop rax; syscall (pause); jmp again
     "amd64": (64, 62, 0, "6a0d586a115fbe7800400031d26a08415a0f056a22580f05ebf9"),
-    # mov x8, 134; mov x0, 17; mov x1, 0x400078; mov x2, 0; mov x3, 8; svc 0; mov x8, 73; again: mov x0, x1, x2, x3 0;
-    # svc 0 (ppoll); b again
-    "arm64": (64, 183, 0, "c81080d2200280d2010f80d20108a0f2020080d2030180d2010000d4280980d2000080d2010080d2030080d2"
-                          "010000d4fbffff17"),
-    # mov r7, 174; mov r0, 17; mov r1, 0x400000; add r1, 84; mov r2, 0; mov r3, 8; svc 0; again: mov r7, 29; svc 0
-    # (pause); b again
-    "arm": (32, 40, 5 << 24, "ae70a0e31100a0e30115a0e3541081e20020a0e30830a0e3000000ef1d70a0e3000000effcffffea"),
+    # mov x8, 134; mov x0, 17; mov x1, 0x400078; mov x2, 0; mov x3, 8; svc 0; mov x8, 73; again:
+    # mov x0, x1, x2, x3 0; svc 0 (ppoll); b again
+    "arm64": (64, 183, 0,
+              "c81080d2200280d2010f80d20108a0f2020080d2030180d2010000d4"
+              "280980d2000080d2010080d2030080d2010000d4fbffff17"),
+    # mov r7, 174; mov r0, 17; mov r1, 0x400000; add r1, 84; mov r2, 0; mov r3, 8; svc 0; again:
+    # mov r7, 29; svc 0 (pause); b again
+    "arm": (32, 40, 5 << 24,
+            "ae70a0e31100a0e30115a0e3541081e20020a0e30830a0e3000000ef1d70a0e3000000effcffffea"),
 }
 
 def sandbox_program(bits, machine, flags, code):
-    """An ELF program that holds a pod's namespaces: rt_sigaction(SIGCHLD, SIG_IGN), so that it never keeps a zombie
-    where it is everybody's process 1, then pause() for ever (ppoll() where there is no pause)."""
+    """An ELF program that holds a pod's namespaces: rt_sigaction(SIGCHLD, SIG_IGN), so that it
+    never keeps a zombie where it is everybody's process 1, then pause() for ever (ppoll() where
+    there is no pause)."""
     is_64 = bits == 64
-    word, head, base, sizes = ("Q", 120, 0x400000, (64, 56)) if is_64 else ("I", 84, 0x400000, (52, 32))
-    size = head + 32 + len(code) // 2                       # the headers; a struct sigaction of SIG_IGN; the code
+    word, head, base, sizes = (("Q", 120, 0x400000, (64, 56)) if is_64
+                               else ("I", 84, 0x400000, (52, 32)))
+    # the headers; a struct sigaction of SIG_IGN; the code
+    size = head + 32 + len(code) // 2
     segment = [0, base, base, size, size]                   # read and execute, the whole file
     if is_64:
         program = struct.pack("<2I6Q", 1, 5, *segment, 4096)
     else:
         program = struct.pack("<8I", 1, *segment, 5, 4096)
-    header = struct.pack(f"<4s4B8x2HI3{word}I6H", b"\x7fELF", bits // 32, 1, 1, 0, 2, machine, 1, base + head + 32,
-                         sizes[0], 0, flags, *sizes, 1, 0, 0, 0)
+    header = struct.pack(f"<4s4B8x2HI3{word}I6H", b"\x7fELF", bits // 32, 1, 1, 0, 2, machine, 1,
+                         base + head + 32, sizes[0], 0, flags, *sizes, 1, 0, 0, 0)
     return header + program + (1).to_bytes(32, "little") + bytes.fromhex(code)
 
 def log_frames(buffer, tty):
-    """(frames, rest) of the bytes of a log or attach stream; a frame is (1 stdout | 2 stderr, bytes). A tty has no
-    frames (Engine API, "Stream format": one byte stream, three zeros, four bytes of length, big endian)."""
+    """(frames, rest) of the bytes of a log or attach stream; a frame is (1 stdout | 2 stderr,
+    bytes). A tty has no frames (Engine API, "Stream format": one byte stream, three zeros, four
+    bytes of length, big endian)."""
     if tty:
         return ([(1, buffer)] if buffer else []), b""
     frames, at = [], 0
@@ -6549,9 +7246,11 @@ def log_frames(buffer, tty):
     return frames, buffer[at:]
 
 # == 28. Container -> pod ====================================================================
-# Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that somebody else started.
+# Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that
+# somebody else started.
 def engine_time(text):
-    """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero time."""
+    """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero
+    time."""
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 INTERRUPTED = "ended by a restart of the engine or of its host"
@@ -6563,22 +7262,26 @@ def address_in(info):
     return ""
 
 # A container's runs, from one inspect to the next:
-#   before            now                    what is new                          restarts   last
-#   none              any                    found at our start, or just made     as counted, 137 if it has run before
-#   same, running     running, same start    nothing                              -          -
-#   same, running     running, new start     it ended and runs again              + 1        by the exit that was told
-#   same, running     restarting             it ended, the engine waits           as counted by the exit that was told
-#   same, exited      running                started by hand, or by the engine    + 1        what before ended with
-#   same, restarting  running                the engine's next run                as counted -
-#   another id        any                    made anew in its place               + 1        what before ended with
+#   before            now                  what is new                       restarts    last
+#   none              any                  found at our start, or just made  as counted  137 if it
+#                                                                                    has run before
+#   same, running     running, same start  nothing                           -           -
+#   same, running     running, new start   it ended and runs again           + 1         as told
+#   same, running     restarting           it ended, the engine waits        as counted  as told
+#   same, exited      running              started by hand, or by the engine + 1         as before
+#   same, restarting  running              the engine's next run             as counted  -
+#   another id        any                  made anew in its place            + 1         as before
+# as told: by the exit that an event told; as before: what the run before ended with.
 class Found:
-    """One container as its last inspect showed it: what we need of the engine's several kilobytes."""
-    __slots__ = ("id image image_id container pid state exit_code error oom restarts counted started_at finished_at "
-                 "run_began prior_began tty ip last message").split()
+    """One container as its last inspect showed it: what we need of the engine's several
+    kilobytes."""
+    __slots__ = ("id image image_id container pid state exit_code error oom restarts counted "
+                 "started_at finished_at run_began prior_began tty ip last message").split()
 
     def __init__(self, info, before=None, exit_=None, message=""):
-        """before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of a run that ended
-        since; message: what that run, or the last one, left as its termination message."""
+        """before: the Found of the inspect before it, or None; exit_: (exit code, nanoseconds) of
+        a run that ended since; message: what that run, or the last one, left as its termination
+        message."""
         state, config = info["State"], info["Config"]
         self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
         self.image, self.pid, self.message = config["Image"], state.get("Pid", 0), message
@@ -6587,22 +7290,27 @@ class Found:
         self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
         self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
         self.ip = address_in(info)
-        # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes counts every new run.
+        # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes
+        # counts every new run.
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
         if self.running and engine_time(self.finished_at):
-            self.run_began = self.finished_at                # a run's log begins where the previous run ended
+            # a run's log begins where the previous run ended
+            self.run_began = self.finished_at
         if before and before.id == self.id:                  # the rows that begin with "same"
             self.follow(before)
         elif before:                                         # "another id"
             self.restarts = before.restarts + bool(engine_time(before.started_at))
             self.last = before.terminated() if before.state == "exited" else before.last
-        if before and before.running and exit_ and self.has_moved_on(before):      # "by the exit that was told"
+        # "by the exit that was told"
+        if before and before.running and exit_ and self.has_moved_on(before):
             self.end_of(before, exit_, message)
-        elif self.running and self.restarts and not self.last:     # "137": ended while we were away; the kubelet's words
-            self.last = {"exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
-                         "message": "The container could not be located when the pod was terminated",
-                         "finishedAt": engine_time(self.finished_at)}
+        # "137": ended while we were away; the kubelet's words
+        elif self.running and self.restarts and not self.last:
+            self.last = {
+                "exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
+                "message": "The container could not be located when the pod was terminated",
+                "finishedAt": engine_time(self.finished_at)}
 
     def follow(self, before):
         """Take over what the Found before knew of the same container."""
@@ -6623,7 +7331,8 @@ class Found:
     def end_of(self, before, exit_, message):
         """The run before has ended as an event told."""
         code, nanos = exit_
-        ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanos / 1e9)) if nanos else self.finished_at
+        ended = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanos / 1e9)) if nanos
+                 else self.finished_at)
         before.message, before.oom = message, before.oom or self.oom
         self.last = before.terminated(code, ended)
 
@@ -6638,18 +7347,21 @@ class Found:
         if self.oom:
             reason = "OOMKilled"
         out = {"exitCode": code, "reason": reason, "startedAt": engine_time(self.started_at),
-               "finishedAt": engine_time(finished_at or self.finished_at), "containerID": "docker://" + self.id,
-               **filled(message=self.message)}
+               "finishedAt": engine_time(finished_at or self.finished_at),
+               "containerID": "docker://" + self.id, **filled(message=self.message)}
         if self.error == INTERRUPTED:
             out.update(reason="ContainerStatusUnknown", message=self.error)
         elif self.error:
-            out.update(reason="StartError", message=self.error, exitCode=128, finishedAt=out["finishedAt"] or now())
+            out.update(reason="StartError", message=self.error, exitCode=128,
+                       finishedAt=out["finishedAt"] or now())
         return out
 
-KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"   # conditions
+# conditions
+KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"
 
 def container_state(pod, container, found):
-    """(state without why it waits, whether a run that has ended counts as ready) of a container that was found."""
+    """(state without why it waits, whether a run that has ended counts as ready) of a container
+    that was found."""
     is_init = container in pod["spec"].get("initContainers", ()) and not is_sidecar(container)
     if found.running:
         return {"running": {"startedAt": engine_time(found.started_at)}}, False
@@ -6665,16 +7377,19 @@ def container_status(pod, container, found, problem, probed):
     problem  (reason, message) why it waits, or None
     probed   what the probes say: (has started, is ready)"""
     spec, (started, ready) = pod["spec"], probed
-    status = {"name": container["name"], "state": {}, "lastState": {}, "ready": False, "started": False,
-              "restartCount": 0, "image": container.get("image", ""), "imageID": ""}
+    status = {"name": container["name"], "state": {}, "lastState": {}, "ready": False,
+              "started": False, "restartCount": 0, "image": container.get("image", ""),
+              "imageID": ""}
     if found:
         last, meta = found.last, pod["metadata"]
         status.update(restartCount=found.restarts, imageID="docker://" + found.image_id,
                       containerID="docker://" + found.id)
         if found.state == "restarting":
             last = last or found.terminated()
-            problem = problem or ("CrashLoopBackOff", "back-off restarting failed container="
-                                  f"{container['name']} pod={name_of(pod)}_{meta['namespace']}({meta['uid']})")
+            problem = (problem or
+                       ("CrashLoopBackOff",
+                        f"back-off restarting failed container={container['name']} "
+                        f"pod={name_of(pod)}_{meta['namespace']}({meta['uid']})"))
         status["lastState"] = filled(terminated=last)
         status["state"], status["ready"] = container_state(pod, container, found)
         if found.running:
@@ -6682,12 +7397,15 @@ def container_status(pod, container, found, problem, probed):
             started = started and stays
             status.update(started=started, ready=started and ready and found.state == "running")
     if not status["state"]:
-        reason, text = problem or ("PodInitializing" if "initContainers" in spec else "ContainerCreating", "")
+        reason, text = (problem or
+                        ("PodInitializing" if "initContainers" in spec else "ContainerCreating",
+                         ""))
         status["state"] = {"waiting": {"reason": reason, **filled(message=text)}}
     return status
 
 def last_exit(status):
-    """The exit code of the run that ended last, None while the first is still to come or the present one goes on."""
+    """The exit code of the run that ended last, None while the first is still to come or the
+    present one goes on."""
     state = status["lastState"] if "waiting" in status["state"] else status["state"]
     return dig(state, "terminated.exitCode")
 
@@ -6719,7 +7437,8 @@ def is_initialised(spec, statuses):
     return True
 
 def pod_phase(spec, statuses, ended=False):
-    """The kubelet's getPhase. statuses: {container name: status}; ended: nothing will be started any more."""
+    """The kubelet's getPhase. statuses: {container name: status}; ended: nothing will be started
+    any more."""
     if has_failed_init(spec, statuses):
         return "Failed"
     regular = [statuses[c["name"]] for c in spec["containers"]]
@@ -6749,21 +7468,27 @@ def closed_gates(pod):
         if not found:
             yield f'corresponding condition of pod readiness gate "{type_}" does not exist.'
         elif found["status"] != "True":
-            yield f'the status of pod readiness gate "{type_}" is not "True", but {found["status"]}'
+            yield (
+                f'the status of pod readiness gate "{type_}" is not "True", but {found["status"]}')
 
 def pod_conditions(pod, phase, statuses, has_sandbox):
-    """The conditions that the kubelet computes (kubelet/status/generate.go); those of others stay."""
-    spec, old, generation = pod["spec"], dig(pod, "status.conditions", []), pod["metadata"].get("generation")
+    """The conditions that the kubelet computes (kubelet/status/generate.go); those of others
+    stay."""
+    spec, old = pod["spec"], dig(pod, "status.conditions", [])
+    generation = pod["metadata"].get("generation")
     waits, gates = uninitialized(spec, phase, statuses), list(closed_gates(pod))
     initialized = ("True", "PodCompleted") if phase == "Succeeded" else ("True",)
     if waits:
-        initialized = "False", "ContainersNotInitialized", f"containers with incomplete status: [{' '.join(waits)}]"
-    unready = [c["name"] for c in (*sidecars_of(spec), *spec["containers"]) if not statuses[c["name"]]["ready"]]
+        initialized = ("False", "ContainersNotInitialized",
+                       f"containers with incomplete status: [{' '.join(waits)}]")
+    unready = [c["name"] for c in (*sidecars_of(spec), *spec["containers"])
+               if not statuses[c["name"]]["ready"]]
     ready = both = ("True",)
     if phase in ("Succeeded", "Failed"):
         ready = both = "False", {"Succeeded": "PodCompleted", "Failed": "PodFailed"}[phase]
     elif unready:
-        ready = both = "False", "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
+        ready = both = ("False", "ContainersNotReady",
+                        f"containers with unready status: [{' '.join(unready)}]")
     elif gates:
         ready = "False", "ReadinessGatesNotReady", ", ".join(gates)
     told = zip(KUBELETS, ((str(has_sandbox),), initialized, ready, both, ("True",)))
@@ -6775,7 +7500,8 @@ STATUS_FIELDS = {"initContainers": "initContainerStatuses", "containers": "conta
                  "ephemeralContainers": "ephemeralContainerStatuses"}
 
 def all_statuses(pod, found, problems, probed):
-    """{field of the status: [status of each container]}; a container that is gone keeps what is known of it."""
+    """{field of the status: [status of each container]}; a container that is gone keeps what is
+    known of it."""
     out = {}
     for field, told in STATUS_FIELDS.items():
         before = {status["name"]: status for status in dig(pod, f"status.{told}", ())}
@@ -6802,25 +7528,31 @@ def pod_status(pod, found, problems, host_ip, probed=lambda name: (True, True), 
     by_field = all_statuses(pod, found, problems, probed)
     statuses = {status["name"]: status for each in by_field.values() for status in each}
     phase = pod_phase(spec, statuses, ended)
-    made = any("containerID" in status for status in statuses.values()) and phase not in ("Succeeded", "Failed")
-    ip = host_ip if spec.get("hostNetwork") else old.get("podIP") or next((f.ip for f in found.values() if f.ip), "")
+    made = (any("containerID" in status for status in statuses.values()) and
+            phase not in ("Succeeded", "Failed"))
+    ip = (host_ip if spec.get("hostNetwork") else old.get("podIP") or
+          next((f.ip for f in found.values() if f.ip), ""))
     why = pick(old, ("reason", "message")) if phase == old.get("phase") else {}
     return {"observedGeneration": pod["metadata"].get("generation", 1), "phase": phase,
             "conditions": pod_conditions(pod, phase, statuses, made), **why, "hostIP": host_ip,
             "hostIPs": [{"ip": host_ip}], **filled(podIP=ip, podIPs=[{"ip": ip}] if ip else []),
-            "startTime": old.get("startTime") or now(), **filled(**by_field), "qosClass": qos_class(spec)}
+            "startTime": old.get("startTime") or now(), **filled(**by_field),
+            "qosClass": qos_class(spec)}
 
 # -- containers of plain `docker run`
 def foreign_name(name, id_, taken):
-    """A container's name as one for a pod: lower case, other characters "-"; if taken, with five letters of its id."""
+    """A container's name as one for a pod: lower case, other characters "-"; if taken, with five
+    letters of its id."""
     pod_name = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:57].strip("-") or "container"
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
 def renamed_container(obj, old):
-    """The metadata of what stands for a container: as clients left it, but for what names the container."""
+    """The metadata of what stands for a container: as clients left it, but for what names the
+    container."""
     meta = dict(old["metadata"])
     for field in ("labels", "annotations"):
-        meta[field] = {**meta.get(field, {}), **pick(obj["metadata"].get(field, {}), (FOREIGN, MIRROR))}
+        meta[field] = {**meta.get(field, {}),
+                       **pick(obj["metadata"].get(field, {}), (FOREIGN, MIRROR))}
     return meta
 
 def published_ports(info):
@@ -6832,26 +7564,28 @@ def published_ports(info):
         for place in places or ():
             host, bound = place.get("HostIp") or "", int(place.get("HostPort") or 0)
             if bound and not host.startswith("127.") and host != "::1":
-                ports[protocol, bound] = {"name": f"{protocol}-{bound}", "protocol": protocol.upper(), "port": bound,
+                ports[protocol, bound] = {"name": f"{protocol}-{bound}",
+                                          "protocol": protocol.upper(), "port": bound,
                                           "targetPort": int(number)}
     return list(ports.values())
 
 def from_docker_ports(info, pod, host_ip):
-    """The Service of the ports that a container of plain `docker run` publishes to other machines, or None. Of type
-    LoadBalancer, as the engine serves them at the node's address; its ports are those there, so that EXTERNAL-IP and
-    PORT(S) of `kubectl get services` are where to go."""
+    """The Service of the ports that a container of plain `docker run` publishes to other machines,
+    or None. Of type LoadBalancer, as the engine serves them at the node's address; its ports are
+    those there, so that EXTERNAL-IP and PORT(S) of `kubectl get services` are where to go."""
     ports, meta = published_ports(info), pod["metadata"]
     if not ports:
         return None
     owner = {"apiVersion": "v1", "kind": "Pod", **pick(meta, ("name", "uid"))}
-    return {
-        "kind": "Service", "apiVersion": "v1",
-        "metadata": {**pick(meta, ("name", "namespace", "creationTimestamp")), "uid": new_uid(),
-                     "annotations": pick(meta["annotations"], (FOREIGN,)), "ownerReferences": [owner]},
-        "spec": {"type": "LoadBalancer", "ports": ports, "selector": pick(meta["labels"], (FOREIGN,)),
-                 "sessionAffinity": "None", "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
-                 "allocateLoadBalancerNodePorts": False},
-        "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}}
+    return {"kind": "Service", "apiVersion": "v1",
+            "metadata": {**pick(meta, ("name", "namespace", "creationTimestamp")),
+                         "uid": new_uid(), "annotations": pick(meta["annotations"], (FOREIGN,)),
+                         "ownerReferences": [owner]},
+            "spec": {"type": "LoadBalancer", "ports": ports,
+                     "selector": pick(meta["labels"], (FOREIGN,)), "sessionAffinity": "None",
+                     "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
+                     "allocateLoadBalancerNodePorts": False},
+            "status": {"loadBalancer": {"ingress": [{"ip": host_ip, "ipMode": "VIP"}]}}}
 
 def foreign_ports(config, host):
     """The ports of a container of plain `docker run`."""
@@ -6868,16 +7602,18 @@ def foreign_container(info, name, mounts):
     config, host = info["Config"], info["HostConfig"]
     limit = quantity_text(host["Memory"] * 10 ** 9) if host.get("Memory") else ""
     env = [dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()]
-    places = [{"name": f"mount-{i}", "mountPath": mount["Destination"], **filled(readOnly=not mount.get("RW"))}
-              for i, mount in enumerate(mounts)]
-    return {**filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"), args=config.get("Cmd"),
-                     workingDir=config.get("WorkingDir"), ports=foreign_ports(config, host), env=env,
-                     volumeMounts=places, imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"),
+    places = [{"name": f"mount-{i}", "mountPath": mount["Destination"],
+               **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)]
+    return {**filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"),
+                     args=config.get("Cmd"), workingDir=config.get("WorkingDir"),
+                     ports=foreign_ports(config, host), env=env, volumeMounts=places,
+                     imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"),
                      tty=config.get("Tty")),
             "resources": {"limits": {"memory": limit}} if limit else {}}
 
 def from_docker_container(info, name, node):
-    """The pod that a container of plain `docker run` is, named name, in namespace default; without status."""
+    """The pod that a container of plain `docker run` is, named name, in namespace default; without
+    status."""
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
     named = {k: v for k, v in (config.get("Labels") or {}).items() if fits("labelkey", k)}
     labels = {k: v for k, v in named.items() if fits("labelvalue", v)}
@@ -6885,35 +7621,46 @@ def from_docker_container(info, name, node):
     policy = dig(host, "RestartPolicy.Name", "no")
     volumes = [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
                for i, mount in enumerate(mounts)]
-    return {
-        "kind": "Pod", "apiVersion": "v1",
-        "metadata": {"name": name, "namespace": "default", "generation": 1, "labels": {**labels, FOREIGN: id_[:12]},
-                     "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
-                     "creationTimestamp": engine_time(info["Created"]),
-                     "annotations": {FOREIGN: info["Name"].lstrip("/"), MIRROR: "docker", **without(named, *labels)}},
-        "spec": {**filled(volumes=volumes, hostNetwork=host.get("NetworkMode") == "host"),
-                 "containers": [foreign_container(info, name, mounts)],
-                 "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
-                 "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(policy, "Always"),
-                 "dnsPolicy": "Default", "nodeName": node, "securityContext": {}, "schedulerName": "docker"},
-        "status": {}}
+    return {"kind": "Pod", "apiVersion": "v1",
+            "metadata": {"name": name, "namespace": "default", "generation": 1,
+                         "labels": {**labels, FOREIGN: id_[:12]},
+                         "uid": "-".join((id_[:8], id_[8:12], id_[12:16], id_[16:20], id_[20:32])),
+                         "creationTimestamp": engine_time(info["Created"]),
+                         "annotations": {FOREIGN: info["Name"].lstrip("/"), MIRROR: "docker",
+                                         **without(named, *labels)}},
+            "spec": {**filled(volumes=volumes, hostNetwork=host.get("NetworkMode") == "host"),
+                     "containers": [foreign_container(info, name, mounts)],
+                     "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
+                     "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(
+                         policy, "Always"),
+                     "dnsPolicy": "Default", "nodeName": node, "securityContext": {},
+                     "schedulerName": "docker"},
+            "status": {}}
 
 # == 29. Worker ==============================================================================
-# Makes the engine's containers what the pods say, and the pods' statuses what the engine says. Everything is decided
-# from what is there: a pass can be cut off between any two engine calls, and the next one goes on.
+# Makes the engine's containers what the pods say, and the pods' statuses what the engine says.
+# Everything is decided from what is there: a pass can be cut off between any two engine calls, and
+# the next one goes on.
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
-TOKEN_S = 365 * 86400                       # the API server extends the life of a token that no pod asked for to this
-IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}   # reason -> its Event
-EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause", "oom")
-ENDED = 404, 409            # the engine's answers where a container is gone, has stopped, or is being removed already
-HOOK_GRACE_S = 2            # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
+# the API server extends the life of a token that no pod asked for to this
+TOKEN_S = 365 * 86400
+# reason -> its Event
+IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
+EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause",
+                 "oom")
+# the engine's answers where a container is gone, has stopped, or is being removed already
+ENDED = 404, 409
+# what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
+HOOK_GRACE_S = 2
 MESSAGE_BYTES = 4096        # of a termination message
 DOWN_S = 60             # how long an engine may have been down, at most, that we did not see go
 STOPPING_S = 30         # how long it may take to end its containers before it goes itself
-GONE = "!gone"              # (GONE, uid) is the key of a pod that was deleted by force, and may have containers left
+# (GONE, uid) is the key of a pod that was deleted by force, and may have containers left
+GONE = "!gone"
 
 def is_over(spec, found):
-    """Whether a pod's containers have done their work, or failed, for good: only sidecars are left to be stopped."""
+    """Whether a pod's containers have done their work, or failed, for good: only sidecars are left
+    to be stopped."""
     def over(container, failed=False):
         f = found.get(container["name"])
         done = f and (f.state in ("exited", "dead") or f.error)
@@ -6923,37 +7670,47 @@ def is_over(spec, found):
 
 class Slot:
     """What is known of one container of a pod."""
-    __slots__ = "found", "gone", "problem", "tries", "not_before", "pull", "hooked", "hooking", "stopping"
+    __slots__ = ("found", "gone", "problem", "tries", "not_before", "pull", "hooked", "hooking",
+                 "stopping")
 
     def __init__(self):
-        self.found, self.gone = None, None  # the Found of the container; of the one that was removed, for the next one
+        # the Found of the container; of the one that was removed, for the next one
+        self.found, self.gone = None, None
         self.problem = None                 # (reason, text) why it waits
-        self.tries, self.not_before = 0, 0  # how often its start failed; until when, monotonic, it waits
-        self.pull = ""                      # "on its way", "pulled", or how it went wrong: a ConfigError
+        # how often its start failed; until when, monotonic, it waits
+        self.tries, self.not_before = 0, 0
+        # "on its way", "pulled", or how it went wrong: a ConfigError
+        self.pull = ""
         self.hooked = None                  # the run, (id, its start), that had its postStart
         self.hooking = False                # whether a hook is at work
         self.stopping = None                # when it was told to stop, monotonic
 
 class Known:
-    """What the engine has told of containers, and what is known of each. Keys are those of pods, (namespace, name);
-    ("", id) of a container that nobody has looked at yet; (GONE, uid)."""
+    """What the engine has told of containers, and what is known of each. Keys are those of pods,
+    (namespace, name); ("", id) of a container that nobody has looked at yet; (GONE, uid)."""
     def __init__(self, store):
-        self.store, self.lock = store, threading.Lock()     # lock: guards what follows; never held across I/O
+        # lock: guards what follows; never held across I/O
+        self.store, self.lock = store, threading.Lock()
         self.slots = {}                         # uid -> {container: Slot}
         self.keys = {}                          # uid -> pod key, of every stored pod
-        self.foreign = {}                       # container id -> pod key, of containers that are not ours
+        # container id -> pod key, of containers that are not ours
+        self.foreign = {}
         self.stale = {}                         # key -> ids to inspect before the next pass
-        self.exits = {}                         # id -> (exit code, time) of a `die` not yet digested
+        # id -> (exit code, time) of a `die` not yet digested
+        self.exits = {}
         self.removing = set()                   # ids that we are removing ourselves
-        self.listed = False                     # whether the engine has been listed: else absence means nothing
-        self.digested, self.undigested = False, set()   # whether all of the first list was looked at; what was not yet
+        # whether the engine has been listed: else absence means nothing
+        self.listed = False
+        # whether all of the first list was looked at; what was not yet
+        self.digested, self.undigested = False, set()
 
     def slot(self, uid, name):
         return self.slots.setdefault(uid, {}).setdefault(name, Slot())
 
     def found(self, uid):
         """{container name: Found} of a pod."""
-        return {name: slot.found for name, slot in self.slots.get(uid, {}).copy().items() if slot.found}
+        return {name: slot.found for name, slot in self.slots.get(uid, {}).copy().items()
+                if slot.found}
 
     def slot_of(self, id_):
         """(uid, Slot) of the container of an id, (None, None) if it is no pod's."""
@@ -6972,7 +7729,8 @@ class Known:
         return pod if pod and uid_of(pod) == uid else None
 
     def foreign_pods(self):
-        """{the first 32 digits of a container's id, of which a foreign pod's uid is made: that pod}"""
+        """{the first 32 digits of a container's id, of which a foreign pod's uid is made: that
+        pod}"""
         return {uid_of(pod).replace("-", ""): pod
                 for pod in self.store.list("Pod", "default", holding=FOREIGN.encode())}
 
@@ -7003,15 +7761,18 @@ class Known:
                 self.look_at(ours or self.foreign.get(id_, ("", id_)), id_)
             present = {id_[:32] for id_ in listed}
             for id_, pod in self.foreign_pods().items():
-                if id_ not in present:                        # removed while we could not hear of it
+                # removed while we could not hear of it
+                if id_ not in present:
                     self.keys[uid_of(pod)] = key_of(pod)
             self.foreign = {id_: key for id_, key in self.foreign.items() if id_ in listed}
             self.listed = True
-            self.undigested = {*self.keys.values(), *self.stale, *((GONE, uid) for uid in self.store.buried.copy())}
+            self.undigested = {*self.keys.values(), *self.stale,
+                               *((GONE, uid) for uid in self.store.buried.copy())}
             return sorted(self.undigested)
 
     def on_digested(self, key):
-        """A key of the first list has been looked at; returns whether it was the last: what is absent is known then."""
+        """A key of the first list has been looked at; returns whether it was the last: what is
+        absent is known then."""
         with self.lock:
             self.undigested.discard(key)
             first = not self.undigested and not self.digested
@@ -7048,21 +7809,26 @@ class Known:
             self.slots.pop(uid, None)
 
 class Worker:
-    """reconcile(key) is one pass over one pod, by a thread of its queue. parts: the Starter and the Stopper."""
+    """reconcile(key) is one pass over one pod, by a thread of its queue. parts: the Starter and
+    the Stopper."""
     def __init__(self, k2d):
-        self.settings, self.engine, self.store, self.event = k2d.settings, k2d.engine, k2d.store, k2d.event
+        self.settings, self.engine, self.store = k2d.settings, k2d.engine, k2d.store
+        self.event = k2d.event
         self.access, self.network, self.names = k2d.access, k2d.network, k2d.names
         self.on_digested = k2d.on_digested
         self.known, self.queue = Known(k2d.store), WorkQueue("pods", self.reconcile, 4, k2d.hub)
         self.prober = Prober(self, k2d.hub)
         self.stopper = Stopper(self, k2d.hub)
         self.starter = Starter(self, k2d.on_image)
-        self.lost_at, self.engine_began = None, 0       # when the engine hung up; when it started; Unix seconds
+        # when the engine hung up; when it started; Unix seconds
+        self.lost_at, self.engine_began = None, 0
 
     def load(self):
-        """Know the stored pods, and what a force-deleted one left behind, before the engine is listed."""
+        """Know the stored pods, and what a force-deleted one left behind, before the engine is
+        listed."""
         keys = {uid: (GONE, uid) for uid in self.store.buried}
-        keys.update((uid_of(pod), key_of(pod)) for pod in self.store.list("Pod") if not is_foreign(pod))
+        keys.update((uid_of(pod), key_of(pod)) for pod in self.store.list("Pod")
+                    if not is_foreign(pod))
         self.known.keys = keys
         for uid in list_folder(self.settings.path("pods")):
             if uid not in keys:
@@ -7078,7 +7844,8 @@ class Worker:
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
         listed = {info["Id"]: info for info in self.engine.call("GET", "/containers/json?all=1")}
-        # Docker makes its bridge anew at each start, which nothing else tells; a Podman that restarts ends nothing.
+        # Docker makes its bridge anew at each start, which nothing else tells; a Podman that
+        # restarts ends nothing.
         bridge = self.engine.call("GET", "/networks/bridge", expect=(404,))
         self.engine_began = seconds_of(dig(bridge, "Created")) or 0
         for key in self.known.on_list(listed):
@@ -7093,14 +7860,16 @@ class Worker:
         return self.engine.call("GET", f"/containers/{id_}/json", expect=(404,))
 
     def refresh(self, key):
-        """Inspect what events named for this key; returns whether a container of ours vanished, not removed by us."""
+        """Inspect what events named for this key; returns whether a container of ours vanished,
+        not removed by us."""
         with self.known.lock:
             ids, vanished = self.known.stale.pop(key, set()), False
         try:
             for id_ in sorted(ids):
                 vanished |= self.refresh_one(id_)
                 ids.discard(id_)
-        finally:                                           # the engine went away in the middle: still to be done
+        # the engine went away in the middle: still to be done
+        finally:
             with self.known.lock:
                 for id_ in ids:
                     self.known.look_at(key, id_)
@@ -7134,30 +7903,37 @@ class Worker:
         return Found(info, before, exit_, words)
 
     def is_interruption(self, state):
-        """Whether a run that ended well, unseen, did so because the engine or the machine went down: it is not done."""
-        at, boot = seconds_of(state.get("FinishedAt")), int(re.search(r"btime (\d+)", read_text("/proc/stat"))[1])
+        """Whether a run that ended well, unseen, did so because the engine or the machine went
+        down: it is not done."""
+        at = seconds_of(state.get("FinishedAt"))
+        boot = int(re.search(r"btime (\d+)", read_text("/proc/stat"))[1])
         since = (self.lost_at or self.engine_began - DOWN_S) - STOPPING_S
-        return bool(at) and state.get("ExitCode") == 0 and (at < boot or since <= at < self.engine_began)
+        return (bool(at) and state.get("ExitCode") == 0 and
+                (at < boot or since <= at < self.engine_began))
 
     def note(self, uid, found):
         self.known.on_inspect(uid, found)
         pod = self.known.pod(uid) if found.state == "restarting" else None
         if pod:
             namespace, name = key_of(pod)
-            self.event(pod, "Warning", "BackOff", f"Back-off restarting failed container {found.container} in pod "
-                       f"{name}_{namespace}({uid})", found.container)
+            self.event(pod, "Warning", "BackOff",
+                       f"Back-off restarting failed container {found.container} in pod "
+                       f"{name}_{namespace}({uid})",
+                       found.container)
         if found.running:
             self.network.set_hairpin()
 
     def last_words(self, uid, container, info, before):
-        """The termination message of a run that has ended: what it wrote to its file, by policy the end of its log."""
+        """The termination message of a run that has ended: what it wrote to its file, by policy
+        the end of its log."""
         path, state = self.file_of(uid, container["name"], "termination-log"), info["State"]
         if not os.path.exists(path):
             return ""
         goes_on = bool(state.get("Running") or state.get("Restarting"))
         words = take_bytes(path, MESSAGE_BYTES, empty=goes_on)
         failed = state.get("ExitCode") or state.get("Running")
-        if not words and failed and container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+        if (not words and failed and
+            container.get("terminationMessagePolicy") == "FallbackToLogsOnError"):
             words = self.end_of_log(info, before.run_began if before else "")
         return words.decode("utf-8", "replace")
 
@@ -7175,14 +7951,16 @@ class Worker:
         return self.settings.pod_folder(uid, "containers", name, what)
 
     def adopt(self, info, exit_):
-        """Show a container that is not ours as a pod of namespace default, or bring that pod up to date."""
+        """Show a container that is not ours as a pod of namespace default, or bring that pod up to
+        date."""
         id_, real_name = info["Id"], info["Name"].lstrip("/")
         with self.store.transaction():
             old = self.known.foreign_pods().get(id_[:32])
             taken = {name for _, name in self.store.keys("Pod", "default")}
             name = name_of(old) if old else foreign_name(real_name, id_, taken)
             pod = from_docker_container(info, name, self.settings.node)
-            if old:                                          # what clients wrote to its metadata stays
+            # what clients wrote to its metadata stays
+            if old:
                 pod.update(metadata=renamed_container(pod, old), status=old.get("status", {}))
             uid, container = uid_of(pod), pod["spec"]["containers"][0]["name"]
             with self.known.lock:
@@ -7196,8 +7974,10 @@ class Worker:
             self.adopt_ports(info, pod)
 
     def adopt_ports(self, info, pod):
-        """Show what such a container publishes as a Service of the same name, unless a client's own has that."""
-        service, other = from_docker_ports(info, pod, self.settings.host_ip), self.store.get("Service", *key_of(pod))
+        """Show what such a container publishes as a Service of the same name, unless a client's
+        own has that."""
+        service = from_docker_ports(info, pod, self.settings.host_ip)
+        other = self.store.get("Service", *key_of(pod))
         if service and (not other or is_published(other)):
             if other:
                 service["metadata"] = renamed_container(service, other)
@@ -7214,16 +7994,19 @@ class Worker:
         vanished = self.refresh(key)
         pod = self.store.get("Pod", *key) if key[0] else None
         if pod and key in self.known.undigested:
-            self.publish(key, uid_of(pod))                    # what is there, before the rest of a pass may take long
+            # what is there, before the rest of a pass may take long
+            self.publish(key, uid_of(pod))
         self.digest(key)
         if not pod:
             return
         node = pod["spec"].get("nodeName")
         if node not in (None, self.settings.node) and self.store.row("Node", ("", node)):
-            return                                            # bound to a node that somebody else has made: not ours
+            # bound to a node that somebody else has made: not ours
+            return
         found = self.known.found(uid_of(pod))
         if self.was_removed(pod, found, vanished):
-            for f in list(found.values()):                    # `docker rm`, seen live: as if the pod had been deleted
+            # `docker rm`, seen live: as if the pod had been deleted
+            for f in list(found.values()):
                 self.remove_container(f.id)
             return self.forget(pod)
         if is_deleting(pod):
@@ -7263,7 +8046,8 @@ class Worker:
             slot = slots.get(name)
             is_starting = slot and slot.hooking and slot.stopping is None
             return (False, False) if is_starting else self.prober.state(uid, name)
-        return pod_status(pod, self.known.found(uid), problems, self.settings.host_ip, probed, ended)
+        return pod_status(pod, self.known.found(uid), problems, self.settings.host_ip, probed,
+                          ended)
 
     # -- the end of a pod
     def remove_container(self, id_):
@@ -7276,7 +8060,8 @@ class Worker:
             self.remove_container(found[SANDBOX].id)
 
     def forget(self, pod):
-        """Remove a pod whose containers are gone; one with finalizers stays until they are taken off."""
+        """Remove a pod whose containers are gone; one with finalizers stays until they are taken
+        off."""
         self.remove_files(uid_of(pod))
         with self.store.transaction():
             present = self.known.pod(uid_of(pod))
@@ -7286,7 +8071,8 @@ class Worker:
     def remove_files(self, uid):
         try:
             remove_volumes(self.settings, uid)
-        except OSError as error:                # a mount that is in use, say: no reason to keep the pod
+        # a mount that is in use, say: no reason to keep the pod
+        except OSError as error:
             log(f"files of pod {uid}: {error}")
 
     def remove_leftovers(self, uid):
@@ -7299,11 +8085,13 @@ class Worker:
         self.store.unbury(uid)
 
     def on_pod(self, change):
-        """A pod was stored, changed or removed, mostly by others than this worker. Any thread, in the transaction."""
+        """A pod was stored, changed or removed, mostly by others than this worker. Any thread, in
+        the transaction."""
         uid, deleted = json.loads(change.raw)["metadata"]["uid"], change.type == "DELETED"
         if deleted:
             self.prober.forget(uid)
-            if uid in self.store.buried:                      # its containers are still to be removed, by its uid
+            # its containers are still to be removed, by its uid
+            if uid in self.store.buried:
                 self.queue.add((GONE, uid))
             else:
                 self.known.forget(uid)
@@ -7314,23 +8102,30 @@ class Worker:
 
     # -- what volumes and environment are made from
     def lookup(self, pod):
-        """The function (kind, name) -> what volumes and environment are made from: the data of a ConfigMap or Secret,
-        a token of kind Token, another object as it is; None if there is none."""
+        """The function (kind, name) -> what volumes and environment are made from: the data of a
+        ConfigMap or Secret, a token of kind Token, another object as it is; None if there is
+        none."""
         def find(kind, name):
             if kind == "Token":
                 return self.token(pod, *name)
-            obj = self.store.get(kind, pod["metadata"]["namespace"] if KIND[kind].namespaced else "", name)
+            obj = self.store.get(
+                kind, pod["metadata"]["namespace"] if KIND[kind].namespaced else "", name)
             return data_of(obj) if kind in ("ConfigMap", "Secret") else obj
         return find
 
     def token(self, pod, volume, source):
-        """The service account token of a pod's volume: the present one, while it is good for a fifth of its life."""
-        meta, access, name = pod["metadata"], self.access, pod["spec"].get("serviceAccountName", "default")
-        seconds, audience, now_s = source["expirationSeconds"], source.get("audience") or access.issuer, time.time()
+        """The service account token of a pod's volume: the present one, while it is good for a
+        fifth of its life."""
+        meta, access = pod["metadata"], self.access
+        name = pod["spec"].get("serviceAccountName", "default")
+        seconds = source["expirationSeconds"]
+        audience, now_s = source.get("audience") or access.issuer, time.time()
         if seconds == AUTOMOUNT_S and audience == access.issuer:
             seconds = TOKEN_S
         try:
-            present = read_bytes(self.settings.pod_folder(meta["uid"], "volumes", volume, source["path"]), HEAD_BYTES)
+            present = read_bytes(self.settings.pod_folder(meta["uid"], "volumes", volume,
+                                                          source["path"]),
+                                 HEAD_BYTES)
         except OSError:
             present = b""
         claims = access.read_token(present.decode("ascii", "replace")) or {"iat": 0, "exp": 0}
@@ -7340,7 +8135,8 @@ class Worker:
             if not account:
                 raise ConfigError(f'serviceaccount "{name}" not found')
             bound = {"kind": "Pod", **pick(meta, ("name", "uid"))}
-            present, renew = access.make_token(account, seconds, [audience], bound).encode(), now_s + 0.8 * seconds
+            present = access.make_token(account, seconds, [audience], bound).encode()
+            renew = now_s + 0.8 * seconds
         self.queue.add_after(renew - now_s + 1, key_of(pod))
         return present
 
@@ -7355,12 +8151,14 @@ class Worker:
             files["resolv-conf"] = s.pod_folder(uid, "resolv.conf")
             write_file(files["resolv-conf"], resolv.encode(), 0o644)
         if container.get("terminationMessagePath"):
-            path = files["termination-log"] = self.file_of(uid, container["name"], "termination-log")
+            path = files["termination-log"] = self.file_of(uid, container["name"],
+                                                           "termination-log")
             make_open_file(path)
         return files
 
     def mounts(self, pod, container):
-        """(environment, sources) of a container, with all that it mounts in its place. Raises ConfigError."""
+        """(environment, sources) of a container, with all that it mounts in its place. Raises
+        ConfigError."""
         lookup, cluster = self.lookup(pod), service_environment(pod, self.store.list("Service"))
         allocatable = dig(self.store.get("Node", "", self.settings.node), "status.allocatable", {})
         sources = prepare_volumes(pod, self.settings, lookup)
@@ -7370,14 +8168,17 @@ class Worker:
 class Starter:
     """What brings a pod's containers up: images, creation, starts, and the pauses between them."""
     def __init__(self, worker, on_image):
-        self.worker, self.engine, self.event, self.on_image = worker, worker.engine, worker.event, on_image
-        self.known, self.prober, self.stopper, self.queue = worker.known, worker.prober, worker.stopper, worker.queue
+        self.worker, self.engine, self.event = worker, worker.engine, worker.event
+        self.on_image = on_image
+        self.known, self.prober, self.stopper = worker.known, worker.prober, worker.stopper
+        self.queue = worker.queue
 
     def bring_up(self, pod, found):
         """Start what should run by now and does not."""
         spec, join = pod["spec"], ""
         if not dig(pod, "status.podIP"):
-            return                                  # bound by its maker: the scheduler has yet to give it an address
+            # bound by its maker: the scheduler has yet to give it an address
+            return
         if any(name != SANDBOX for name in found):
             self.update_sources(pod)
         if needs_sandbox(spec):
@@ -7395,7 +8196,8 @@ class Starter:
                 return                              # the hook comes before the next container
 
     def is_past_hook(self, pod, here):
-        return here and here.state != "created" and not self.known.slot(uid_of(pod), here.container).hooking
+        return (here and here.state != "created" and
+                not self.known.slot(uid_of(pod), here.container).hooking)
 
     def rejoin(self, sandbox, found):
         """Restart what is in the namespaces of a sandbox that is no more."""
@@ -7443,7 +8245,8 @@ class Starter:
             self.worker.mounts(pod, container)      # what is in /run is gone after a reboot
         if not self.known.pod(uid):                 # deleted by force meanwhile
             return self.queue.add((GONE, uid))
-        with self.known.lock:                       # the next pass knows it, even if its events come later
+        # the next pass knows it, even if its events come later
+        with self.known.lock:
             self.known.look_at(key_of(pod), id_)
         self.start(pod, container, id_)
         slot = self.known.slot(uid, name)
@@ -7453,11 +8256,13 @@ class Starter:
 
     @staticmethod
     def wants_start(pod, container, here):
-        """Whether a container is not there, or was made and did not start; else the engine has it."""
+        """Whether a container is not there, or was made and did not start; else the engine has
+        it."""
         if not here or here.state == "created":
             return True
         is_sandbox = container["name"] == SANDBOX
-        return here.state == "exited" and (is_sandbox or bool(here.error) and restarts(pod["spec"], container, 128))
+        return (here.state == "exited" and
+                (is_sandbox or bool(here.error) and restarts(pod["spec"], container, 128)))
 
     def has_to_wait(self, pod, container, slot):
         wait = slot.not_before - time.monotonic()
@@ -7473,7 +8278,8 @@ class Starter:
         return True
 
     def update_sources(self, pod):
-        """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay as they are."""
+        """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay
+        as they are."""
         if any(FROM_API & volume.keys() for volume in pod["spec"].get("volumes", ())):
             try:
                 prepare_volumes(pod, self.worker.settings, self.worker.lookup(pod), FROM_API)
@@ -7481,26 +8287,31 @@ class Starter:
                 self.event(pod, "Warning", "FailedMount", str(error))
 
     def fail(self, pod, container, reason, text):
-        """Note why a container does not run, tell it as an event, come back after a pause or when its cause changes."""
+        """Note why a container does not run, tell it as an event, come back after a pause or when
+        its cause changes."""
         name, slot = container["name"], self.known.slot(uid_of(pod), container["name"])
         slot.problem = None
         if name == SANDBOX or reason == "FailedCreatePodSandBox":
-            self.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {text}")
+            self.event(pod, "Warning", "FailedCreatePodSandBox",
+                       f"Failed to create pod sandbox: {text}")
         elif reason in ("ContainerCreating", "FailedMount"):
             self.event(pod, "Warning", "FailedMount", text)
         else:
             slot.problem = reason, text
             if reason in IMAGE_EVENTS:
                 self.event(pod, "Warning", IMAGE_EVENTS[reason], text, name)
-            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}", name)
+            self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}",
+                       name)
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
-            return                                              # the missing object's arrival wakes us
+            # the missing object's arrival wakes us
+            return
         slot.tries += 1
         pause = min(BACKOFF_S * 2 ** (slot.tries - 1), BACKOFF_MAX_S)
         slot.not_before = time.monotonic() + pause
         self.queue.add_after(pause + 0.05, key_of(pod))
         if reason == "ErrImagePull":
-            self.queue.add_after(2, key_of(pod))                # time to see the error before it becomes a back-off
+            # time to see the error before it becomes a back-off
+            self.queue.add_after(2, key_of(pod))
 
     def retry(self, uid):
         """What a pod's containers waited for may have come."""
@@ -7509,11 +8320,13 @@ class Starter:
 
     # -- creation
     def create(self, pod, container, join=""):
-        """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError, EngineGone."""
+        """Create the container of a pod, pulling its image if need be: its id. Raises ConfigError,
+        EngineGone."""
         name, slot = container["name"], self.known.slot(uid_of(pod), container["name"])
         body = self.body_of(pod, container, join)
         pulled = slot.pull
-        if isinstance(pulled, ConfigError):                     # told once; the next pass pulls again
+        # told once; the next pass pulls again
+        if isinstance(pulled, ConfigError):
             slot.pull = ""
             raise pulled
         if pulled == "on its way":
@@ -7532,7 +8345,8 @@ class Starter:
         slot.pull = ""
         if name != SANDBOX:
             if not pulled:
-                self.event(pod, "Normal", "Pulled", f'Container image "{container["image"]}" already present on machine',
+                self.event(pod, "Normal", "Pulled",
+                           f'Container image "{container["image"]}" already present on machine',
                            name)
             self.event(pod, "Normal", "Created", "Container created", name)
         return id_
@@ -7549,29 +8363,34 @@ class Starter:
         first = found.get(pod["spec"]["containers"][0]["name"])
         if "targetContainerName" in container and not join and first:
             join = first.id
-        return to_docker_container(pod, container, env, sources, settings, join, target.id if target else "")
+        return to_docker_container(pod, container, env, sources, settings, join,
+                                   target.id if target else "")
 
     def after_refusal(self, pod, container, error):
-        """The engine would not create a container: pull its image, or say why. Raises ConfigError."""
+        """The engine would not create a container: pull its image, or say why. Raises
+        ConfigError."""
         image, text = container["image"], str(error)
         if error.status == 404 and "image" in text.lower():
             if container.get("imagePullPolicy") == "Never":
-                raise ConfigError(f'Container image "{image}" is not present with pull policy of Never',
-                                  "ErrImageNeverPull")
+                raise ConfigError(
+                    f'Container image "{image}" is not present with pull policy of Never',
+                    "ErrImageNeverPull")
             return self.start_pull(pod, container)
         if error.status == 409:
             return self.same_name(pod, container)
         if "invalid reference format" in text:
-            raise ConfigError(f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": '
-                          "invalid reference format", "InvalidImageName")
+            text = (f'Failed to apply default image tag "{image}": couldn\'t parse image name '
+                    f'"{image}": invalid reference format')
+            raise ConfigError(text, "InvalidImageName")
         raise ConfigError(text, "CreateContainerError")
 
     def image(self, name):
         return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json")
 
     def check_user(self, pod, container, body):
-        """What only the image tells of the user: whether runAsNonRoot holds, and whom a runAsGroup without runAsUser is
-        for (goes into the body of the create call). Raises ConfigError, EngineError."""
+        """What only the image tells of the user: whether runAsNonRoot holds, and whom a runAsGroup
+        without runAsUser is for (goes into the body of the create call). Raises ConfigError,
+        EngineError."""
         both = security_context(pod, container)
         uid, non_root, why = both.get("runAsUser"), both.get("runAsNonRoot"), ""
         if uid is None and (non_root or "runAsGroup" in both):
@@ -7583,11 +8402,13 @@ class Starter:
             elif not int(user):
                 why = "image will run as root"
         if non_root and (uid == 0 or why):
-            why = f"container has runAsNonRoot and {why}" if why else "container's runAsUser breaks non-root policy"
+            why = (f"container has runAsNonRoot and {why}" if why
+                   else "container's runAsUser breaks non-root policy")
             raise ConfigError(f"{why} (pod: {name_of(pod)}, container: {container['name']})")
 
     def same_name(self, pod, container):
-        """The name is taken: by a container of this very pod (a pass was cut off), or by one that must go first."""
+        """The name is taken: by a container of this very pod (a pass was cut off), or by one that
+        must go first."""
         name = container_name(pod, container["name"])
         info = self.worker.inspect(name)
         uid = dig(info, ["Config", "Labels", POD_UID])
@@ -7595,13 +8416,16 @@ class Starter:
             return info["Id"]
         if uid and (uid in self.known.keys or uid in self.worker.store.buried):
             self.queue.add_after(1, key_of(pod))
-            raise ConfigError("the container of a deleted pod of this name is being removed", "ContainerCreating")
-        raise ConfigError(f"the container name {name} is in use by a container that is not this pod's; "
-                          "rename or remove it", "CreateContainerError")
+            raise ConfigError("the container of a deleted pod of this name is being removed",
+                              "ContainerCreating")
+        raise ConfigError(f"the container name {name} is in use by a container that is not this "
+                          "pod's; rename or remove it",
+                          "CreateContainerError")
 
     # -- pulls
     def start_pull(self, pod, container):
-        """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the pod by the queue."""
+        """Pull an image in a thread of its own, so that it holds up nobody; it comes back to the
+        pod by the queue."""
         self.known.slot(uid_of(pod), container["name"]).pull = "on its way"
         threading.Thread(target=self.pull, args=(pod, container), name="pull", daemon=True).start()
 
@@ -7612,11 +8436,13 @@ class Starter:
         try:
             self.pull_by_any(image, self.logins_of(pod, image, tell), progress_teller(image, tell))
             info, took = self.image(image), f"{time.monotonic() - began:.3g}s"
-            tell("Normal", "Pulled", f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
+            tell("Normal", "Pulled",
+                 f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
                  f"Image size: {info.get('Size', 0)} bytes.")
             result, ours = "pulled", self.engine.call("GET", "/version").get("Arch")
             if info.get("Architecture", ours) != ours:
-                tell("Warning", "Failed", f'Image "{image}" is made for {info["Architecture"]}, this node is {ours}')
+                tell("Warning", "Failed",
+                     f'Image "{image}" is made for {info["Architecture"]}, this node is {ours}')
             self.on_image()
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
@@ -7633,11 +8459,13 @@ class Starter:
         missing = ", ".join(name for name, data in secrets.items() if data is None)
         if missing:
             tell("Warning", "FailedToRetrieveImagePullSecret",
-                 f"Unable to retrieve some image pull secrets ({missing}); attempting to pull the image may not succeed.")
+                 f"Unable to retrieve some image pull secrets ({missing}); attempting to pull "
+                 "the image may not succeed.")
         return logins(image, filter(None, secrets.values())) or [None]
 
     def pull_by_any(self, image, candidates, progress):
-        """Pull with the first of some logins that the registry takes. Raises EngineError of the last one."""
+        """Pull with the first of some logins that the registry takes. Raises EngineError of the
+        last one."""
         for login in candidates:
             try:
                 return self.engine.pull(image, login, progress)
@@ -7679,7 +8507,8 @@ def progress_teller(image, tell):
     def progress(there, known):
         if time.monotonic() - began > due[0]:
             due[0] *= 2
-            tell("Normal", "Pulling", f'Pulling image "{image}": {there >> 20} of {known >> 20} MiB')
+            tell("Normal", "Pulling",
+                 f'Pulling image "{image}": {there >> 20} of {known >> 20} MiB')
     return progress
 
 class Stopper:
@@ -7694,14 +8523,16 @@ class Stopper:
     def replace(self, pod, found):
         """A container's image was changed in the pod: end it; the next pass makes it anew."""
         if self.slot(pod, found).stopping is None:
-            self.event(pod, "Normal", "Killing", f"Container {found.container} definition changed, will be restarted",
+            self.event(pod, "Normal", "Killing",
+                       f"Container {found.container} definition changed, will be restarted",
                        found.container)
         if not self.stop(pod, {found.container: found}):
             self.worker.remove_container(found.id)
 
     # -- hooks, and the end of a run
     def after_start(self, pod, container, found):
-        """Run the postStart hook of a run that has just begun; of one that we find at our start it has been run."""
+        """Run the postStart hook of a run that has just begun; of one that we find at our start it
+        has been run."""
         slot, this_run = self.slot(pod, found), (found.id, found.started_at)
         if not dig(container, "lifecycle.postStart") or slot.hooked == this_run:
             return
@@ -7713,14 +8544,17 @@ class Stopper:
             self.run_hook(pod, container, found, "postStart", None, then)
 
     def run_hook(self, pod, container, found, which, timeout_s, then):
-        """Run a lifecycle hook in a thread of its own, as it may take long, and then(whether it went well)."""
+        """Run a lifecycle hook in a thread of its own, as it may take long, and then(whether it
+        went well)."""
         slot = self.slot(pod, found)
         def work():
             hook = container["lifecycle"][which]
-            ok, text = run_handler(self.engine, pod, container, found, hook, timeout_s, "lifecycle")
+            ok, text = run_handler(self.engine, pod, container, found, hook, timeout_s,
+                                   "lifecycle")
             if not ok:          # its words might hold a secret: they are not told
                 kind = which[0].upper() + which[1:]
-                self.event(pod, "Warning", f"Failed{kind}Hook", f"{kind}Hook failed", found.container)
+                self.event(pod, "Warning", f"Failed{kind}Hook", f"{kind}Hook failed",
+                           found.container)
             slot.hooking = False
             then(ok)
             self.queue.add(key_of(pod))
@@ -7728,12 +8562,13 @@ class Stopper:
         threading.Thread(target=work, name="hook", daemon=True).start()
 
     def restart(self, pod, container, found, why, grace_s=None):
-        """End a run so that the engine begins the next by its policy, which a stop by its API would forbid; the engine
-        takes a signal from outside for an exit of the container's own."""
+        """End a run so that the engine begins the next by its policy, which a stop by its API
+        would forbid; the engine takes a signal from outside for an exit of the container's own."""
         if why in ("liveness", "startup"):
             why = f"Container {found.container} failed {why} probe, will be restarted"
         self.event(pod, "Normal", "Killing", why, found.container)
-        grace_s = pod["spec"].get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+        grace_s = (pod["spec"].get("terminationGracePeriodSeconds", 30) if grace_s is None
+                   else grace_s)
         try:
             process = Process(found.pid)
         except OSError:                             # it has ended already
@@ -7765,13 +8600,15 @@ class Stopper:
                 present = self.known.pod(uid_of(pod))
                 if present:
                     present["status"] = {
-                        **self.worker.status(present, True), "phase": "Failed", "reason": "DeadlineExceeded",
+                        **self.worker.status(present, True), "phase": "Failed",
+                        "reason": "DeadlineExceeded",
                         "message": "Pod was active on the node longer than the specified deadline"}
                     store.put(present)
         return True
 
     def terminate(self, pod, found):
-        """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace, kill, remove."""
+        """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace,
+        kill, remove."""
         left = (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()
         if not self.stop(pod, found, left):
             self.worker.publish(key_of(pod), uid_of(pod), True)     # its watchers see how it ended
@@ -7780,10 +8617,11 @@ class Stopper:
             self.worker.forget(pod)
 
     def stop(self, pod, found, left=None):
-        """One step of the end of a pod's containers: ask the regular ones, after them the sidecars, the last one first;
-        kill what still runs when no seconds are left (None: of the pod's grace since the first was asked). Returns what
-        is not down yet."""
-        up = {name: f for name, f in found.items() if name != SANDBOX and (f.running or f.state == "restarting")}
+        """One step of the end of a pod's containers: ask the regular ones, after them the
+        sidecars, the last one first; kill what still runs when no seconds are left (None: of the
+        pod's grace since the first was asked). Returns what is not down yet."""
+        up = {name: f for name, f in found.items() if name != SANDBOX and
+              (f.running or f.state == "restarting")}
         if left is None:
             asked = [self.slot(pod, f).stopping for f in found.values()]
             began = min([at for at in asked if at is not None], default=time.monotonic())
@@ -7814,13 +8652,15 @@ class Stopper:
     def ask_to_stop(self, pod, found, left):
         """Tell a container to end and not to come back: its preStop hook, then its stop signal."""
         # Podman 4.3 has no such call and answers 404.
-        self.engine.call("POST", f"/containers/{found.id}/update", {"RestartPolicy": {"Name": "no"}}, ENDED)
+        self.engine.call("POST", f"/containers/{found.id}/update",
+                         {"RestartPolicy": {"Name": "no"}}, ENDED)
         if found.state == "restarting":             # between two runs there is nobody to tell
             self.engine.call("POST", f"/containers/{found.id}/stop?t=0", expect=ENDED)
             with self.known.lock:
                 self.known.look_at(key_of(pod), found.id)
             return self.queue.add(key_of(pod))
-        self.event(pod, "Normal", "Killing", f"Stopping container {found.container}", found.container)
+        self.event(pod, "Normal", "Killing", f"Stopping container {found.container}",
+                   found.container)
         container = container_named(pod["spec"], found.container)
         def say(_=True):
             info = self.worker.inspect(found.id)
@@ -7835,16 +8675,19 @@ class Stopper:
         self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}", expect=ENDED)
 
 # == 30. Probes and hooks ====================================================================
-# What asks a container how it is, and what tells it that it has started or must stop: run_handler() does one action and
-# blocks, the Prober decides when and what follows. Rules are the kubelet's (pkg/kubelet/prober, pkg/probe).
-PROBES = {"startup": None, "readiness": False, "liveness": True}    # kind -> what holds before it has a result
+# What asks a container how it is, and what tells it that it has started or must stop:
+# run_handler() does one action and blocks, the Prober decides when and what follows. Rules are the
+# kubelet's (pkg/kubelet/prober, pkg/probe). kind -> what holds before it has a result
+PROBES = {"startup": None, "readiness": False, "liveness": True}
 OUTPUT_BYTES = 10 << 10                 # read of an answer's body or a command's output
 HANDLERS = "exec", "httpGet", "tcpSocket", "grpc", "sleep"
-HEALTH = "UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"     # grpc.health.v1.HealthCheckResponse.ServingStatus
+# grpc.health.v1.HealthCheckResponse.ServingStatus
+HEALTH = "UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"
 KUBE_AGENT = "kube-{}/" + SERVES[1:].rpartition(".")[0]
 def run_handler(engine, pod, container, found, handler, timeout_s, purpose="probe"):
-    """One exec, httpGet, tcpSocket, grpc or sleep: (True, "" or a warning), (False, what failed), or (None, why it
-    could not be tried). purpose: "probe", or "lifecycle" for a hook. timeout_s None: no limit. Blocks its caller."""
+    """One exec, httpGet, tcpSocket, grpc or sleep: (True, "" or a warning), (False, what failed),
+    or (None, why it could not be tried). purpose: "probe", or "lifecycle" for a hook. timeout_s
+    None: no limit. Blocks its caller."""
     deadline = timeout_s and time.monotonic() + timeout_s
     kind, action = next((kind, handler[kind]) for kind in HANDLERS if kind in handler)
     if kind == "sleep":
@@ -7855,7 +8698,8 @@ def run_handler(engine, pod, container, found, handler, timeout_s, purpose="prob
         words = [expand(word, env) if purpose == "probe" else word for word in action["command"]]
         return run_exec(engine, found.id, words, deadline, timeout_s)
     named = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
-    host, port = action.get("host") or dig(pod, "status.podIP", ""), named.get(action["port"], action["port"])
+    host = action.get("host") or dig(pod, "status.podIP", "")
+    port = named.get(action["port"], action["port"])
     if not str(port).isdigit():
         return None, f"the container has no port of the name {port!r}"
     if kind == "httpGet":
@@ -7877,7 +8721,8 @@ def run_exec(engine, id_, command, deadline, timeout_s):
     except EngineError as error:
         return None, str(error)
     if info["Running"]:
-        end_exec(info.get("Pid"))                                       # the engine has no call for it
+        # the engine has no call for it
+        end_exec(info.get("Pid"))
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
     frames = sorted(log_frames(data, False)[0], key=lambda frame: frame[0])
     text = b"".join(text for _, text in frames)[:OUTPUT_BYTES].decode("utf-8", "replace")
@@ -7886,16 +8731,19 @@ def run_exec(engine, id_, command, deadline, timeout_s):
     return info["ExitCode"] == 0, text if info["ExitCode"] else ""
 
 def exec_to_end(engine, id_, command, deadline):
-    """(the beginning of what a command in a container says, its inspect after its end or the deadline). Raises
-    EngineError."""
+    """(the beginning of what a command in a container says, its inspect after its end or the
+    deadline). Raises EngineError."""
     body = {"AttachStdout": True, "AttachStderr": True, "Cmd": command}
     path = "/exec/" + engine.call("POST", f"/containers/{id_}/exec", body)["Id"]
-    sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False}, timeout=60)
+    sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False},
+                                  timeout=60)
     with sock, reaching_engine(), suppress(Timeout):
         for more in pieces(sock, deadline):
-            data += more if len(data) < 1 << 16 else b""                # a frame of it has at most 32 KiB
+            # a frame of it has at most 32 KiB
+            data += more if len(data) < 1 << 16 else b""
     info = engine.call("GET", path + "/json")
-    while info["Running"] and not (deadline and time.monotonic() > deadline):       # it may outlive its output
+    # it may outlive its output
+    while info["Running"] and not (deadline and time.monotonic() > deadline):
         time.sleep(0.05)
         info = engine.call("GET", path + "/json")
     return data, info
@@ -7913,10 +8761,13 @@ def run_http(action, host, port, deadline, purpose):
     try:
         return get_http(action, host, port, deadline, purpose, secure)
     except OSError as error:
-        if secure and purpose == "lifecycle" and getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+        if (secure and purpose == "lifecycle" and
+            getattr(error, "reason", "") == "WRONG_VERSION_NUMBER"):
             return run_http({**action, "scheme": "HTTP"}, host, port, deadline, purpose)
         late = isinstance(error, Timeout)
-        return False, f"Get {host}:{port}: " + ("context deadline exceeded" if late else str(error.strerror or error))
+        return (False,
+                f"Get {host}:{port}: " +
+                ("context deadline exceeded" if late else str(error.strerror or error)))
     except ValueError as error:
         return False, f"Get {host}:{port}: {error}"
 
@@ -7927,10 +8778,12 @@ def request_headers(action, purpose):
     return headers + [each for each in defaults if each[0] not in dict(headers)]
 
 def get_http(action, host, port, deadline, purpose, secure):
-    """What an httpGet says; redirects are followed within the host. To a hook every answer is a good one. Raises
-    OSError, ValueError."""
-    path = urllib.parse.quote(action.get("path", "/").partition("#")[0].lstrip("/"), "/%?&=:;,+@!$'()*~[]")
-    url, headers = f"{'https' if secure else 'http'}://{host}:{port}/{path}", request_headers(action, purpose)
+    """What an httpGet says; redirects are followed within the host. To a hook every answer is a
+    good one. Raises OSError, ValueError."""
+    path = urllib.parse.quote(action.get("path", "/").partition("#")[0].lstrip("/"),
+                              "/%?&=:;,+@!$'()*~[]")
+    url = f"{'https' if secure else 'http'}://{host}:{port}/{path}"
+    headers = request_headers(action, purpose)
     for _ in range(10):
         status, location, body = exchange_http(url, headers, deadline)
         moved = status in (301, 302, 303, 307, 308) and location
@@ -7948,11 +8801,13 @@ def get_http(action, host, port, deadline, purpose, secure):
     return False, f"HTTP probe failed with statuscode: {status}"
 
 def exchange_http(url, headers, deadline):
-    """GET url: (status, Location, beginning of the body). Raises OSError, or ValueError for what is no HTTP."""
+    """GET url: (status, Location, beginning of the body). Raises OSError, or ValueError for what
+    is no HTTP."""
     parts, got, rest = urllib.parse.urlsplit(url), b"", []
     secure = parts.scheme == "https"
     sock = dial(parts.hostname, parts.port or (443 if secure else 80), deadline)
-    with unverified_tls().wrap_socket(sock, server_hostname=parts.hostname) if secure else sock as sock:
+    with unverified_tls().wrap_socket(sock,
+                                      server_hostname=parts.hostname) if secure else sock as sock:
         sock.sendall(request_head(parts, headers))
         for more in pieces(sock, deadline):
             got += more
@@ -7963,7 +8818,8 @@ def exchange_http(url, headers, deadline):
     if not status or not rest:
         raise ValueError(f"malformed HTTP response {got[:40]!r}" if got else "EOF")
     location = re.search(rb"(?mi)^location:[ \t]*(\S+)", head) or (b"", b"")
-    return int(status[1]), location[1].decode("latin-1"), rest[0][:OUTPUT_BYTES].decode("utf-8", "replace")
+    return (int(status[1]), location[1].decode("latin-1"),
+            rest[0][:OUTPUT_BYTES].decode("utf-8", "replace"))
 
 def request_head(parts, headers):
     """The head of a GET for a split URL."""
@@ -7981,21 +8837,28 @@ def is_enough(head, body):
     return len(body) >= size or body.endswith(b"0\r\n\r\n")
 
 def http2_frame(type_, flags, stream, data):
-    """RFC 9113, 4.1; of its types we know 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7 GOAWAY."""
+    """RFC 9113, 4.1; of its types we know 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7
+    GOAWAY."""
     return struct.pack("!IBI", len(data) << 8 | type_, flags, stream) + data
 
 def grpc_request(authority, service):
-    """All that a client sends to call Health/Check: its preface, SETTINGS, HEADERS without compression, DATA."""
-    fields = {":method": "POST", ":scheme": "http", ":path": "/grpc.health.v1.Health/Check", ":authority": authority,
-              "content-type": "application/grpc", "te": "trailers", "user-agent": KUBE_AGENT.format("probe")}
-    block = b"".join(b"\0%c%b%c%b" % (len(k), k.encode(), len(v), v.encode()) for k, v in fields.items())
+    """All that a client sends to call Health/Check: its preface, SETTINGS, HEADERS without
+    compression, DATA."""
+    fields = {":method": "POST", ":scheme": "http", ":path": "/grpc.health.v1.Health/Check",
+              ":authority": authority, "content-type": "application/grpc", "te": "trailers",
+              "user-agent": KUBE_AGENT.format("probe")}
+    block = b"".join(b"\0%c%b%c%b" % (len(k), k.encode(), len(v), v.encode())
+                     for k, v in fields.items())
     size, text = len(service.encode()), service.encode()
-    message = b"\x0a" + (b"%c" % size if size < 128 else b"%c%c" % (size & 127 | 128, size >> 7)) + text
-    return (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(4, 0, 0, b"") + http2_frame(1, 4, 1, block) +
+    message = (b"\x0a" +
+               (b"%c" % size if size < 128 else b"%c%c" % (size & 127 | 128, size >> 7)) + text)
+    return (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(4, 0, 0, b"") +
+            http2_frame(1, 4, 1, block) +
             http2_frame(0, 1, 1, struct.pack("!BI", 0, len(message)) + message))
 
 def grpc_status(data):
-    """The number of the status in all that a server has sent; -1 if its call ended without one, None if it goes on."""
+    """The number of the status in all that a server has sent; -1 if its call ended without one,
+    None if it goes on."""
     message, at = b"", 0
     while len(data) - at >= 9:
         head, flags, _ = struct.unpack_from("!IBI", data, at)
@@ -8004,7 +8867,8 @@ def grpc_status(data):
             break
         message += data[at + 9:end] if type_ == 0 else b""
         if len(message) >= 5 and len(message) >= 5 + struct.unpack_from("!I", message, 1)[0]:
-            return message[6] if message[5:6] == b"\x08" else 0             # its field 1, left out when it is 0
+            # its field 1, left out when it is 0
+            return message[6] if message[5:6] == b"\x08" else 0
         if type_ in (3, 7) or type_ in (0, 1) and flags & 1:
             return -1
         at = end
@@ -8016,7 +8880,8 @@ def check_grpc(host, port, service, deadline, timeout_s):
         with dial(host, port, deadline) as sock:
             sock.sendall(grpc_request(f"{host}:{port}", service))
             for more in pieces(sock, deadline):
-                sock.sendall(b"" if data else http2_frame(4, 1, 0, b""))        # first come its SETTINGS: noted
+                # first come its SETTINGS: noted
+                sock.sendall(b"" if data else http2_frame(4, 1, 0, b""))
                 data += more
                 status = grpc_status(data)
                 if status is not None:
@@ -8026,9 +8891,11 @@ def check_grpc(host, port, service, deadline, timeout_s):
     except OSError as error:
         return False, f"error: health rpc probe failed: {error.strerror or error}"
     if status in (None, -1):
-        return False, "error: health rpc probe failed: no such service, or no grpc.health.v1.Health"
+        return (False,
+                "error: health rpc probe failed: no such service, or no grpc.health.v1.Health")
     name = HEALTH[status] if status < len(HEALTH) else str(status)
-    return name == "SERVING", "" if name == "SERVING" else f'service unhealthy (responded with "{name}")'
+    return (name == "SERVING",
+            "" if name == "SERVING" else f'service unhealthy (responded with "{name}")')
 
 class Probe:
     """One probe of one run of a container; step() is all that the thresholds mean, and pure."""
@@ -8041,7 +8908,8 @@ class Probe:
     def step(self, ok, spec):
         """Count one outcome; returns whether it changed what holds."""
         before = self.result
-        if self.guessed and not ok:                         # the truth, for which a threshold would be too late
+        # the truth, for which a threshold would be too late
+        if self.guessed and not ok:
             self.result = PROBES[self.kind]
         self.count, self.last, self.guessed = self.count + 1 if ok == self.last else 1, ok, False
         if self.count >= spec["successThreshold" if ok else "failureThreshold"]:
@@ -8051,30 +8919,39 @@ class Probe:
 Run = namedtuple("Run", "started_at probes")         # of a container: its startedAt, {kind: Probe}
 
 class Prober:
-    """Probes the containers that want it. One that has run since before we came is taken to be as ready as it can be
-    until its first probe, which comes at once: a restart of k2d makes nothing unready."""
+    """Probes the containers that want it. One that has run since before we came is taken to be as
+    ready as it can be until its first probe, which comes at once: a restart of k2d makes nothing
+    unready."""
     def __init__(self, worker, hub):
-        self.worker, self.our_start, self.runs = worker, time.time(), {}    # (uid, container name) -> Run, replaced whole
+        # (uid, container name) -> Run, replaced whole
+        self.worker, self.our_start, self.runs = worker, time.time(), {}
         self.queue = WorkQueue("probe", self.probe_once, 8, hub)
 
     def watch(self, pod, container, found):
-        """From now on probe this run of a container, which is running; cheap if that is under way."""
+        """From now on probe this run of a container, which is running; cheap if that is under
+        way."""
         key, run_start_s = (uid_of(pod), container["name"]), seconds_of(found.started_at) or 0
-        probes = {kind: Probe(kind, run_start_s < self.our_start - 10) for kind in PROBES if kind + "Probe" in container}
+        probes = {kind: Probe(kind, run_start_s < self.our_start - 10) for kind in PROBES if kind +
+                  "Probe" in container}
         if not probes or key in self.runs and self.runs[key].started_at == found.started_at:
             return
         run = self.runs[key] = Run(found.started_at, probes)
-        self.schedule(pod, container, run, [kind for kind in probes if kind == "startup" or "startup" not in probes])
+        self.schedule(pod, container, run,
+                      [kind for kind in probes if kind == "startup" or "startup" not in probes])
 
     def schedule(self, pod, container, run, kinds):
-        """Have the first probes come: for readiness as soon as it may, else at a tick of a clock that began with the
-        pod, as the kubelet's."""
+        """Have the first probes come: for readiness as soon as it may, else at a tick of a clock
+        that began with the pod, as the kubelet's."""
         for kind in kinds:
             spec, present = container[kind + "Probe"], time.time()
-            wait = max(0, (seconds_of(run.started_at) or 0) + spec.get("initialDelaySeconds", 0) - present)
+            wait = max(0,
+                       (seconds_of(run.started_at) or 0) +
+                       spec.get("initialDelaySeconds", 0) - present)
             if kind == "liveness" or kind == "startup" and not run.probes[kind].guessed:
-                wait += ((seconds_of(pod["status"].get("startTime")) or 0) - present - wait) % spec["periodSeconds"]
-            self.queue.add_after(wait, (pod["metadata"]["uid"], container["name"], kind, run.started_at))
+                wait += ((seconds_of(pod["status"].get("startTime")) or
+                          0) - present - wait) % spec["periodSeconds"]
+            self.queue.add_after(wait,
+                                 (pod["metadata"]["uid"], container["name"], kind, run.started_at))
 
     def forget(self, uid, name=None):
         """Stop probing a container, or all of a pod."""
@@ -8084,13 +8961,15 @@ class Prober:
     def state(self, uid, name):
         """(started, ready) of a running container that watch() has seen."""
         probes = self.runs[uid, name].probes if (uid, name) in self.runs else {}
-        started, ready = (kind not in probes or bool(probes[kind].result) for kind in ("startup", "readiness"))
+        started, ready = (kind not in probes or bool(probes[kind].result)
+                          for kind in ("startup", "readiness"))
         return started, started and ready
 
     def probe_once(self, key):
         """One probe that is due, and what follows from it. Ends the probing of what has gone."""
         (uid, name, kind, started_at), asked_at = key, time.monotonic()
-        run, pod, found = self.runs.get((uid, name)), self.worker.known.pod(uid), self.worker.known.found(uid).get(name)
+        run, pod = self.runs.get((uid, name)), self.worker.known.pod(uid)
+        found = self.worker.known.found(uid).get(name)
         if not pod or found and not found.running:
             return self.forget(uid, name)
         if not run or run.started_at != started_at or is_deleting(pod) and kind != "readiness":
@@ -8099,7 +8978,8 @@ class Prober:
         spec = container[kind + "Probe"]
         ok, text = self.ask(pod, container, found, spec)
         if self.runs.get((uid, name)) is not run:
-            return                                          # meanwhile it has got another run, or none
+            # meanwhile it has got another run, or none
+            return
         self.tell(pod, name, kind, ok, text)
         if self.follow(pod, container, found, run, kind, ok):
             self.queue.add_after(asked_at + spec["periodSeconds"] - time.monotonic(), key)
@@ -8109,38 +8989,46 @@ class Prober:
         probe, spec = run.probes[kind], container[kind + "Probe"]
         if ok is not None and probe.step(ok, spec) and kind != "liveness":
             self.worker.queue.add(key_of(pod))
-        if kind == "startup" and ok:                        # that is all it is for; the others begin
+        # that is all it is for; the others begin
+        if kind == "startup" and ok:
             self.schedule(pod, container, run, [each for each in run.probes if each != "startup"])
             return False
         if kind != "readiness" and probe.result is False:
-            self.worker.stopper.restart(pod, container, found, kind, spec.get("terminationGracePeriodSeconds"))
+            self.worker.stopper.restart(pod, container, found, kind,
+                                        spec.get("terminationGracePeriodSeconds"))
             return False
         return True
 
     def ask(self, pod, container, found, spec):
         """What a probe says; one that could not be tried is tried again at once."""
         ok, text = None, ""
-        for _ in range(3 if found and found.state == "running" else 0):     # else it is paused, or being looked at
-            ok, text = run_handler(self.worker.engine, pod, container, found, spec, spec["timeoutSeconds"])
+        # else it is paused, or being looked at
+        for _ in range(3 if found and found.state == "running" else 0):
+            ok, text = run_handler(self.worker.engine, pod, container, found, spec,
+                                   spec["timeoutSeconds"])
             if ok is not None:
                 break
         return ok, text
 
     def tell(self, pod, name, kind, ok, text):
         if text or ok is False:
-            what = {True: "warning", False: "failed", None: "errored and resulted in unknown state"}[ok]
+            what = {True: "warning", False: "failed",
+                    None: "errored and resulted in unknown state"}[ok]
             self.worker.event(pod, "Warning", "ProbeWarning" if ok else "Unhealthy",
                               f"{kind.capitalize()} probe {what}: {text}", name)
 
 # == 31. Network [host] ======================================================================
 # One flat bridge for all pods. Services are NAT rules of the kernel, which work while k2d is down.
-ServicePort = namedtuple("ServicePort", "ip protocol port node_port endpoints affinity_s")    # endpoints: [(ip, port)]
-HostPort = namedtuple("HostPort", "ip protocol port endpoint")                                # ip "" is every address
+# endpoints: [(ip, port)]
+ServicePort = namedtuple("ServicePort", "ip protocol port node_port endpoints affinity_s")
+# ip "" is every address
+HostPort = namedtuple("HostPort", "ip protocol port endpoint")
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
 
 def ready_endpoints(subsets, name):
-    """[(ip, port)] of the ready addresses of an Endpoints object at its port of a name; no IPv6."""
+    """[(ip, port)] of the ready addresses of an Endpoints object at its port of a name; no
+    IPv6."""
     found = []
     for subset in subsets:
         ports = [port["port"] for port in subset.get("ports", ()) if port.get("name", "") == name]
@@ -8149,16 +9037,19 @@ def ready_endpoints(subsets, name):
     return sorted(found)
 
 def service_ports(service, endpoints):
-    """The ServicePorts of a Service, by its Endpoints object (or None); [] for one without a cluster IP."""
+    """The ServicePorts of a Service, by its Endpoints object (or None); [] for one without a
+    cluster IP."""
     spec, ip, affinity_s = service["spec"], cluster_ip(service), None
     if spec.get("sessionAffinity") == "ClientIP":
         affinity_s = dig(spec, "sessionAffinityConfig.clientIP.timeoutSeconds", 10800)
-    return [ServicePort(ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
-                        ready_endpoints(dig(endpoints, "subsets", ()), port.get("name", "")), affinity_s)
+    return [ServicePort(
+                ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
+                ready_endpoints(dig(endpoints, "subsets", ()), port.get("name", "")), affinity_s)
             for port in (spec.get("ports", ()) if ip else ())]
 
 def balance(match, endpoints, affinity_s, tag):
-    """iptables rules that send what matches to one of the endpoints, each as likely as the others."""
+    """iptables rules that send what matches to one of the endpoints, each as likely as the
+    others."""
     known, new = [], []
     for left, (ip, port) in zip(range(len(endpoints), 0, -1), endpoints):
         target, recent = f"-j DNAT --to-destination {ip}:{port}", f"-m recent --name {tag}-{ip}"
@@ -8172,20 +9063,25 @@ def port_match(protocol, port):
     return f"-p {protocol} -m {protocol} --dport {port}"
 
 def masqueraded(settings, pod_ips, bridge_netfilter):
-    """What matches packets whose reply would not come back by the way they were NATed. With br_netfilter a reply
-    between two pods passes our NAT even inside the bridge; only a pod that reaches itself needs another source. Without
-    it such a reply would go straight to the other pod: every DNATed packet needs one."""
+    """What matches packets whose reply would not come back by the way they were NATed. With
+    br_netfilter a reply between two pods passes our NAT even inside the bridge; only a pod that
+    reaches itself needs another source. Without it such a reply would go straight to the other
+    pod: every DNATed packet needs one."""
     matches = [f"-s 127.0.0.0/8 -o {settings.network}"]
     if bridge_netfilter:
         return matches + [f"-s {ip}/32 -d {ip}/32" for ip in sorted(pod_ips)]
     return [*matches, f"-s {settings.pod_cidr} -o {settings.network} -m conntrack --ctstate DNAT"]
 
 def nat_rules(settings, services, host_ports, bridge_netfilter):
-    """The text for `iptables-restore --noflush`: our chains, whole, so that they are replaced at one moment.
+    """The text for `iptables-restore --noflush`: our chains, whole, so that they are replaced at
+    one moment.
 
-    NAME-SVC   cluster addresses, asked by pods and by the host itself     NAME-PORT  node ports and host ports
-    NAME-MASQ  where a reply would not come back by the way it was NATed   NAME-FWD   what the engine's rules would drop
-    NAME-REJ   Service addresses and node ports without a ready endpoint: refused at once, not lost on the default route
+    NAME-SVC   cluster addresses, asked by pods and by the host itself
+    NAME-PORT  node ports and host ports
+    NAME-MASQ  where a reply would not come back by the way it was NATed
+    NAME-FWD   what the engine's rules would drop
+    NAME-REJ   Service addresses and node ports without a ready endpoint: refused at once, not lost
+               on the default route
     """
     p, bridge = settings.network.upper(), settings.network
     svc, ports, refused, pod_ips = [], [], [], {h.endpoint[0] for h in host_ports}
@@ -8194,19 +9090,25 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
         svc += balance(match, s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.port}")
         if s.node_port:
             match = port_match(s.protocol, s.node_port)
-            ports += balance(f"-A {p}-PORT {match}", s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.node_port}")
+            ports += balance(f"-A {p}-PORT {match}", s.endpoints, s.affinity_s,
+                             f"{p}-{s.protocol}-{s.node_port}")
             refused += [] if s.endpoints else [f"-A {p}-REJ {TO_HOST} {match} -j REJECT"]
-        pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and ipaddress.IPv4Address(ip) in settings.pod_cidr)
+        pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and
+                       ipaddress.IPv4Address(ip) in settings.pod_cidr)
     for h in host_ports:
         address = "" if h.ip in ("", "0.0.0.0") else f"-d {h.ip}/32 "
-        ports += balance(f"-A {p}-PORT {address}{port_match(h.protocol, h.port)}", [h.endpoint], None, "")
+        ports += balance(f"-A {p}-PORT {address}{port_match(h.protocol, h.port)}", [h.endpoint],
+                         None, "")
     matches = masqueraded(settings, pod_ips, bridge_netfilter)
     nat = [*(f":{p}-{chain} - [0:0]" for chain in CHAINS["nat"]), *svc, *ports,
            *(f"-A {p}-MASQ {match} -j MASQUERADE" for match in matches)]
     filters = [*(f":{p}-{chain} - [0:0]" for chain in CHAINS["filter"]),
-               *(f"-A {p}-FWD {way} {bridge} -m conntrack --ctstate DNAT -j ACCEPT" for way in ("-o", "-i")),
-               # route_localnet lets 127.0.0.1 be NATed to pods; nobody else may pretend to be it, or reach it
-               f"-A {p}-REJ -i {bridge} -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+               *(f"-A {p}-FWD {way} {bridge} -m conntrack --ctstate DNAT -j ACCEPT"
+                 for way in ("-o", "-i")),
+               # route_localnet lets 127.0.0.1 be NATed to pods; nobody else may pretend to be it,
+               # or reach it
+               f"-A {p}-REJ -i {bridge} -d 127.0.0.0/8 -m conntrack ! --ctstate "
+               "RELATED,ESTABLISHED,DNAT -j DROP",
                # the ICMP of a plain REJECT does not reach a socket of the host itself by way of lo
                f"-A {p}-REJ -d {settings.service_cidr} -p tcp -j REJECT --reject-with tcp-reset",
                f"-A {p}-REJ -d {settings.service_cidr} -j REJECT", *refused]
@@ -8216,17 +9118,20 @@ def jumps(settings, has_docker_user):
     """(table, chain, arguments) of the rules by which the kernel's own chains come to ours."""
     p, to_service = settings.network.upper(), f"-d {settings.service_cidr}"
     return [("nat", "PREROUTING", f"-i {settings.network} {to_service} -j {p}-SVC"),
-            ("nat", "PREROUTING", f"{TO_HOST} -j {p}-PORT"), ("nat", "OUTPUT", f"{to_service} -j {p}-SVC"),
+            ("nat", "PREROUTING", f"{TO_HOST} -j {p}-PORT"),
+            ("nat", "OUTPUT", f"{to_service} -j {p}-SVC"),
             ("nat", "OUTPUT", f"{TO_HOST} -j {p}-PORT"), ("nat", "POSTROUTING", f"-j {p}-MASQ"),
             ("filter", "DOCKER-USER" if has_docker_user else "FORWARD", f"-j {p}-FWD"),
             *(("filter", chain, f"-j {p}-REJ") for chain in ("INPUT", "OUTPUT", "FORWARD"))]
 
 class Network:
-    """The bridge, its routes and NAT rules. Called by the controller thread, except where a method says otherwise."""
+    """The bridge, its routes and NAT rules. Called by the controller thread, except where a method
+    says otherwise."""
     def __init__(self, settings, engine, store, writer):
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
         self.applied, self.problem, self.dns_port = None, "", 0
-        self.lock, self.last_ip = threading.Lock(), 0       # lock: held while addresses are chosen; never across I/O
+        # lock: held while addresses are chosen; never across I/O
+        self.lock, self.last_ip = threading.Lock(), 0
 
     def bridge_netfilter(self):
         return first_line("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1"
@@ -8237,25 +9142,32 @@ class Network:
         for line in read_text("/proc/net/route").splitlines()[1:]:
             interface, destination, *_, mask = line.split()[:8]
             bits = bin(int(mask, 16)).count("1")
-            network = ipaddress.IPv4Network((struct.pack("<I", int(destination, 16)), bits), strict=False)
+            network = ipaddress.IPv4Network((struct.pack("<I", int(destination, 16)), bits),
+                                            strict=False)
             for flag, ours in (("pod-cidr", s.pod_cidr), ("service-cidr", s.service_cidr)):
                 if interface not in (s.network, "lo") and bits and ours.overlaps(network):
-                    raise SystemExit(f"k2d: --{flag} {ours} overlaps with the route to {network} on {interface}; "
-                                     "choose another range, such as 172.30.0.0/16")
+                    raise SystemExit(
+                        f"k2d: --{flag} {ours} overlaps with the route to {network} on "
+                        f"{interface}; choose another range, such as 172.30.0.0/16")
 
     def ensure(self):
-        """Make the engine's network, the routes and the jumps where they are missing. Raises EngineError."""
+        """Make the engine's network, the routes and the jumps where they are missing. Raises
+        EngineError."""
         s = self.settings
         found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
         subnets = [config.get("Subnet") for config in dig(found, "IPAM.Config", ())]
         if not found:
-            self.engine.call("POST", "/networks/create", {
-                "Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
-                "IPAM": {"Config": [{"Subnet": str(s.pod_cidr), "IPRange": s.engine_range, "Gateway": s.gateway}]},
-                "Options": {"com.docker.network.bridge.name": s.network}})
+            self.engine.call("POST", "/networks/create",
+                             {"Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
+                              "IPAM": {"Config": [{"Subnet": str(s.pod_cidr),
+                                                   "IPRange": s.engine_range,
+                                                   "Gateway": s.gateway}]},
+                              "Options": {"com.docker.network.bridge.name": s.network}})
         elif str(s.pod_cidr) not in subnets:
-            raise EngineError(409, f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
-                              "choose that by --pod-cidr, another --network, or remove it")
+            raise EngineError(
+                409,
+                f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
+                "choose that by --pod-cidr, another --network, or remove it")
         try:
             self.ensure_rules()
             self.problem = ""
@@ -8269,9 +9181,12 @@ class Network:
         write_text(f"/proc/sys/net/ipv4/conf/{s.network}/route_localnet", "1")
         run_checked("ip", "route", "replace", str(s.service_cidr), "dev", "lo", "src", s.gateway)
         if f":{s.network.upper()}-SVC" not in run_checked("iptables-save"):
-            run_checked("iptables-restore", "-w", "--noflush", stdin=nat_rules(s, [], [], True).encode())
-        self.applied = None                                 # the controllers apply theirs after us, changed or not
-        for table, chain, arguments in jumps(s, run("iptables", "-w", "-n", "-L", "DOCKER-USER")[0] == 0):
+            run_checked("iptables-restore", "-w", "--noflush",
+                        stdin=nat_rules(s, [], [], True).encode())
+        # the controllers apply theirs after us, changed or not
+        self.applied = None
+        for table, chain, arguments in jumps(
+                s, run("iptables", "-w", "-n", "-L", "DOCKER-USER")[0] == 0):
             if run("iptables", "-w", "-t", table, "-C", chain, *arguments.split())[0]:
                 run_checked("iptables", "-w", "-t", table, "-I", chain, *arguments.split())
 
@@ -8284,7 +9199,8 @@ class Network:
             services += service_ports(service, self.store.get("Endpoints", *key_of(service)))
         services.append(ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None))
         for protocol in ("udp", "tcp"):
-            services.append(ServicePort(s.upstream_ip, protocol, 53, None, upstream_resolver(), None))
+            services.append(ServicePort(s.upstream_ip, protocol, 53, None, upstream_resolver(),
+                                        None))
         for pod in self.store.list("Pod", holding=b'"hostPort"'):
             published += ports_of(pod)
         text = nat_rules(s, services, sorted(published), self.bridge_netfilter())
@@ -8293,8 +9209,8 @@ class Network:
             self.applied = text
 
     def set_hairpin(self):
-        """Where br_netfilter is on, a pod that reaches itself by its own Service must get its frame back by the port it
-        came from. Any thread."""
+        """Where br_netfilter is on, a pod that reaches itself by its own Service must get its
+        frame back by the port it came from. Any thread."""
         ports = f"/sys/class/net/{self.settings.network}/brif"
         for port in list_folder(ports) if self.bridge_netfilter() else ():
             with suppress(OSError):                   # the container went away meanwhile
@@ -8302,14 +9218,18 @@ class Network:
                     write_text(f"{ports}/{port}/hairpin_mode", "1")
 
     def allocate(self):
-        """A free pod address, in turn, so that a freed one rests. Any thread; the caller's transaction stores it."""
+        """A free pod address, in turn, so that a freed one rests. Any thread; the caller's
+        transaction stores it."""
         s = self.settings
         rows = [self.store.row("Pod", key) for key in self.store.keys("Pod")]
-        taken = {ip.decode() for row in rows if row for ip in re.findall(rb'"podIP":"([^"]+)"', row.raw)}
-        size = s.pod_cidr.num_addresses - 256 - 2                 # without gateway, and the engine's own last /24
+        taken = {ip.decode() for row in rows if row
+                 for ip in re.findall(rb'"podIP":"([^"]+)"', row.raw)}
+        # without gateway, and the engine's own last /24
+        size = s.pod_cidr.num_addresses - 256 - 2
         with self.lock:
             if not self.last_ip:
-                known = [int(ipaddress.ip_address(ip)) - int(s.pod_cidr[0]) for ip in taken if is_address(ip)]
+                known = [int(ipaddress.ip_address(ip)) - int(s.pod_cidr[0]) for ip in taken
+                         if is_address(ip)]
                 self.last_ip = max([n for n in known if 0 < n <= size] or [1])
             for _ in range(size):
                 self.last_ip = self.last_ip + 1 if self.last_ip < size else 2
@@ -8330,12 +9250,15 @@ class Network:
         try:
             self.engine.call("DELETE", "/networks/" + self.settings.network, expect=(404,))
         except EngineError as error:
-            raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so that reset can go on")
+            raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so "
+                             "that reset can go on")
 
 def ports_of(pod):
-    """The HostPorts of a running pod; the engine itself publishes those of containers of plain `docker run`."""
+    """The HostPorts of a running pod; the engine itself publishes those of containers of plain
+    `docker run`."""
     ip = dig(pod, "status.podIP")
-    if is_foreign(pod) or pod["spec"].get("hostNetwork") or dig(pod, "status.phase") != "Running" or not ip:
+    if (is_foreign(pod) or pod["spec"].get("hostNetwork") or
+        dig(pod, "status.phase") != "Running" or not ip):
         return []
     return [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
                      (ip, port["containerPort"]))
@@ -8343,56 +9266,69 @@ def ports_of(pod):
             for port in container.get("ports", ()) if port.get("hostPort")]
 
 # == 32. Names ===============================================================================
-# Names are lines in each pod's /etc/hosts, which work while k2d is down. DNS answers those who ask DNS alone, and what
-# changes too often for a file.
+# Names are lines in each pod's /etc/hosts, which work while k2d is down. DNS answers those who ask
+# DNS alone, and what changes too often for a file.
 def host_resolv_conf():
-    """The text of the host's resolv.conf; with systemd of the second, where the first names its stub alone."""
-    texts = [*map(read_text, filter(os.path.exists, ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")))]
-    return next((text for text in texts if re.search(r"(?m)^nameserver\s+(?!127\.)", text)), "".join(texts[-1:]))
+    """The text of the host's resolv.conf; with systemd of the second, where the first names its
+    stub alone."""
+    texts = [*map(read_text,
+                  filter(os.path.exists,
+                         ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")))]
+    return next((text for text in texts if re.search(r"(?m)^nameserver\s+(?!127\.)", text)),
+                "".join(texts[-1:]))
 
 def upstream_resolver():
     """[(address, 53)] of the host's own resolver, [] if it has none but on its loopback."""
     servers, _, _ = read_resolv_conf(host_resolv_conf())
-    return [(ip, 53) for ip in servers if is_address(ip) and ":" not in ip and not ip.startswith("127.")][:1]
+    return [(ip, 53) for ip in servers if is_address(ip) and ":" not in ip and
+            not ip.startswith("127.")][:1]
 
 
 def hosts_text(pod, services):
-    """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an address."""
+    """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an
+    address."""
     spec, own, (hostname, domain) = pod["spec"], pod["metadata"]["namespace"], pod_hostname(pod)
     ip = dig(pod, "status.podIP", "127.0.1.1")
-    lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback",
-             "fe00::0\tip6-localnet", "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
+    lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost",
+             "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
+             "fe00::0\tip6-mcastprefix", "fe00::1\tip6-allnodes", "fe00::2\tip6-allrouters",
              f"{ip}\t{hostname}.{domain}\t{hostname}" if domain else f"{ip}\t{hostname}"]
     if spec.get("hostNetwork"):
-        lines = ["# Kubernetes-managed hosts file (host network).", read_text("/etc/hosts").rstrip("\n")]
+        lines = ["# Kubernetes-managed hosts file (host network).",
+                 read_text("/etc/hosts").rstrip("\n")]
     if spec.get("hostAliases"):
         lines += ["", "# Entries added by HostAliases."]
-        lines += ["\t".join([alias["ip"], *alias.get("hostnames", ())]) for alias in spec["hostAliases"]]
+        lines += ["\t".join([alias["ip"], *alias.get("hostnames", ())])
+                  for alias in spec["hostAliases"]]
     if uses_cluster_dns(spec):
         for name, namespace, address in services:
             short = f"{name}.{namespace}" + (f" {name}" if namespace == own else "")
-            lines.append(f"{address}\t{name}.{namespace}.svc.{CLUSTER_DOMAIN} {name}.{namespace}.svc {short}")
+            full = f"{name}.{namespace}.svc"
+            lines.append(f"{address}\t{full}.{CLUSTER_DOMAIN} {full} {short}")
     return "\n".join(lines) + "\n"
 
 def resolv_conf(pod, settings, host=None):
-    """What a pod's /etc/resolv.conf says; None where the engine writes it, from Dns, DnsSearch and DnsOptions. host:
-    the text of the host's, if not to be read here."""
+    """What a pod's /etc/resolv.conf says; None where the engine writes it, from Dns, DnsSearch and
+    DnsOptions. host: the text of the host's, if not to be read here."""
     if uses_cluster_dns(pod["spec"]) and not pod["spec"].get("hostNetwork"):
         return None
-    servers, searches, options = dns_config(pod, settings, host_resolv_conf() if host is None else host)
+    servers, searches, options = dns_config(pod, settings,
+                                            host_resolv_conf() if host is None else host)
     lines = [f"nameserver {server}\n" for server in servers]
-    lines += [f"{word} {' '.join(values)}\n" for word, values in (("search", searches), ("options", options)) if values]
+    lines += [f"{word} {' '.join(values)}\n"
+              for word, values in (("search", searches), ("options", options)) if values]
     return "".join(lines)
 
 DNS_TYPES = {"A": 1, "CNAME": 5, "PTR": 12, "AAAA": 28, "SRV": 33, "ANY": 255}
 NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 
 def dns_name(name):
-    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) + b"\0"
+    return (b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) +
+            b"\0")
 
 def read_question(data):
-    """(id, flags, number of additional records, name, type, end of the question) of a DNS query (RFC 1035, 4.1). Raises
-    ValueError for what is none."""
+    """(id, flags, number of additional records, name, type, end of the question) of a DNS query
+    (RFC 1035, 4.1). Raises ValueError for what is none."""
     labels, at = [], 12
     try:
         id_, flags, questions, _, _, additional = struct.unpack_from("!6H", data)
@@ -8407,18 +9343,22 @@ def read_question(data):
     return id_, flags, additional, ".".join(labels).lower(), type_, at + 5
 
 def answer_dns(data, resolve):
-    """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type, rdata)])."""
+    """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type,
+    rdata)])."""
     try:
         id_, flags, additional, name, type_, end = read_question(data)
     except ValueError:
         return None
     code, records = resolve(name, type_)
-    question, limit, answers, count = data[12:end], 1232 if additional else 512, b"", 0      # additional: EDNS
+    # additional: EDNS
+    question, limit, answers, count = data[12:end], 1232 if additional else 512, b"", 0
     for owner, kind, rdata in random.sample(records, len(records)):
         more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
-        if 12 + len(question) + len(answers) + len(more) <= limit:      # of very many, a different choice each time
+        # of very many, a different choice each time
+        if 12 + len(question) + len(answers) + len(more) <= limit:
             answers, count = answers + more, count + 1
-    return struct.pack("!6H", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0) + question + answers
+    return (struct.pack("!6H", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0) + question +
+            answers)
 
 def address_record(owner, ip):
     return owner, DNS_TYPES["A"], ipaddress.IPv4Address(ip).packed
@@ -8427,13 +9367,16 @@ class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
     def __init__(self, settings, store):
         self.settings, self.store = settings, store
-        self.changed, self.known = 0, (None, [])              # counts changes of Services; what they were at a count
+        # counts changes of Services; what they were at a count
+        self.changed, self.known = 0, (None, [])
 
     def services(self):
         """[(name, namespace, address)] of all Services with an address."""
-        if self.known[0] != self.changed:       # read before the store is: a change meanwhile makes us look again
+        # read before the store is: a change meanwhile makes us look again
+        if self.known[0] != self.changed:
             count, every = self.changed, self.store.list("Service")
-            self.known = count, [(name_of(s), s["metadata"]["namespace"], cluster_ip(s)) for s in every if cluster_ip(s)]
+            self.known = count, [(name_of(s), s["metadata"]["namespace"], cluster_ip(s))
+                                 for s in every if cluster_ip(s)]
         return self.known[1]
 
     def write_hosts(self, pod):
@@ -8449,7 +9392,8 @@ class Names:
         ours = name.endswith("." + CLUSTER_DOMAIN) or name == CLUSTER_DOMAIN
         parts = (name[:-len(CLUSTER_DOMAIN) - 1] if ours else name).split(".")
         if not ours and parts[-1] != "svc":
-            parts.append("svc")                               # "web.default": a short form, see dns_config()
+            # "web.default": a short form, see dns_config()
+            parts.append("svc")
         records = self.records(parts, name) if len(parts) > 2 else None
         if records is not None:
             wanted = (type_, DNS_TYPES["CNAME"])
@@ -8500,7 +9444,8 @@ class Names:
                 for subset in subsets for place in places for a in subset.get(place, ())]
 
     def reverse(self, name):
-        ip, ranges = ".".join(name.split(".")[-3::-1]), (self.settings.pod_cidr, self.settings.service_cidr)
+        ip = ".".join(name.split(".")[-3::-1])
+        ranges = (self.settings.pod_cidr, self.settings.service_cidr)
         owners = [f"{service}.{namespace}.svc.{CLUSTER_DOMAIN}"
                   for service, namespace, address in self.services() if address == ip]
         if owners:
@@ -8509,10 +9454,12 @@ class Names:
         return NAME_ERROR if ours else REFUSED, []
 
 # == 33. Controllers =========================================================================
-# One function a kind: reads the store, decides, writes; a second pass finds nothing to do. One thread runs them all,
-# from one queue; what they create goes through the same admission as a client's request.
+# One function a kind: reads the store, decides, writes; a second pass finds nothing to do. One
+# thread runs them all, from one queue; what they create goes through the same admission as a
+# client's request.
 WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
-BIND_COMPLETED, BOUND_BY = "pv.kubernetes.io/bind-completed", "pv.kubernetes.io/bound-by-controller"
+BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
+                            "pv.kubernetes.io/bound-by-controller")
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
@@ -8528,16 +9475,19 @@ def revision_of(rs):
 def available_in(pod, min_ready_s):
     """Seconds until a ready pod counts as available: 0 if it does, None if it is not ready."""
     ready = get_condition(pod, "Ready") if is_condition(pod, "Ready") else None
-    return ready and max(0, (seconds_of(ready["lastTransitionTime"]) or 0) + min_ready_s - time.time())
+    return (ready and
+            max(0, (seconds_of(ready["lastTransitionTime"]) or 0) + min_ready_s - time.time()))
 
 class Controllers:
-    """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers; and what a change
-    concerns. All reconcilers run in the queue's one thread, in one transaction, but those in `outside`, which do I/O;
-    observe() runs in the thread of whoever wrote."""
+    """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers;
+    and what a change concerns. All reconcilers run in the queue's one thread, in one transaction,
+    but those in `outside`, which do I/O; observe() runs in the thread of whoever wrote."""
     def __init__(self, k2d):
-        self.settings, self.store, self.worker, self.names = k2d.settings, k2d.store, k2d.worker, k2d.names
+        self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
+        self.names = k2d.names
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
-        self.started = False                        # whether start() has looked at all: NAT wants the whole picture
+        # whether start() has looked at all: NAT wants the whole picture
+        self.started = False
         workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
         garbage, self.scheduling = Garbage(k2d, self), Scheduling(k2d, self)
         self.services = services
@@ -8546,9 +9496,11 @@ class Controllers:
             "ReplicaSet": workloads.replica_set, "ReplicationController": workloads.replica_set,
             "Deployment": workloads.deployment, "PodDisruptionBudget": workloads.budget,
             "Service": services.endpoints, "nat": services.nat, "hosts": services.hosts,
-            "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume, "provision": claims.provision,
+            "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume,
+            "provision": claims.provision,
             "reclaim": claims.reclaim, "Namespace": garbage.namespace, "collect": garbage.collect,
-            "finalize": garbage.finalize, "ResourceQuota": garbage.quota, "ServiceAccount": garbage.service_account,
+            "finalize": garbage.finalize, "ResourceQuota": garbage.quota,
+            "ServiceAccount": garbage.service_account,
             "CustomResourceDefinition": garbage.definition, "expire": garbage.expire}
         self.outside = {"nat", "hosts", "provision", "reclaim"}
 
@@ -8561,7 +9513,8 @@ class Controllers:
             if what not in KIND:
                 return method(*args)
             obj = self.store.get(*key)
-            if obj or what in ("Service", "CustomResourceDefinition"):          # these leave something behind
+            # these leave something behind
+            if obj or what in ("Service", "CustomResourceDefinition"):
                 method(obj, *args)
 
     def add(self, *key):
@@ -8571,12 +9524,14 @@ class Controllers:
             self.add(kind, *key)
 
     def start(self):
-        """After a start: look at everything once, as if it were new, for whatever was half done."""
+        """After a start: look at everything once, as if it were new, for whatever was half
+        done."""
         for kind in [kind for kind in KINDS if kind.id != "Event"]:
             for key in self.store.keys(kind.id):
                 row = self.store.row(kind.id, key)
                 if row:
-                    self.observe([Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
+                    self.observe(
+                        [Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
             for obj in self.store.list(kind.id, holding=b'"ownerReferences"'):
                 for ref in obj["metadata"]["ownerReferences"]:
                     if not find_owner(self.store, ref, key_of(obj)[0]):
@@ -8609,7 +9564,8 @@ class Controllers:
         if kind.namespaced:
             self.add_all("ResourceQuota", namespace)
             if deleted or name == "kube-root-ca.crt":
-                self.add("Namespace", "", namespace)        # which may wait for just this, or want it back
+                # which may wait for just this, or want it back
+                self.add("Namespace", "", namespace)
 
     def observe_owner(self, ref, namespace, deleted):
         owner = kind_named(ref["apiVersion"], ref["kind"])
@@ -8656,13 +9612,16 @@ class Controllers:
             self.add_all("PersistentVolumeClaim", None)
             self.add("finalize", kind, namespace, name)
         elif kind == "Event" and not deleted:
-            self.queue.add_after(EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
+            self.queue.add_after(
+                EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
 class Controller:
     """What the controllers share."""
     def __init__(self, k2d, router):
-        self.settings, self.store, self.writer, self.engine = k2d.settings, k2d.store, k2d.writer, k2d.engine
-        self.event, self.worker, self.network, self.names = k2d.event, k2d.worker, k2d.network, k2d.names
+        self.settings, self.store, self.writer = k2d.settings, k2d.store, k2d.writer
+        self.engine = k2d.engine
+        self.event, self.worker, self.network = k2d.event, k2d.worker, k2d.network
+        self.names = k2d.names
         self.access, self.router, self.queue = k2d.access, router, router.queue
 
 class Scheduling(Controller):
@@ -8673,7 +9632,8 @@ class Scheduling(Controller):
         """Whether a change of a pod may let one be bound."""
         if not deleted and b'"podIP":' not in change.raw:
             return True
-        makes_room = change.type != "MODIFIED" or change.labels != change.old.labels or has_ended(pod)
+        makes_room = (change.type != "MODIFIED" or change.labels != change.old.labels or
+                      has_ended(pod))
         return bool(self.waiting) and (makes_room or b'"podIP":' not in change.old.raw)
 
     def taint_node(self, node, _, name):
@@ -8684,14 +9644,15 @@ class Scheduling(Controller):
         if cordoned and CORDONED["key"] not in [t["key"] for t in taints]:
             taints.append({**CORDONED, "timeAdded": now()})
         node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
-        extended = {key: amount for key, amount in status.get("capacity", {}).items() if "/" in key}
+        extended = {key: amount for key, amount in status.get("capacity", {}).items()
+                    if "/" in key}
         if extended:
             status["allocatable"] = {**status.get("allocatable", {}), **extended}
         self.store.put(node)
 
     def schedule(self):
-        """Bind the pods that wait for a node, the most important first, or say why they do not fit. Those that their
-        maker has bound the kubelet takes or rejects."""
+        """Bind the pods that wait for a node, the most important first, or say why they do not
+        fit. Those that their maker has bound the kubelet takes or rejects."""
         ours = self.settings.node
         node = self.store.get("Node", "", ours)
         pods = [pod for pod in self.store.list("Pod") if node and not has_ended(pod) and
@@ -8703,18 +9664,21 @@ class Scheduling(Controller):
             return
         waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
                                       pod["metadata"]["creationTimestamp"], name_of(pod)))
-        view = View(settled, {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
+        view = View(settled,
+                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
         self.waiting = sum(not self.place(pod, node, view) for pod in waiting)
 
     @staticmethod
     def is_ready(pod):
         """Whether a pod that has no address yet may get one."""
         spec = pod["spec"]
-        is_mine = not spec.get("schedulingGates") and spec.get("schedulerName", "default-scheduler") == "default-scheduler"
+        is_mine = (not spec.get("schedulingGates") and
+                   spec.get("schedulerName", "default-scheduler") == "default-scheduler")
         return not is_deleting(pod) and bool(spec.get("nodeName") or is_mine)
 
     def place(self, pod, node, view):
-        """Bind one pod to the node and give it its address; returns whether that is settled, one way or the other."""
+        """Bind one pod to the node and give it its address; returns whether that is settled, one
+        way or the other."""
         spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
         if not is_bound and self.is_unschedulable(pod, node, view):
             return False
@@ -8724,17 +9688,20 @@ class Scheduling(Controller):
             refused = rejection(pod, node, view)
         spec["nodeName"] = ours
         if refused:
-            pod["status"] = {"phase": "Failed", "reason": refused[0], "message": "Pod was rejected: " + refused[1],
-                             "startTime": now(), "qosClass": qos_class(spec)}
+            pod["status"] = {"phase": "Failed", "reason": refused[0],
+                             "message": "Pod was rejected: " + refused[1], "startTime": now(),
+                             "qosClass": qos_class(spec)}
             self.event(pod, "Warning", *refused)
         else:
             if not spec.get("hostNetwork"):
                 pod["status"]["podIP"] = self.network.allocate()
             pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
             view.add(pod)
-        self.store.put(pod)                                     # which the pod worker hears of, like everybody
+        # which the pod worker hears of, like everybody
+        self.store.put(pod)
         if not is_bound:
-            self.event(pod, "Normal", "Scheduled", f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
+            self.event(pod, "Normal", "Scheduled",
+                       f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
                        component="default-scheduler")
         return True
 
@@ -8751,7 +9718,8 @@ class Scheduling(Controller):
         return True
 
 class Workloads(Controller):
-    """ReplicaSets, ReplicationControllers, Deployments; and what may be taken from them at a time."""
+    """ReplicaSets, ReplicationControllers, Deployments; and what may be taken from them at a
+    time."""
     def replica_set(self, rs, namespace, name):
         spec, pods = rs["spec"], self.pods_of(rs)
         active = [pod for pod in pods if not is_deleting(pod)]
@@ -8764,16 +9732,22 @@ class Workloads(Controller):
             self.queue.add_after(min(later), (rs["kind"], namespace, name))
         wanted = labels_of(spec["template"]).items()
         labelled = sum(wanted <= labels_of(pod).items() for pod in active)
-        counts = filled(fullyLabeledReplicas=labelled, readyReplicas=len(waits) - waits.count(None),
+        counts = filled(fullyLabeledReplicas=labelled,
+                        readyReplicas=len(waits) - waits.count(None),
                         availableReplicas=waits.count(0))
-        failed = [condition(dig(rs, "status.conditions"), "ReplicaFailure", "True", "FailedCreate", failure)]
-        rs["status"] = {"replicas": len(active), **counts, "terminatingReplicas": len(pods) - len(active),
-                        "observedGeneration": rs["metadata"]["generation"], **filled(conditions=failure and failed)}
+        failed = [condition(dig(rs, "status.conditions"), "ReplicaFailure", "True", "FailedCreate",
+                            failure)]
+        rs["status"] = {"replicas": len(active), **counts,
+                        "terminatingReplicas": len(pods) - len(active),
+                        "observedGeneration": rs["metadata"]["generation"],
+                        **filled(conditions=failure and failed)}
         self.store.put(rs)
 
     def pods_of(self, rs):
-        """The pods of a ReplicaSet that have not ended; those without an owner that it selects become its own."""
-        pods = list(self.store.list("Pod", rs["metadata"]["namespace"], selector_of(rs["spec"]["selector"])))
+        """The pods of a ReplicaSet that have not ended; those without an owner that it selects
+        become its own."""
+        pods = list(self.store.list("Pod", rs["metadata"]["namespace"],
+                                    selector_of(rs["spec"]["selector"])))
         for pod in pods:
             is_orphan = not controller_of(pod) and not is_deleting(pod) and not is_foreign(pod)
             if is_orphan and not is_deleting(rs):
@@ -8782,22 +9756,32 @@ class Workloads(Controller):
         return [p for p in pods if dig(controller_of(p), "uid") == uid_of(rs) and not has_ended(p)]
 
     def scale_pods(self, owner, pods, replicas):
-        """Create or delete until there are so many; updates pods. Returns why a pod could not be made, or None."""
-        meta, template, surplus = owner["metadata"], owner["spec"]["template"], len(pods) - replicas
-        component = "replicaset-controller" if owner["kind"] == "ReplicaSet" else "replication-controller"
+        """Create or delete until there are so many; updates pods. Returns why a pod could not be
+        made, or None."""
+        meta, template = owner["metadata"], owner["spec"]["template"]
+        surplus = len(pods) - replicas
+        component = ("replicaset-controller" if owner["kind"] == "ReplicaSet"
+                     else "replication-controller")
         tell = lambda *words: self.event(owner, *words, component=component)
-        for _ in range(min(-surplus, 50)):          # what is made brings us back, for more: others may write between
+        # what is made brings us back, for more: others may write between
+        for _ in range(min(-surplus, 50)):
             try:
-                pods.append(self.writer.create(KIND["Pod"], meta["namespace"], {
-                    "metadata": {"generateName": meta["name"] + "-", "ownerReferences": [owner_reference(owner)],
-                                 **pick(template["metadata"], ("labels", "annotations"))}, "spec": template["spec"]}))
+                pods.append(self.writer.create(KIND["Pod"], meta["namespace"],
+                                               {"metadata": {
+                                                    "generateName": meta["name"] + "-",
+                                                    "ownerReferences": [owner_reference(owner)],
+                                                    **pick(template["metadata"],
+                                                           ("labels", "annotations"))},
+                                                "spec": template["spec"]}))
             except ApiError as error:
-                # without the random end of a name, as the API server says it: a text that stays does not wake us again
+                # without the random end of a name, as the API server says it: a text that stays
+                # does not wake us again
                 text = re.sub(rf'"{meta["name"]}-[^"]*"', f'"{meta["name"]}-"', str(error))
                 tell("Warning", "FailedCreate", f"Error creating: {text}")
                 return text
             tell("Normal", "SuccessfulCreate", f"Created pod: {name_of(pods[-1])}")
-        if surplus > 0:                             # the least useful first, the youngest among equals
+        # the least useful first, the youngest among equals
+        if surplus > 0:
             pods.sort(key=usefulness)
             for pod in pods[:surplus]:
                 self.writer.delete(pod)
@@ -8815,7 +9799,8 @@ class Workloads(Controller):
         old = [rs for rs in sets if rs is not new]
         if new and not d["spec"].get("paused"):
             self.roll(d, new, old)
-        elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:          # paused in mid-rollout: as it stands
+        # paused in mid-rollout: as it stands
+        elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:
             self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
         self.deployment_status(d, new, old)
 
@@ -8830,7 +9815,8 @@ class Workloads(Controller):
         if not new:
             new = self.make_replica_set(d, template, last + 1)
             sets.append(new)
-        elif revision_of(new) < last:                           # an earlier template is wanted again
+        # an earlier template is wanted again
+        elif revision_of(new) < last:
             new["metadata"]["annotations"][REVISION] = str(last + 1)
         meta.setdefault("annotations", {})[REVISION] = annotation(new, REVISION)
         if new["spec"].get("minReadySeconds", 0) != ready_s:
@@ -8843,13 +9829,17 @@ class Workloads(Controller):
         hash_ = safe_hash([template, meta["uid"]])
         labels = template["metadata"]["labels"]
         labels[HASH_LABEL] = hash_
-        selector = {**spec["selector"], "matchLabels": {**spec["selector"].get("matchLabels", {}), HASH_LABEL: hash_}}
-        notes = without(meta.get("annotations", {}), "kubectl.kubernetes.io/last-applied-configuration")
-        return self.writer.create(KIND["ReplicaSet"], meta["namespace"], {
-            "metadata": {"name": f"{meta['name']}-{hash_}", "labels": labels, "annotations":
-                         {**notes, REVISION: str(revision)}, "ownerReferences": [owner_reference(d)]},
-            "spec": {"replicas": 0, "minReadySeconds": spec.get("minReadySeconds", 0), "selector": selector,
-                     "template": template}})
+        selector = {**spec["selector"],
+                    "matchLabels": {**spec["selector"].get("matchLabels", {}), HASH_LABEL: hash_}}
+        notes = without(meta.get("annotations", {}),
+                        "kubectl.kubernetes.io/last-applied-configuration")
+        return self.writer.create(
+            KIND["ReplicaSet"], meta["namespace"],
+            {"metadata": {"name": f"{meta['name']}-{hash_}", "labels": labels,
+                          "annotations": {**notes, REVISION: str(revision)},
+                          "ownerReferences": [owner_reference(d)]},
+             "spec": {"replicas": 0, "minReadySeconds": spec.get("minReadySeconds", 0),
+                      "selector": selector, "template": template}})
 
     def set_replicas(self, d, rs, count):
         before = replicas_of(rs)
@@ -8857,25 +9847,31 @@ class Workloads(Controller):
             rs["spec"]["replicas"] = count
             rs["metadata"]["generation"] += 1
             self.store.put(rs)
-            self.event(d, "Normal", "ScalingReplicaSet", f"Scaled {'up' if count > before else 'down'} replica set "
-                       f"{name_of(rs)} from {before} to {count}", component="deployment-controller")
+            self.event(d, "Normal", "ScalingReplicaSet",
+                       f"Scaled {'up' if count > before else 'down'} replica set "
+                       f"{name_of(rs)} from {before} to {count}",
+                       component="deployment-controller")
 
     def roll(self, d, new, old):
-        """One step of a rollout, as the deployment controller's rolloutRolling and rolloutRecreate."""
-        replicas, present, (surge, unavailable) = replicas_of(d), replicas_of(new), rolling_limits(d)
+        """One step of a rollout, as the deployment controller's rolloutRolling and
+        rolloutRecreate."""
+        replicas, present, (surge, unavailable) = (replicas_of(d), replicas_of(new),
+                                                   rolling_limits(d))
         if d["spec"]["strategy"]["type"] == "Recreate":
             return self.recreate(d, new, old)
         room = replicas + surge - sum(map(replicas_of, old)) - present
         self.set_replicas(d, new, min(replicas, present + max(0, room)))
         if replicas_of(new) != present:
             return                                              # its status comes first
-        available, least = (lambda rs: dig(rs, "status.availableReplicas", 0)), replicas - unavailable
+        available = lambda rs: dig(rs, "status.availableReplicas", 0)
+        least = replicas - unavailable
         may_go = sum(map(replicas_of, old)) + available(new) - least
         for only_unavailable in (True, False):                 # first those that serve nobody
             for rs in old:
                 if not only_unavailable:
                     may_go = min(may_go, sum(map(available, [new, *old])) - least)
-                step = max(0, min(replicas_of(rs) - (available(rs) if only_unavailable else 0), may_go))
+                step = max(
+                    0, min(replicas_of(rs) - (available(rs) if only_unavailable else 0), may_go))
                 self.set_replicas(d, rs, replicas_of(rs) - step)
                 may_go -= step
 
@@ -8883,24 +9879,32 @@ class Workloads(Controller):
         for rs in old:
             self.set_replicas(d, rs, 0)
         owners = {uid_of(rs) for rs in old}
-        pods = self.store.list("Pod", d["metadata"]["namespace"], selector_of(d["spec"]["selector"]))
-        if not any(dig(controller_of(pod), "uid") in owners and not has_ended(pod) for pod in pods):
+        pods = self.store.list("Pod", d["metadata"]["namespace"],
+                               selector_of(d["spec"]["selector"]))
+        if not any(dig(controller_of(pod), "uid") in owners and not has_ended(pod)
+                   for pod in pods):
             self.set_replicas(d, new, replicas_of(d))
 
     def deployment_status(self, d, new, old):
-        """Write what follows from the ReplicaSets; look again at the deadline; drop revisions beyond the limit."""
+        """Write what follows from the ReplicaSets; look again at the deadline; drop revisions
+        beyond the limit."""
         spec, present = d["spec"], [new] if new else []
-        sets, replicas, deadline = [*old, *present], replicas_of(d), spec.get("progressDeadlineSeconds", 600)
+        sets, replicas = [*old, *present], replicas_of(d)
+        deadline = spec.get("progressDeadlineSeconds", 600)
         add = lambda field, among=sets: sum(dig(rs, f"status.{field}", 0) for rs in among)
-        total, updated, available = add("replicas"), add("replicas", present), add("availableReplicas")
-        status = {"observedGeneration": d["metadata"]["generation"], "replicas": total, "updatedReplicas": updated,
-                  "readyReplicas": add("readyReplicas"), "availableReplicas": available,
+        total, updated = add("replicas"), add("replicas", present)
+        available = add("availableReplicas")
+        status = {"observedGeneration": d["metadata"]["generation"], "replicas": total,
+                  "updatedReplicas": updated, "readyReplicas": add("readyReplicas"),
+                  "availableReplicas": available,
                   "unavailableReplicas": max(0, sum(map(replicas_of, sets)) - available),
                   "terminatingReplicas": add("terminatingReplicas")}
         complete = updated == replicas == total == available
         enough = available >= replicas - rolling_limits(d)[1]
-        conditions = status["conditions"] = deployment_conditions(d, new, sets, status, complete, enough)
-        d["status"] = {key: value for key, value in status.items() if value or key == "terminatingReplicas"}
+        conditions = status["conditions"] = deployment_conditions(d, new, sets, status, complete,
+                                                                  enough)
+        d["status"] = {key: value for key, value in status.items() if value or
+                       key == "terminatingReplicas"}
         if complete:
             self.drop_revisions(d, old)
         self.store.put(d)
@@ -8910,7 +9914,8 @@ class Workloads(Controller):
             self.queue.add_after(deadline - late_s(progress) + 0.1, ("Deployment", *key_of(d)))
 
     def drop_revisions(self, d, old):
-        empty_sets = [rs for rs in old if not replicas_of(rs) and not dig(rs, "status.replicas") and not is_deleting(rs)]
+        empty_sets = [rs for rs in old if not replicas_of(rs) and
+                      not dig(rs, "status.replicas") and not is_deleting(rs)]
         empty_sets.sort(key=revision_of)
         for rs in empty_sets[:max(0, len(empty_sets) - d["spec"].get("revisionHistoryLimit", 10))]:
             self.writer.delete(rs)
@@ -8918,8 +9923,8 @@ class Workloads(Controller):
     def budget(self, pdb, namespace, name):
         """How many pods may be evicted now (KEP-85; pkg/controller/disruption)."""
         spec, generation = pdb["spec"], pdb["metadata"]["generation"]
-        pods = [pod for pod in self.store.list("Pod", namespace) if is_selected(spec.get("selector"), pod) and
-                not has_ended(pod)]
+        pods = [pod for pod in self.store.list("Pod", namespace)
+                if is_selected(spec.get("selector"), pod) and not has_ended(pod)]
         healthy = sum(is_condition(pod, "Ready") and not is_deleting(pod) for pod in pods)
         refs = {ref["uid"]: ref for ref in filter(None, map(controller_of, pods))}
         owners = [find_owner(self.store, ref, namespace) for ref in refs.values()]
@@ -8932,15 +9937,18 @@ class Workloads(Controller):
             wanted = max(0, expected - resolve_count(most, expected, True))
         allowed = max(0, healthy - wanted) if pods else 0
         told = condition(dig(pdb, "status.conditions"), "DisruptionAllowed", str(allowed > 0),
-                         "SufficientPods" if allowed else "InsufficientPods", observedGeneration=generation)
-        pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed, "currentHealthy": healthy,
-                         "desiredHealthy": wanted, "expectedPods": expected, "conditions": [{**told, "message": ""}]}
+                         "SufficientPods" if allowed else "InsufficientPods",
+                         observedGeneration=generation)
+        pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed,
+                         "currentHealthy": healthy, "desiredHealthy": wanted,
+                         "expectedPods": expected, "conditions": [{**told, "message": ""}]}
         self.store.put(pdb)
 
 def usefulness(pod):
     """The order in which pods go when there are too many: the least useful first."""
-    return (bool(pod["spec"].get("nodeName")), dig(pod, "status.phase") == "Running", is_condition(pod, "Ready"),
-            -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0), name_of(pod))
+    return (bool(pod["spec"].get("nodeName")), dig(pod, "status.phase") == "Running",
+            is_condition(pod, "Ready"), -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0),
+            name_of(pod))
 
 def bare_template(template):
     """A pod template without the label that tells its hash."""
@@ -8960,7 +9968,8 @@ def has_moved(status, before):
     """Whether a Deployment has come on from one status to another."""
     outdated = lambda status: status.get("replicas", 0) - status.get("updatedReplicas", 0)
     grown = ("updatedReplicas", "readyReplicas", "availableReplicas")
-    return outdated(status) < outdated(before) or any(status[key] > before.get(key, 0) for key in grown)
+    return (outdated(status) < outdated(before) or
+            any(status[key] > before.get(key, 0) for key in grown))
 
 def progress_of(d, new, moved, complete):
     """(status, reason, message) of the condition Progressing."""
@@ -8977,15 +9986,21 @@ def progress_of(d, new, moved, complete):
     return was["status"], was["reason"], was.get("message", "")
 
 def deployment_conditions(d, new, sets, status, complete, enough):
-    """Available, Progressing and, where a pod could not be made, ReplicaFailure, by the status before and to be."""
+    """Available, Progressing and, where a pod could not be made, ReplicaFailure, by the status
+    before and to be."""
     before = d.get("status", {})
-    old, moved = before.get("conditions", []), not get_condition(d, "Progressing") or has_moved(status, before)
-    able = ("MinimumReplicasAvailable", "has") if enough else ("MinimumReplicasUnavailable", "does not have")
+    old = before.get("conditions", [])
+    moved = not get_condition(d, "Progressing") or has_moved(status, before)
+    able = (("MinimumReplicasAvailable", "has") if enough
+            else ("MinimumReplicasUnavailable", "does not have"))
     failures = list(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)))
-    wanted = [condition(old, "Available", str(enough), able[0], f"Deployment {able[1]} minimum availability."),
+    wanted = [condition(old, "Available", str(enough), able[0],
+                        f"Deployment {able[1]} minimum availability."),
               condition(old, "Progressing", *progress_of(d, new, moved, complete)),
-              *(condition(old, c["type"], "True", c["reason"], c["message"]) for c in failures[:1])]
-    for each in wanted:                                        # lastUpdateTime moves with the reason, or with progress
+              *(condition(old, c["type"], "True", c["reason"], c["message"])
+                for c in failures[:1])]
+    # lastUpdateTime moves with the reason, or with progress
+    for each in wanted:
         keys = ("type", "reason", "status")
         same = next((c for c in old if pick(c, keys) == pick(each, keys)), None)
         anew = not same or each["type"] == "Progressing" and moved and not complete
@@ -9000,7 +10015,8 @@ class Services(Controller):
     """Endpoints, EndpointSlices, NAT rules, hosts files."""
     def __init__(self, k2d, router):
         super().__init__(k2d, router)
-        self.selectors = {}                         # (namespace, name) -> Requirements of each Service with a selector
+        # (namespace, name) -> Requirements of each Service with a selector
+        self.selectors = {}
 
     def on_change(self, change, deleted):
         spec = json.loads(change.raw)["spec"]
@@ -9034,13 +10050,16 @@ class Services(Controller):
         for ports, found in sorted(subsets.items()):
             told.append({**pick(found, ("addresses", "notReadyAddresses")),
                          "ports": [filled(**p) for p in as_ports(ports)]})
-        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"}, None,
-                    filled(subsets=told))
-        ports = slices[0][0] if slices else ports_in(service, {"spec": {"containers": []}})    # the numbers at least
-        labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io", "kubernetes.io/service-name": name}
-        self.derive("EndpointSlice", namespace, slice_name, labels, service, {
-            "addressType": "IPv4", "endpoints": [endpoint for own, endpoint in slices if own == ports],
-            "ports": as_ports(ports)})
+        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"},
+                    None, filled(subsets=told))
+        # the numbers at least
+        ports = slices[0][0] if slices else ports_in(service, {"spec": {"containers": []}})
+        labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io",
+                  "kubernetes.io/service-name": name}
+        self.derive("EndpointSlice", namespace, slice_name, labels, service,
+                    {"addressType": "IPv4",
+                     "endpoints": [endpoint for own, endpoint in slices if own == ports],
+                     "ports": as_ports(ports)})
 
     def underive(self, namespace, names):
         """Remove what was derived, by kind and name."""
@@ -9065,7 +10084,8 @@ class Services(Controller):
 
     def nat(self):
         if any(key[0] == "Service" for key in list(self.queue.waiting)):
-            self.router.add("nat")                              # after them: half of a picture would refuse somebody
+            # after them: half of a picture would refuse somebody
+            self.router.add("nat")
         elif self.router.started and self.worker.known.digested:
             self.network.sync()
 
@@ -9075,28 +10095,34 @@ class Services(Controller):
             try:
                 write_in_place(self.settings.pod_folder(uid_of(pod), "etc-hosts"),
                                hosts_text(pod, self.names.services()))
-            except FileNotFoundError:                           # on the host's network, not created yet, or just gone
+            # on the host's network, not created yet, or just gone
+            except FileNotFoundError:
                 continue
 
 def endpoint_of(pod, service, node):
-    """What a pod is to a Service: (the list of Endpoints it is in, its entry there, its entry in the EndpointSlice)."""
+    """What a pod is to a Service: (the list of Endpoints it is in, its entry there, its entry in
+    the EndpointSlice)."""
     meta, spec, ip = pod["metadata"], pod["spec"], pod["status"]["podIP"]
     ready, deleting = is_condition(pod, "Ready"), is_deleting(pod)
     unready_too = service["spec"].get("publishNotReadyAddresses")
-    serves = {"ready": bool(unready_too or ready and not deleting), "serving": ready, "terminating": deleting}
-    more = {"nodeName": node, "targetRef": {"kind": "Pod", **pick(meta, ("namespace", "name", "uid"))}}
+    serves = {"ready": bool(unready_too or ready and not deleting), "serving": ready,
+              "terminating": deleting}
+    more = {"nodeName": node,
+            "targetRef": {"kind": "Pod", **pick(meta, ("namespace", "name", "uid"))}}
     if spec.get("hostname") and spec.get("subdomain") == name_of(service):
         more["hostname"] = spec["hostname"]
     return ("addresses" if ready or unready_too else "notReadyAddresses", {"ip": ip, **more},
             {"addresses": [ip], "conditions": serves, **more})
 
 def target_port(port, pod):
-    """The number that a Service port's targetPort means in a pod; None if the pod has no port of that name."""
+    """The number that a Service port's targetPort means in a pod; None if the pod has no port of
+    that name."""
     target, protocol = port.get("targetPort") or port["port"], port.get("protocol", "TCP")
     if isinstance(target, int):
         return target
-    named = [p for c in (*pod["spec"]["containers"], *sidecars_of(pod["spec"])) for p in c.get("ports", ())
-             if p.get("name") == target and p.get("protocol", "TCP") == protocol]
+    named = [p for c in (*pod["spec"]["containers"], *sidecars_of(pod["spec"]))
+             for p in c.get("ports", ()) if p.get("name") == target and
+             p.get("protocol", "TCP") == protocol]
     return named[0]["containerPort"] if named else None
 
 def ports_in(service, pod):
@@ -9106,7 +10132,8 @@ def ports_in(service, pod):
     return tuple(each for each in found if each[1])
 
 def as_ports(ports):
-    return [{"name": name, "port": number, "protocol": protocol} for name, number, protocol in ports]
+    return [{"name": name, "port": number, "protocol": protocol}
+            for name, number, protocol in ports]
 
 class Claims(Controller):
     """Claims and persistent volumes (pkg/controller/volume/persistentvolume)."""
@@ -9116,16 +10143,18 @@ class Claims(Controller):
         if is_deleting(claim):
             return
         if spec.get("storageClassName") is None and not volume:
-            spec.update(filled(storageClassName=default_class(self.store)))     # one that came after the claim
+            # one that came after the claim
+            spec.update(filled(storageClassName=default_class(self.store)))
         pv = self.store.get("PersistentVolume", "", volume) if volume else self.matching(claim)
         is_taken = bool(dig(pv, "spec.claimRef")) and not is_for(pv, claim)
         if annotation(claim, BIND_COMPLETED) and (is_taken or not pv):
             if claim["status"].get("phase") != "Lost":
-                self.tell(claim, "Warning", "ClaimMisbound" if pv else "ClaimLost", "Bound claim has lost its "
-                          "PersistentVolume. Data on the volume is lost!")
+                self.tell(claim, "Warning", "ClaimMisbound" if pv else "ClaimLost",
+                          "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
             claim["status"] = {"phase": "Lost"}
         elif is_taken:
-            self.tell(claim, "Warning", "FailedBinding", f'volume "{volume}" already bound to a different claim.')
+            self.tell(claim, "Warning", "FailedBinding",
+                      f'volume "{volume}" already bound to a different claim.')
         elif pv:
             self.bind(pv, claim)
         elif not volume:
@@ -9136,11 +10165,14 @@ class Claims(Controller):
         self.event(obj, *words, component="persistentvolume-controller")
 
     def matching(self, claim):
-        """The volume that a claim gets: one reserved for it, else the smallest that suits it; None if there is none."""
+        """The volume that a claim gets: one reserved for it, else the smallest that suits it; None
+        if there is none."""
         found = []
         for pv in self.store.list("PersistentVolume"):
-            mine, size = is_for(pv, claim), quantity_nanos(pv["spec"]["capacity"].get("storage", "0"))
-            free = not pv["spec"].get("claimRef") and not is_deleting(pv) and dig(pv, "status.phase") == "Available"
+            mine = is_for(pv, claim)
+            size = quantity_nanos(pv["spec"]["capacity"].get("storage", "0"))
+            free = (not pv["spec"].get("claimRef") and not is_deleting(pv) and
+                    dig(pv, "status.phase") == "Available")
             chosen = selects(selector_of(claim["spec"].get("selector")), labels_of(pv))
             if (mine or free and chosen) and suits(pv["spec"], size, claim):
                 found.append((not mine, size, name_of(pv), pv))
@@ -9158,16 +10190,20 @@ class Claims(Controller):
         if not spec.get("volumeName"):
             spec["volumeName"], notes[BOUND_BY] = name_of(pv), "yes"
         if is_ours(pv) and storage_nanos(claim) > quantity_nanos(offer["capacity"]["storage"]):
-            offer["capacity"] = spec["resources"]["requests"]       # the engine's volumes have no size: a figure grows
+            # the engine's volumes have no size: a figure grows
+            offer["capacity"] = spec["resources"]["requests"]
         notes[BIND_COMPLETED] = "yes"
         self.set_phase(pv, "Bound")
-        claim["status"] = {"phase": "Bound", "accessModes": offer["accessModes"], "capacity": dict(offer["capacity"])}
+        claim["status"] = {"phase": "Bound", "accessModes": offer["accessModes"],
+                           "capacity": dict(offer["capacity"])}
 
     def ask_for_volume(self, claim):
         """No volume suits a claim: have one made, or say what is missing."""
-        spec, (namespace, name), class_ = claim["spec"], key_of(claim), claim["spec"].get("storageClassName") or ""
+        spec, (namespace, name), class_ = (claim["spec"], key_of(claim),
+                                           claim["spec"].get("storageClassName") or "")
         found = self.store.get("StorageClass", "", class_)
-        users = (pod for pod in self.store.list("Pod", namespace, holding=b'"volumes"') if name in claims_of(pod))
+        users = (pod for pod in self.store.list("Pod", namespace, holding=b'"volumes"')
+                 if name in claims_of(pod))
         if dig(found, "volumeBindingMode") == "WaitForFirstConsumer" and not any(users):
             self.tell(claim, "Normal", "WaitForFirstConsumer",
                       "waiting for first consumer to be created before binding")
@@ -9175,18 +10211,22 @@ class Claims(Controller):
             self.tell(claim, "Normal", "FailedBinding",
                       "no persistent volumes available for this claim and no storage class is set")
         elif not found:
-            self.tell(claim, "Warning", "ProvisioningFailed", f'storageclass.storage.k8s.io "{class_}" not found')
+            self.tell(claim, "Warning", "ProvisioningFailed",
+                      f'storageclass.storage.k8s.io "{class_}" not found')
         elif found["provisioner"] != PROVISIONER:
-            self.tell(claim, "Normal", "ExternalProvisioning", "Waiting for a volume to be created either by the "
-                      f"external provisioner '{found['provisioner']}' or manually by the system administrator.")
+            self.tell(claim, "Normal", "ExternalProvisioning",
+                      "Waiting for a volume to be created either by the external provisioner "
+                      f"'{found['provisioner']}' or manually by the system administrator.")
         elif spec.get("volumeMode") == "Block" or spec.get("selector"):
-            self.tell(claim, "Warning", "ProvisioningFailed", f'Failed to provision volume with StorageClass "{class_}": '
+            self.tell(claim, "Warning", "ProvisioningFailed",
+                      f'Failed to provision volume with StorageClass "{class_}": '
                       "an engine volume can be no block device, and not be selected by labels")
         else:
             self.router.add("provision", namespace, name)
 
     def provision(self, namespace, name):
-        """Make an engine volume for a claim, and the PersistentVolume that stands for it. Blocks on the engine."""
+        """Make an engine volume for a claim, and the PersistentVolume that stands for it. Blocks
+        on the engine."""
         claim = self.store.get("PersistentVolumeClaim", namespace, name)
         class_ = self.store.get("StorageClass", "", dig(claim, "spec.storageClassName", ""))
         if not class_ or claim["spec"].get("volumeName") or is_deleting(claim):
@@ -9197,22 +10237,27 @@ class Claims(Controller):
                 "Name": volume, "Labels": {"k2d.io/claim": f"{namespace}/{name}"}})["Mountpoint"]
             open_to_all(host_root() + path)                 # whoever the containers run as
         except (EngineError, OSError) as error:
-            self.event(claim, "Warning", "ProvisioningFailed", f'Failed to provision volume with StorageClass '
-                       f'"{name_of(class_)}": {error}', component=PROVISIONER)
+            self.event(
+                claim, "Warning", "ProvisioningFailed",
+                f'Failed to provision volume with StorageClass "{name_of(class_)}": {error}',
+                component=PROVISIONER)
             raise EngineError(0, str(error))                # tried again
         with self.store.transaction():
             if self.store.row("PersistentVolume", ("", volume)):
                 return
             self.writer.create(KIND["PersistentVolume"], "", {
-                "metadata": {"name": volume, "annotations": {PROVISIONED_BY: PROVISIONER}}, "spec": {
+                "metadata": {"name": volume, "annotations": {PROVISIONED_BY: PROVISIONER}},
+                "spec": {
                     **pick(claim["spec"], ("accessModes", "storageClassName", "volumeMode")),
                     "capacity": claim["spec"]["resources"]["requests"],
                     "persistentVolumeReclaimPolicy": class_.get("reclaimPolicy", "Delete"),
-                    "hostPath": {"path": path, "type": "Directory"},        # `docker volume rm` is noticed
+                    # `docker volume rm` is noticed
+                    "hostPath": {"path": path, "type": "Directory"},
                     "claimRef": {**pick(claim, ("kind", "apiVersion")),
                                  **pick(claim["metadata"], ("namespace", "name", "uid"))}}})
             self.event(claim, "Normal", "ProvisioningSucceeded",
-                       f"Successfully provisioned volume {volume} using {PROVISIONER}", component=PROVISIONER)
+                       f"Successfully provisioned volume {volume} using {PROVISIONER}",
+                       component=PROVISIONER)
 
     def set_phase(self, pv, phase, **told):
         if dig(pv, "status.phase") != phase:
@@ -9220,10 +10265,12 @@ class Claims(Controller):
         self.store.put(pv)
 
     def volume(self, pv, _, name):
-        """Available, Bound to its claim, or Released by it; then its reclaim policy says what follows."""
-        ref, phase, policy = pv["spec"].get("claimRef", {}), dig(pv, "status.phase"), dig(
-            pv, "spec.persistentVolumeReclaimPolicy")
-        claim = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""), ref.get("name", ""))
+        """Available, Bound to its claim, or Released by it; then its reclaim policy says what
+        follows."""
+        ref, phase = pv["spec"].get("claimRef", {}), dig(pv, "status.phase")
+        policy = dig(pv, "spec.persistentVolumeReclaimPolicy")
+        claim = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""),
+                               ref.get("name", ""))
         if not ref.get("uid"):
             self.set_phase(pv, "Available")
         elif dig(claim, "metadata.uid") == ref["uid"]:
@@ -9239,7 +10286,8 @@ class Claims(Controller):
             self.tell(pv, "Warning", "VolumeFailedDelete", why)
 
     def reclaim(self, name):
-        """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the engine."""
+        """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the
+        engine."""
         pv = self.store.get("PersistentVolume", "", name)
         if dig(pv, "status.phase") == "Released" and is_ours(pv):
             self.engine.call("DELETE", "/volumes/" + name, expect=(404,))
@@ -9257,8 +10305,8 @@ def suits(offer, size, claim):
     return has_modes and in_mode and of_class and size >= storage_nanos(claim)
 
 def find_owner(store, ref, namespace):
-    """The object an ownerReference means; None if it is gone, {} for a kind that we do not know: never ours to
-    collect."""
+    """The object an ownerReference means; None if it is gone, {} for a kind that we do not know:
+    never ours to collect."""
     kind = kind_named(ref["apiVersion"], ref["kind"])
     if not kind:
         return {}
@@ -9272,14 +10320,17 @@ class Garbage(Controller):
         if not since:
             return self.furnish(name)
         wait = since + NAMESPACE_GRACE_S - time.time()
-        if wait > 0:    # its content goes a moment later: the rest of a `kubectl delete -f` still finds its objects
+        # its content goes a moment later: the rest of a `kubectl delete -f` still finds its
+        # objects
+        if wait > 0:
             return self.queue.add_after(wait, ("Namespace", "", name))
         kinds = [kind for kind in KINDS if kind.namespaced and is_stored(kind)]
         pods_first = [KIND["Pod"]] if any(self.store.keys("Pod", name)) else kinds
         for obj in self.content(pods_first, name):
             if not is_deleting(obj):
                 self.writer.delete(obj)
-        finalizers = [f for obj in self.content(kinds, name) for f in obj["metadata"].get("finalizers", ())]
+        finalizers = [f for obj in self.content(kinds, name)
+                      for f in obj["metadata"].get("finalizers", ())]
         if finalizers:
             self.tell_what_holds(ns, finalizers)
         if not any(self.content(kinds, name)) and not ns["metadata"].get("finalizers"):
@@ -9293,7 +10344,8 @@ class Garbage(Controller):
     def furnish(self, name):
         """What every namespace has."""
         for kind, each, fields in (("ServiceAccount", "default", {}),
-                                   ("ConfigMap", "kube-root-ca.crt", {"data": {"ca.crt": self.access.ca}})):
+                                   ("ConfigMap", "kube-root-ca.crt",
+                                    {"data": {"ca.crt": self.access.ca}})):
             present = self.store.get(kind, name, each)
             if present:
                 self.store.put({**present, **fields})
@@ -9301,24 +10353,28 @@ class Garbage(Controller):
                 self.writer.create(KIND[kind], name, {"metadata": {"name": each}, **fields})
 
     def tell_what_holds(self, ns, finalizers):
-        kept = ", ".join(sorted(f"{f} in {n} resource instances" for f, n in Counter(finalizers).items()))
+        kept = ", ".join(sorted(f"{f} in {n} resource instances"
+                                for f, n in Counter(finalizers).items()))
         found, failure = dig(ns, "status.conditions", ()), "NamespaceDeletionContentFailure"
         ns["status"]["conditions"] = [
-            condition(found, failure, "True", "ContentDeletionFailed", "Failed to delete all resource types"),
+            condition(found, failure, "True", "ContentDeletionFailed",
+                      "Failed to delete all resource types"),
             condition(found, "NamespaceFinalizersRemaining", "True", "SomeFinalizersRemain",
                       f"Some content in the namespace has finalizers remaining: {kept}")]
         self.store.put(ns)
 
     def dependents(self, uid):
         """[(object, its ownerReferences)] of all that name an object of this uid as an owner."""
-        found = [obj for kind in filter(is_stored, KINDS) for obj in self.store.list(kind.id, holding=uid.encode())]
+        found = [obj for kind in filter(is_stored, KINDS)
+                 for obj in self.store.list(kind.id, holding=uid.encode())]
         pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found]
         return [(obj, refs) for obj, refs in pairs if uid in map(itemgetter("uid"), refs)]
 
     def collect(self, uid):
         """Delete what was owned by an object that is gone, unless somebody else owns it too."""
         for obj, refs in self.dependents(uid):
-            living = [ref for ref in refs if find_owner(self.store, ref, key_of(obj)[0]) is not None]
+            living = [ref for ref in refs
+                      if find_owner(self.store, ref, key_of(obj)[0]) is not None]
             if not living and not is_deleting(obj):
                 self.writer.delete(obj)
             elif living and len(living) < len(refs):
@@ -9326,12 +10382,13 @@ class Garbage(Controller):
                 self.store.put(obj)
 
     def finalize(self, kind_name, namespace, name):
-        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a deleted object; let go of
-        claims that no pod uses, and of volumes."""
+        """Carry out propagationPolicy Foreground and Orphan, which stand as finalizers on a
+        deleted object; let go of claims that no pod uses, and of volumes."""
         obj = self.store.get(kind_name, namespace, name)
         finalizers = obj["metadata"].get("finalizers", []) if obj and is_deleting(obj) else []
         holds = {"orphan": self.orphan, "foregroundDeletion": self.hold_for_dependents,
-                 "kubernetes.io/pvc-protection": self.hold_claim, "kubernetes.io/pv-protection": self.hold_volume}
+                 "kubernetes.io/pvc-protection": self.hold_claim,
+                 "kubernetes.io/pv-protection": self.hold_volume}
         due = next((each for each in holds if each in finalizers), None)
         if due and not holds[due](obj):
             obj["metadata"]["finalizers"] = [f for f in finalizers if f != due]
@@ -9343,11 +10400,13 @@ class Garbage(Controller):
 
     def hold_claim(self, claim):
         namespace, name = key_of(claim)
-        return any(name in claims_of(pod) for pod in self.store.list("Pod", namespace, holding=b'"nodeName"'))
+        return any(name in claims_of(pod)
+                   for pod in self.store.list("Pod", namespace, holding=b'"nodeName"'))
 
     def orphan(self, owner):
         for obj, refs in self.dependents(uid_of(owner)):
-            obj["metadata"]["ownerReferences"] = [ref for ref in refs if ref["uid"] != uid_of(owner)]
+            obj["metadata"]["ownerReferences"] = [ref for ref in refs
+                                                  if ref["uid"] != uid_of(owner)]
             self.store.put(obj)
         return False
 
@@ -9369,30 +10428,35 @@ class Garbage(Controller):
     def keeps(self, ref, namespace):
         """Whether an owner is there and does not wait for its own deletion."""
         owner = find_owner(self.store, ref, namespace)
-        return owner is not None and "foregroundDeletion" not in dig(owner, "metadata.finalizers", ())
+        return (owner is not None and
+                "foregroundDeletion" not in dig(owner, "metadata.finalizers", ()))
 
     # -- quotas, tokens, definitions, Events
     def quota(self, quota, namespace, name):
-        used = {key: quantity_text(amount) for key, amount in quota_used(self.store, quota).items()}
+        used = {key: quantity_text(amount)
+                for key, amount in quota_used(self.store, quota).items()}
         quota["status"] = {"hard": quota["spec"].get("hard", {}), "used": used}
         self.store.put(quota)
 
     def service_account(self, account, namespace, name):
         """Fill Secrets of type service-account-token that came before their account."""
-        for secret in self.store.list("Secret", namespace, holding=b'"kubernetes.io/service-account-token"'):
+        for secret in self.store.list("Secret", namespace,
+                                      holding=b'"kubernetes.io/service-account-token"'):
             if not secret.get("data"):
                 self.access.fill_token(secret)
                 self.store.put(secret)
 
     def definition(self, crd, _, name):
-        """Accept the names of a definition and serve its resources; when it goes, they go first."""
+        """Accept the names of a definition and serve its resources; when it goes, they go
+        first."""
         if not crd:
             return register({"metadata": {"name": name}}, False)
         if is_deleting(crd):
             return self.end_definition(crd, name)
         spec, names, status = crd["spec"], crd["spec"]["names"], crd["status"]
         old = status.get("conditions", ())
-        others = {word for k in KINDS if k.group == spec["group"] and k.id != name for word in (k.name, k.plural)}
+        others = {word for k in KINDS if k.group == spec["group"] and k.id != name
+                  for word in (k.name, k.plural)}
         taken = next((word for word in (names["kind"], names["plural"]) if word in others), "")
         accepted = ("True", "NoConflicts", "no conflicts found")
         established = ("True", "InitialNamesAccepted", "the initial names have been accepted")
@@ -9405,7 +10469,8 @@ class Garbage(Controller):
         status["conditions"] = [condition(old, "NamesAccepted", *accepted),
                                 condition(old, "Established", *established), *kept]
         stored = [v["name"] for v in spec["versions"] if v.get("storage")]
-        status["storedVersions"] = list(dict.fromkeys([*status.get("storedVersions", ()), *stored]))
+        status["storedVersions"] = list(dict.fromkeys([*status.get("storedVersions", ()),
+                                                       *stored]))
         finalizers = crd["metadata"].setdefault("finalizers", [])
         if CRD_FINALIZER not in finalizers:
             finalizers.append(CRD_FINALIZER)
@@ -9418,12 +10483,15 @@ class Garbage(Controller):
                 self.writer.delete(obj)
         old = dig(crd, "status.conditions", ())
         kept = [c for c in old if c["type"] != "Terminating"]
-        crd["status"]["conditions"] = [*kept, condition(
-            old, "Terminating", "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress")]
+        crd["status"]["conditions"] = [*kept,
+                                       condition(old, "Terminating", "True",
+                                                 "InstanceDeletionInProgress",
+                                                 "CustomResource deletion is in progress")]
         if self.store.keys(name):
             self.store.put(crd)
             return self.queue.add_after(1, ("CustomResourceDefinition", "", name))
-        crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers", ()) if f != CRD_FINALIZER]
+        crd["metadata"]["finalizers"] = [f for f in crd["metadata"].get("finalizers", ())
+                                         if f != CRD_FINALIZER]
         register(crd, False)
         self.writer.settle(crd)
 
@@ -9438,12 +10506,14 @@ class Garbage(Controller):
             self.store.remove(event)
 
 # == 34. Log, exec, attach, port-forward [host] ==============================================
-# A protocol turns bytes into events and back, and touches no socket; a Session moves the bytes. The events:
-#   ("open", stream, headers)   ("data", stream, bytes) a piece as it came   ("end" or "reset", stream, b"")
-#   ("reply", None, bytes) to be sent back   ("gone", None, b"") the client ends it all
+# A protocol turns bytes into events and back, and touches no socket; a Session moves the bytes.
+#   ("open", stream, headers)                ("data", stream, bytes) a piece as it came
+#   ("end" or "reset", stream, b"")          ("reply", None, bytes) to be sent back
+#   ("gone", None, b"") the client ends it all
 STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
 LINGER_S = 5                # how long a client may take to hang up after all was said
-CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}          # over a WebSocket
+# over a WebSocket
+CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}
 
 def websocket_frame(opcode, payload):
     """One final, unmasked frame (RFC 6455, 5.2; a server never masks)."""
@@ -9462,20 +10532,24 @@ def unmask(data, mask):
     return (int.from_bytes(data, "big") ^ int.from_bytes(whole, "big")).to_bytes(len(data), "big")
 
 class WebSocket:
-    """The server's side of RFC 6455. channels: a message begins with the number of its stream; encoded: the rest is
-    base64; closes: the message [255, n] ends stream n (v5). Frames of any length, passed on in pieces."""
+    """The server's side of RFC 6455. channels: a message begins with the number of its stream;
+    encoded: the rest is base64; closes: the message [255, n] ends stream n (v5). Frames of any
+    length, passed on in pieces."""
     def __init__(self, channels=True, encoded=False, closes=False):
         self.channels, self.encoded, self.closes = channels, encoded, closes
-        self.buffer, self.frame = b"", None                     # (final, opcode, bytes still to come, mask)
+        # (final, opcode, bytes still to come, mask)
+        self.buffer, self.frame = b"", None
         self.in_message, self.stream, self.rest = False, None, b""
 
     def receive(self, data):
-        """The events of some bytes from the client. Raises ValueError where they break the protocol."""
+        """The events of some bytes from the client. Raises ValueError where they break the
+        protocol."""
         self.buffer += data
         while self.frame or self.read_head():
             final, opcode, left, mask = self.frame
             piece = self.buffer[:left]
-            if len(piece) < left and (opcode > 7 or not piece):         # control frames are taken whole
+            # control frames are taken whole
+            if len(piece) < left and (opcode > 7 or not piece):
                 return
             text, turn, left = unmask(piece, mask), len(piece) % 4, left - len(piece)
             self.buffer = self.buffer[len(piece):]
@@ -9490,7 +10564,8 @@ class WebSocket:
                 self.in_message = not final or left > 0
 
     def read_head(self):
-        """Take the head of a frame off the buffer; returns whether it was complete. Raises ValueError."""
+        """Take the head of a frame off the buffer; returns whether it was complete. Raises
+        ValueError."""
         if len(self.buffer) < 2:
             return False
         first, second = self.buffer[0], self.buffer[1]
@@ -9528,39 +10603,46 @@ class WebSocket:
         return websocket_frame(1 if self.encoded else 2, text)
 
     def end(self, stream):
-        return b""                                              # nothing can be said of one stream alone
+        # nothing can be said of one stream alone
+        return b""
 
     def goodbye(self):
         return websocket_frame(8, struct.pack("!H", 1000))
 
-SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").encode() for word in (    # SPDY/3, 2.6.10.1
-    "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow "
-    "authorization cache-control connection content-base content-encoding content-language content-length "
-    "content-location content-md5 content-range content-type date etag expect expires from host if-match "
-    "if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards pragma "
-    "proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade "
-    "user-agent vary via warning www-authenticate method get status 200_OK version HTTP/1.1 url public set-cookie "
-    "keep-alive origin").split()) + (
-    b"100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 Non-Authoritative "
-    b"Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found500 "
-    b"Internal Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec "
-    b"00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,"
-    b"application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8"
-    b"charset=iso-8859-1,utf-,*,enq=0.")
+# SPDY/3, 2.6.10.1
+SPDY_WORDS = b"".join(struct.pack(">I", len(word)) + word.replace("_", " ").encode() for word in (
+    "options head post put delete trace accept accept-charset accept-encoding accept-language "
+    "accept-ranges age allow authorization cache-control connection content-base "
+    "content-encoding content-language content-length content-location content-md5 "
+    "content-range content-type date etag expect expires from host if-match if-modified-since "
+    "if-none-match if-range if-unmodified-since last-modified location max-forwards pragma "
+    "proxy-authenticate proxy-authorization range referer retry-after server te trailer "
+    "transfer-encoding upgrade user-agent vary via warning www-authenticate method get status "
+    "200_OK version HTTP/1.1 url public set-cookie keep-alive origin").split()) + (
+    b"10010120120220520630030230330430530630740240540640740840941041141241341441541641750250450"
+    b"5203 Non-Authoritative Information204 No Content301 Moved Permanently400 Bad Request401 "
+    b"Unauthorized403 Forbidden404 Not Found500 Internal Server Error501 Not Implemented503 "
+    b"Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, "
+    b"Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,"
+    b"application/xml,application/xhtml+xml,text/plain,text/javascript,"
+    b"publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.")
 SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY = 1, 2, 3, 6, 7
 
 class Spdy:
-    """The server's side of SPDY/3.1 as Kubernetes uses it: its library (moby/spdystream) neither sends nor heeds
-    WINDOW_UPDATE, so that the flow is TCP's to control."""
+    """The server's side of SPDY/3.1 as Kubernetes uses it: its library (moby/spdystream) neither
+    sends nor heeds WINDOW_UPDATE, so that the flow is TCP's to control."""
     channels = False
 
     def __init__(self):
         import zlib
-        self.buffer, self.left, self.stream, self.final, self.last, self.zlib = b"", 0, 0, False, 0, zlib
-        self.inflate, self.deflate = zlib.decompressobj(zdict=SPDY_WORDS), zlib.compressobj(zdict=SPDY_WORDS)
+        self.buffer, self.left, self.stream = b"", 0, 0
+        self.final, self.last, self.zlib = False, 0, zlib
+        self.inflate = zlib.decompressobj(zdict=SPDY_WORDS)
+        self.deflate = zlib.compressobj(zdict=SPDY_WORDS)
 
     def receive(self, data):
-        """The events of some bytes from the client. Raises ValueError where they break the protocol."""
+        """The events of some bytes from the client. Raises ValueError where they break the
+        protocol."""
         self.buffer += data
         while True:
             piece = self.buffer[:self.left]
@@ -9575,7 +10657,8 @@ class Spdy:
             word, size = struct.unpack_from(">II", self.buffer)
             flags, size = size >> 24, size & 0xffffff
             if word >> 31 == 0:
-                self.stream, self.left, self.final, self.buffer = word, size, bool(flags & 1), self.buffer[8:]
+                self.stream, self.left, self.final = word, size, bool(flags & 1)
+                self.buffer = self.buffer[8:]
                 continue
             if size > HEAD_BYTES or word >> 16 != 0x8003:
                 raise ValueError("not a control frame of SPDY/3's")
@@ -9588,7 +10671,9 @@ class Spdy:
         """The events of a control frame; those of no use to us have none."""
         stream = int.from_bytes(body[:4], "big")
         if what == SYN_STREAM:
-            self.last, no_headers = stream, self.deflate.compress(bytes(4)) + self.deflate.flush(self.zlib.Z_SYNC_FLUSH)
+            self.last = stream
+            no_headers = (self.deflate.compress(bytes(4)) +
+                          self.deflate.flush(self.zlib.Z_SYNC_FLUSH))
             yield "reply", None, self.control(SYN_REPLY, body[:4] + no_headers)
             yield "open", stream, self.unpack(body[10:])
             yield from [("end", stream, b"")] * (flags & 1)
@@ -9635,20 +10720,22 @@ class Tunnel(Spdy):
     def goodbye(self):
         return super().goodbye() + self.outer.goodbye()
 
-TERMINAL = {
-    "websocket": {"v5.channel.k8s.io": {"closes": True},
-                  **dict.fromkeys(("v4.channel.k8s.io", "channel.k8s.io", ""), {}),
-                  **dict.fromkeys(("v4.base64.channel.k8s.io", "base64.channel.k8s.io"), {"encoded": True})},
-    "spdy/3.1": [version + "channel.k8s.io" for version in ("v4.", "v3.", "v2.", "")]}
-UPGRADES = {  # subresource -> {what Upgrade says, in lower case: the subprotocols, those of a WebSocket with its form}
-    "exec": TERMINAL, "attach": TERMINAL,
-    "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None}, "spdy/3.1": ["portforward.k8s.io"]},
-    "log": {"websocket": {**dict.fromkeys(("binary.k8s.io", ""), {"channels": False}),
-                          "base64.binary.k8s.io": {"channels": False, "encoded": True}}}}
+TERMINAL = {"websocket": {"v5.channel.k8s.io": {"closes": True},
+                          **dict.fromkeys(("v4.channel.k8s.io", "channel.k8s.io", ""), {}),
+                          **dict.fromkeys(("v4.base64.channel.k8s.io", "base64.channel.k8s.io"),
+                                          {"encoded": True})},
+            "spdy/3.1": [version + "channel.k8s.io" for version in ("v4.", "v3.", "v2.", "")]}
+# subresource -> {what Upgrade says, in lower case: the subprotocols, those of a WebSocket with its
+# form}
+UPGRADES = {"exec": TERMINAL, "attach": TERMINAL,
+            "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None},
+                            "spdy/3.1": ["portforward.k8s.io"]},
+            "log": {"websocket": {**dict.fromkeys(("binary.k8s.io", ""), {"channels": False}),
+                                  "base64.binary.k8s.io": {"channels": False, "encoded": True}}}}
 
 def upgrade(headers, subresource):
-    """(protocol, the subprotocol's name, the head of the 101) for a request that wants one of the UPGRADES of a
-    subresource. Raises ApiError 400, 403."""
+    """(protocol, the subprotocol's name, the head of the 101) for a request that wants one of the
+    UPGRADES of a subresource. Raises ApiError 400, 403."""
     wanted = headers.get("Upgrade", "").lower()
     known = UPGRADES[subresource].get(wanted)
     if not known or "upgrade" not in headers.get("Connection", "").lower():
@@ -9657,17 +10744,21 @@ def upgrade(headers, subresource):
     offered = [name.strip() for name in headers.get(field, "").split(",")]
     name = next((name for name in offered if name in known), None)
     if name is None:
-        raise ApiError(403, "Forbidden", f"unable to upgrade: client supports {offered}, server {list(known)}")
-    head = {"Connection": "Upgrade", "Upgrade": wanted.replace("spdy", "SPDY"), **filled(**{field: name})}
+        raise ApiError(403, "Forbidden",
+                       f"unable to upgrade: client supports {offered}, server {list(known)}")
+    head = {"Connection": "Upgrade", "Upgrade": wanted.replace("spdy", "SPDY"),
+            **filled(**{field: name})}
     if wanted != "websocket":
         return Spdy(), name, head
-    key = headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"        # RFC 6455, 4.2.2
+    # RFC 6455, 4.2.2
+    key = headers.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
     head["Sec-WebSocket-Accept"] = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
     return Tunnel() if known[name] is None else WebSocket(**known[name]), name, head
 
 class Far:
-    """A socket at a container's end, and what waits to be written to it. ended: no more will come; lasting: it is not
-    told of that; deaf: it takes no more; streams: the client's streams that belong to it, by their kind."""
+    """A socket at a container's end, and what waits to be written to it. ended: no more will come;
+    lasting: it is not told of that; deaf: it takes no more; streams: the client's streams that
+    belong to it, by their kind."""
     __slots__ = ("sock", "out", "ended", "deaf", "lasting", "streams")
 
     def __init__(self):
@@ -9687,7 +10778,8 @@ class Far:
                 self.deaf = True
                 if not self.lasting:
                     self.sock.shutdown(socket.SHUT_WR)
-        except OSError:                                         # it hears no more, but may still have something to say
+        # it hears no more, but may still have something to say
+        except OSError:
             self.deaf = True
             self.out.clear()
 
@@ -9698,13 +10790,16 @@ class Far:
             self.sock.close()
 
 class Session:
-    """One client, and what it is connected to: a loop over all the sockets in the thread of the request, none of which
-    is ever waited for alone. What one side does not take is soon not read from the other."""
+    """One client, and what it is connected to: a loop over all the sockets in the thread of the
+    request, none of which is ever waited for alone. What one side does not take is soon not read
+    from the other."""
     def __init__(self, protocol, head):
-        self.protocol, self.head, self.out, self.fars, self.gone = protocol, head, bytearray(), [], False
+        self.protocol, self.head, self.out = protocol, head, bytearray()
+        self.fars, self.gone = [], False
 
     def serve(self, handler):
-        """Take over a request's connection until the session ends. Raises OSError where the client has gone."""
+        """Take over a request's connection until the session ends. Raises OSError where the client
+        has gone."""
         handler.take_over(101, self.head)
         self.sock = handler.sock
         self.sock.setblocking(False)
@@ -9718,14 +10813,18 @@ class Session:
                 far.close()
 
     def turn(self, timeout=None):
-        """Wait until something can be moved, at most so many seconds, and move it. Raises OSError, ValueError."""
-        hungry = sum(len(far.out) for far in self.fars) < STREAM_BYTES and len(self.out) < 2 * STREAM_BYTES
-        poll, fars, pending = select.poll(), self.waiting_fars(), bool(hungry and self.sock.pending())
+        """Wait until something can be moved, at most so many seconds, and move it. Raises OSError,
+        ValueError."""
+        hungry = (sum(len(far.out) for far in self.fars) < STREAM_BYTES and
+                  len(self.out) < 2 * STREAM_BYTES)
+        poll, fars = select.poll(), self.waiting_fars()
+        pending = bool(hungry and self.sock.pending())
         wish = select.POLLIN if hungry else select.POLLRDHUP
         poll.register(self.sock, wish | select.POLLOUT if self.out else wish)
         for far, wish in fars.values():
             poll.register(far.sock, wish)
-        if pending:                                             # in TLS's own buffer, which no poll shows
+        # in TLS's own buffer, which no poll shows
+        if pending:
             timeout = 0
         ready = dict(poll.poll(None if timeout is None else max(0, timeout) * 1000))
         if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
@@ -9739,7 +10838,8 @@ class Session:
         send(self.sock, self.out)
 
     def read_client(self, hungry):
-        data = unblocked(self.sock.recv, 65536) if hungry else b""       # else it hung up with much still unread
+        # else it hung up with much still unread
+        data = unblocked(self.sock.recv, 65536) if hungry else b""
         self.gone = data == b""
         self.receive(data or b"")
 
@@ -9777,7 +10877,8 @@ class Session:
         far.close()
 
     def finish(self):
-        """Say goodbye, and let the client be the one who hangs up: what it still sends would reset the connection."""
+        """Say goodbye, and let the client be the one who hangs up: what it still sends would reset
+        the connection."""
         for far in self.fars[:]:
             self.drop(far)
         self.out += self.protocol.goodbye()
@@ -9789,11 +10890,13 @@ class Session:
         send(self.sock, self.out)
 
 class Terminal(Session):
-    """exec or attach: one far end, which begins with the engine's answer to a call. wanted: the names of the streams;
-    target: the path of the exec or the container; as_json: how the client wants the status."""
+    """exec or attach: one far end, which begins with the engine's answer to a call. wanted: the
+    names of the streams; target: the path of the exec or the container; as_json: how the client
+    wants the status."""
     def __init__(self, engine, protocol, head, call, tty, wanted, target, as_json):
         super().__init__(protocol, head)
-        self.engine, self.call, self.tty, self.wanted, self.target = engine, call, tty, wanted, target
+        self.engine, self.call, self.tty = engine, call, tty
+        self.wanted, self.target = wanted, target
         self.as_json, self.buffer, self.sizes, self.size = as_json, b"", b"", None
         self.streams, self.far = dict(CHANNELS) if protocol.channels else {}, Far()
         self.fars, self.far.deaf = [self.far], "stdin" not in wanted
@@ -9804,8 +10907,10 @@ class Terminal(Session):
             self.turn(until - time.monotonic())
             if time.monotonic() > until:
                 raise ValueError("timed out waiting for client to create streams")
-        if self.protocol.channels:                              # an empty message says that we are there
-            self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}), b"")
+        # an empty message says that we are there
+        if self.protocol.channels:
+            self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}),
+                                           b"")
         try:
             status = self.run_far()
         except EngineError as error:
@@ -9820,14 +10925,17 @@ class Terminal(Session):
 
     def run_far(self):
         """Pass bytes on until the far end is done; returns the Status. Raises EngineError."""
-        self.far.sock, _, rest = self.engine.stream(*self.call, headers=("Connection: Upgrade", "Upgrade: tcp"))
+        self.far.sock, _, rest = self.engine.stream(
+            *self.call, headers=("Connection: Upgrade", "Upgrade: tcp"))
         self.far.sock.setblocking(False)
         self.on_far(self.far, rest)
         self.resize()
         # The engine attaches to what has ended too, and would wait for its next start.
-        info = self.engine.call("GET", self.target + "/json") if self.target.startswith("/containers") else {}
+        info = (self.engine.call("GET", self.target + "/json")
+                if self.target.startswith("/containers") else {})
         ended = info and not info["State"]["Running"]
-        # At the end of a stdin that may come again, the engine would leave us; the container's is open anyway.
+        # At the end of a stdin that may come again, the engine would leave us; the container's is
+        # open anyway.
         self.far.lasting = bool(info) and not info["Config"]["StdinOnce"]
         until = time.monotonic() + 1 if ended else float("inf")
         while not self.gone and self.fars and time.monotonic() < until:
@@ -9851,36 +10959,44 @@ class Terminal(Session):
     def resize(self):
         """Tell the engine the terminal's size; what has ended by now needs none."""
         if self.size and self.tty:
-            self.engine.call("POST", f"{self.target}/resize?h={int(self.size['Height'])}&w={int(self.size['Width'])}",
+            height, width = (int(self.size[key]) for key in ("Height", "Width"))
+            self.engine.call("POST", f"{self.target}/resize?h={height}&w={width}",
                              expect=(400, 404, 409, 500))
 
     def on_far(self, far, data):
         frames, self.buffer = log_frames(self.buffer + data, self.tty)
         for number, text in frames:
             name = "stderr" if number == 2 else "stdout"
-            self.out += self.protocol.data(self.streams[name], text) if text and name in self.wanted else b""
+            self.out += (self.protocol.data(self.streams[name], text) if text and
+                         name in self.wanted else b"")
 
     def exit_status(self):
         """The Status of a command that failed, once it has ended; None for one that did well."""
         pause, info = 0.01, self.engine.call("GET", self.target + "/json")
-        while info["Running"] and not self.gone:                # it may have closed its output and go on
+        # it may have closed its output and go on
+        while info["Running"] and not self.gone:
             self.turn(pause)
             pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
         code = info.get("ExitCode")
-        text = f"command terminated with non-zero exit code: command terminated with exit code {code}"
-        return failure_status("NonZeroExitCode", text, {"reason": "ExitCode", "message": str(code)}) if code else None
+        text = ("command terminated with non-zero exit code: command terminated with exit "
+                f"code {code}")
+        return (failure_status("NonZeroExitCode", text,
+                               {"reason": "ExitCode", "message": str(code)}) if code else None)
 
 def failure_status(reason, message, cause, **more):
     """What an error stream says of what went wrong: a Status without its kind."""
-    return {"metadata": {}, "status": "Failure", "message": message, "reason": reason, "details": {"causes": [cause]},
-            **more}
+    return {"metadata": {}, "status": "Failure", "message": message, "reason": reason,
+            "details": {"causes": [cause]}, **more}
 
 class Forward(Session):
-    """port-forward: a far end for each pair of a data and an error stream with the same requestid."""
+    """port-forward: a far end for each pair of a data and an error stream with the same
+    requestid."""
     def __init__(self, protocol, head, pod, containers):
         super().__init__(protocol, head)
-        self.pod, self.containers = pod, containers             # containers() -> the Founds of the pod
-        self.pairs = {}                                         # requestid -> a Far that lacks a stream
+        # containers() -> the Founds of the pod
+        self.pod, self.containers = pod, containers
+        # requestid -> a Far that lacks a stream
+        self.pairs = {}
 
     def run(self):
         while not self.gone:
@@ -9905,7 +11021,8 @@ class Forward(Session):
         # clients of old send no requestid, but the error stream first
         id_ = headers.get("requestid") or (stream - 2 if kind == "data" else stream)
         if id_ not in self.pairs:
-            self.pairs[id_] = Far()                             # data may come before the error stream is there
+            # data may come before the error stream is there
+            self.pairs[id_] = Far()
             self.fars.append(self.pairs[id_])
         self.pairs[id_].streams[kind] = stream
         if len(self.pairs[id_].streams) == 2:
@@ -9913,10 +11030,12 @@ class Forward(Session):
 
     def connect(self, far, port):
         try:
-            far.sock = connect_inside(next((found.pid for found in self.containers() if found.running), 0), port)
+            far.sock = connect_inside(
+                next((found.pid for found in self.containers() if found.running), 0), port)
             far.sock.setblocking(False)
         except OSError as error:
-            text = f"error forwarding port {port} to pod {self.pod}: {(error.strerror or str(error)).lower()}"
+            text = (f"error forwarding port {port} to pod {self.pod}: "
+                    f"{(error.strerror or str(error)).lower()}")
             self.out += self.protocol.data(far.streams["error"], text.encode())
             self.drop(far)
 
@@ -9932,8 +11051,9 @@ class Forward(Session):
 # -- logs
 STAMP = re.compile(rb"\A\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
 def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
-    """The text of a log, piece by piece as the socket has it; waits() blocks until it has more, or ends it by False.
-    stamped: every frame has its time; of a line too long for one frame the first alone keeps it."""
+    """The text of a log, piece by piece as the socket has it; waits() blocks until it has more, or
+    ends it by False. stamped: every frame has its time; of a line too long for one frame the first
+    alone keeps it."""
     is_line = True
     while True:
         frames, buffer = log_frames(buffer, tty)
@@ -9948,17 +11068,20 @@ def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
         buffer += got
 
 def serve_log(handler, sock, pieces_of, limit, follow, skip, socket_of=(None, None)):
-    """Pass a container's log on, without its first lines to skip, until it ends, the client goes (or says anything
-    while it follows), or limit bytes are out. pieces_of(waits) -> the text of the log; socket_of: the protocol and the
-    head of a WebSocket, if the client has one. Who reads slowly is waited for, and nothing more is read meanwhile."""
+    """Pass a container's log on, without its first lines to skip, until it ends, the client goes
+    (or says anything while it follows), or limit bytes are out. pieces_of(waits) -> the text of
+    the log; socket_of: the protocol and the head of a WebSocket, if the client has one. Who reads
+    slowly is waited for, and nothing more is read meanwhile."""
     ends, (protocol, head) = select.poll(), socket_of
     for end in (sock, handler.sock):
         ends.register(end, select.POLLIN)
-    has_more = lambda: not follow or not any(end == handler.sock.fileno() for end, _ in ends.poll())
+    has_more = (lambda: not follow or
+                not any(end == handler.sock.fileno() for end, _ in ends.poll()))
     plain = {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}
     with sock:
         handler.take_over(101 if protocol else 200, head or plain)
-        handler.sock.settimeout(None)                               # a pager may stand still for long
+        # a pager may stand still for long
+        handler.sock.settimeout(None)
         for text in pieces_of(has_more):
             lines = text.split(b"\n", skip) if skip else [text]
             skip -= len(lines) - 1
@@ -9980,17 +11103,23 @@ def serve_proxy(handler, sock, data):
         while not found:
             got = sock.recv(65536)
             if not got or len(head) > HEAD_BYTES:
-                raise OSError("hung up before it answered, or does not come to the end of its head")
+                raise OSError(
+                    "hung up before it answered, or does not come to the end of its head")
             head += got
             found = HEAD_END.search(head)
-        lines = [line for line in head[:found.start()].split(b"\n") if not line.lower().startswith(b"connection:")]
-        handler.sock.sendall(b"\n".join(lines).rstrip(b"\r") + b"\r\nConnection: close\r\n\r\n" + head[found.end():])
+        lines = [line for line in head[:found.start()].split(b"\n")
+                 if not line.lower().startswith(b"connection:")]
+        handler.sock.sendall(b"\n".join(lines).rstrip(b"\r") + b"\r\nConnection: close\r\n\r\n" +
+                             head[found.end():])
         for got in iter(lambda: sock.recv(65536), b""):
             handler.sock.sendall(got)
 
 # -- the requests
-WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}    # a log
-HIDDEN = "authorization", "connection", "host", "transfer-encoding", "content-length", "expect"     # from the proxied
+# a log
+WAITING = {"ErrImagePull": "image can't be pulled",
+           "ImagePullBackOff": "trying and failing to pull image"}
+# from the proxied
+HIDDEN = "authorization", "connection", "host", "transfer-encoding", "content-length", "expect"
 
 def chosen_container(pod, name):
     """The name of the container that a request is for. Raises ApiError 400."""
@@ -9998,13 +11127,16 @@ def chosen_container(pod, name):
     if name and name not in names:
         raise bad_request(f"container {name} is not valid for pod {name_of(pod)}")
     if not name and len(pod["spec"]["containers"]) > 1:
-        raise bad_request(f"a container name must be specified for pod {name_of(pod)}, choose one of: {names}")
+        raise bad_request(
+            f"a container name must be specified for pod {name_of(pod)}, choose one of: {names}")
     return name or pod["spec"]["containers"][0]["name"]
 
 def log_numbers(request):
-    """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400, 422."""
+    """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400,
+    422."""
     query, faults, numbers, begin = request.query, Faults(), {}, exact_seconds("")
-    for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds") if field in query]:
+    for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds")
+                  if field in query]:
         numbers[field], least = request.number(field), 0 if field == "tailLines" else 1
         if numbers[field] < least:
             faults.add(field, "Invalid", "is too small")
@@ -10020,21 +11152,23 @@ def log_numbers(request):
     return numbers, max(begin, exact_seconds(query.get("sinceTime")))
 
 def log_span(found, last, previous):
-    """(container, when its log begins, when it ends) of a run: one log holds all runs of a container; each begins where
-    the one before it ended, and is cut off there."""
+    """(container, when its log begins, when it ends) of a run: one log holds all runs of a
+    container; each begins where the one before it ended, and is cut off there."""
     if not previous:
         return found.id, found.run_began, ""
     id_ = last.get("containerID", found.id).rpartition("/")[2]
     if id_ != found.id:
         return id_, "", ""
-    return (id_, found.prior_began, found.run_began) if found.running else (id_, found.run_began, "")
+    return ((id_, found.prior_began, found.run_began) if found.running
+            else (id_, found.run_began, ""))
 
 class AtPod:
-    """What requests for a pod's log, streams and ports are answered. Every method may run in any thread."""
+    """What requests for a pod's log, streams and ports are answered. Every method may run in any
+    thread."""
     def __init__(self, store, access, engine, known):
         self.store, self.access, self.engine, self.known = store, access, engine, known
-        self.by_subresource = {"log": self.log, "proxy": self.proxy, "exec": self.connect, "attach": self.connect,
-                               "portforward": self.connect}
+        self.by_subresource = {"log": self.log, "proxy": self.proxy, "exec": self.connect,
+                               "attach": self.connect, "portforward": self.connect}
 
     def pod_of(self, request):
         pod = self.store.get("Pod", request.namespace or "", request.name)
@@ -10043,7 +11177,8 @@ class AtPod:
         return pod
 
     def log(self, request):
-        """A container's log, of this run or the one before; the API server's refusals come before the kubelet's."""
+        """A container's log, of this run or the one before; the API server's refusals come before
+        the kubelet's."""
         (numbers, begin), pod = log_numbers(request), self.pod_of(request)
         name = chosen_container(pod, request.query.get("container"))
         if not pod["spec"].get("nodeName"):
@@ -10053,7 +11188,8 @@ class AtPod:
         id_, since, until = log_span(found, last, previous)
         follow, stamped, tail, skip = request.flag("follow"), request.flag("timestamps"), "all", 0
         asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(stamped)}
-        for bound, at in (("since", max(exact_seconds(since), begin)), ("until", exact_seconds(until))):
+        for bound, at in (("since", max(exact_seconds(since), begin)),
+                          ("until", exact_seconds(until))):
             if at.strip("0."):
                 asked[bound] = at.lstrip("0")
         try:
@@ -10068,12 +11204,13 @@ class AtPod:
         except EngineError as error:
             raise bad_request(f"unable to retrieve container logs for docker://{id_}: {error}")
         pieces_of = lambda waits: log_text(sock, rest, found.tty, stamped, waits)
-        return lambda handler: serve_log(handler, sock, pieces_of, numbers.get("limitBytes"), follow, skip,
-                                         (protocol, head))
+        return lambda handler: serve_log(handler, sock, pieces_of, numbers.get("limitBytes"),
+                                         follow, skip, (protocol, head))
 
     @staticmethod
     def check_log(pod, name, found, previous):
-        """The last run of a container that has a log. Raises ApiError 400 for one that has none."""
+        """The last run of a container that has a log. Raises ApiError 400 for one that has
+        none."""
         status = next((s for field in STATUS_FIELDS.values()
                        for s in dig(pod, f"status.{field}", ()) if s["name"] == name), None)
         last, reason = dig(status, "lastState.terminated"), dig(status, "state.waiting.reason")
@@ -10091,20 +11228,23 @@ class AtPod:
         return last
 
     def count_lines(self, id_, asked, tty):
-        """How many lines a part of a log has: the engine counts from the end of the log, of a later run."""
+        """How many lines a part of a log has: the engine counts from the end of the log, of a
+        later run."""
         sock, rest = self.engine.log(id_, asked)
         with sock:
             return sum(text.count(b"\n") for text in log_text(sock, rest, tty))
 
     def proxy(self, request):
-        """Pass a request on to a port of a pod, or of what is behind a Service: NAME, NAME:PORT or https:NAME:PORT."""
+        """Pass a request on to a port of a pod, or of what is behind a Service: NAME, NAME:PORT or
+        https:NAME:PORT."""
         parts = request.name.split(":")
         scheme = parts.pop(0) if len(parts) > 2 else ""
         name, port = [*parts, ""][:2]
         obj = self.store.get(request.kind.id, request.namespace, name)
         if not obj:
             raise not_found(request.kind, name)
-        host, port = self.service_target(obj, port) if obj["kind"] == "Service" else self.pod_target(obj, port)
+        host, port = (self.service_target(obj, port) if obj["kind"] == "Service"
+                      else self.pod_target(obj, port))
         try:
             sock = dial(host, int(port), time.monotonic() + IO_SECONDS)
             if scheme == "https":
@@ -10112,8 +11252,9 @@ class AtPod:
         except (OSError, ValueError) as error:
             raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}")
         path = request.target.partition("/proxy")[2]
-        headers = {**without(request.headers, *HIDDEN), "host": f"{host}:{port}", "connection": "close",
-                   "content-length": str(len(request.body)), "x-forwarded-uri": request.target.partition("?")[0]}
+        headers = {**without(request.headers, *HIDDEN), "host": f"{host}:{port}",
+                   "connection": "close", "content-length": str(len(request.body)),
+                   "x-forwarded-uri": request.target.partition("?")[0]}
         lines = [f"{request.method} {path if path[:1] == '/' else '/' + path} HTTP/1.1",
                  *(f"{field}: {value}" for field, value in headers.items())]
         data = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + request.body
@@ -10121,11 +11262,13 @@ class AtPod:
 
     def service_target(self, service, port):
         """(address, port) of a ready endpoint. Raises ApiError 503."""
-        wanted = [p for p in service["spec"].get("ports", ()) if port in ("", p.get("name"), str(p["port"]))]
+        wanted = [p for p in service["spec"].get("ports", ())
+                  if port in ("", p.get("name"), str(p["port"]))]
         subsets = dig(self.store.get("Endpoints", *key_of(service)), "subsets", ())
         ends = ready_endpoints(subsets, wanted[0].get("name", "")) if wanted else []
         if not ends:
-            raise ApiError(503, "ServiceUnavailable", f'no endpoints available for service "{name_of(service)}"')
+            raise ApiError(503, "ServiceUnavailable",
+                           f'no endpoints available for service "{name_of(service)}"')
         return random.choice(ends)
 
     @staticmethod
@@ -10137,20 +11280,23 @@ class AtPod:
         return host, port or (ports or [80])[0]
 
     def connect(self, request):
-        """exec, attach and portforward: what takes the connection over, or the kubelet's refusal. Raises ApiError."""
+        """exec, attach and portforward: what takes the connection over, or the kubelet's refusal.
+        Raises ApiError."""
         what, pod = request.subresource, self.pod_of(request)
         if request.method == "HEAD":
             raise wrong_method()
-        self.access.require(request, "create")                  # for a GET too, since Kubernetes 1.35
-        name = chosen_container(pod, request.query.get("container")) if what != "portforward" else None
+        # for a GET too, since Kubernetes 1.35
+        self.access.require(request, "create")
+        name = (chosen_container(pod, request.query.get("container")) if what != "portforward"
+                else None)
         if not pod["spec"].get("nodeName"):
             raise bad_request(f"pod {request.name} does not have a host assigned")
         protocol, version, head = upgrade(request.headers, what)
         containers = lambda: list(self.known.found(uid_of(pod)).values())
         if what == "portforward":
             is_up = any(found.running for found in containers())
-            return Forward(protocol, head, request.name, containers).serve if is_up else text_answer(
-                500, f'pod not found ("{request.name}_{request.namespace}")')
+            return (Forward(protocol, head, request.name, containers).serve if is_up
+                    else text_answer(500, f'pod not found ("{request.name}_{request.namespace}")'))
         found = next((f for f in containers() if f.container == name and f.running), None)
         if not found:
             return text_answer(500, f'container not found ("{name}")')
@@ -10159,14 +11305,16 @@ class AtPod:
     def terminal(self, request, found, protocol, version, head):
         """exec or attach to a running container."""
         is_exec, tty = request.subresource == "exec", request.flag("tty")
-        wanted = {each for each in ("stdin", "stdout", "stderr") if request.flag(each)} - ({"stderr"} if tty else set())
+        wanted = {each for each in ("stdin", "stdout", "stderr") if request.flag(each)} - (
+            {"stderr"} if tty else set())
         if not wanted:
             return text_answer(400, "you must specify at least 1 of stdin, stdout, stderr")
         target = "/containers/" + found.id
         call = "POST", target + "/attach?stream=1&" + "&".join(f"{each}=1" for each in wanted)
         if is_exec:
             command = [value for key, value in request.options if key == "command"]
-            body = {**{"Attach" + each.title(): True for each in wanted}, "Tty": tty, "Cmd": command}
+            body = {**{"Attach" + each.title(): True for each in wanted}, "Tty": tty,
+                    "Cmd": command}
             try:
                 target = "/exec/" + self.engine.call("POST", target + "/exec", body)["Id"]
             except EngineError as error:
@@ -10175,12 +11323,13 @@ class AtPod:
         wanted.add("error")
         if tty and version not in ("v2.channel.k8s.io", "channel.k8s.io"):
             wanted.add("resize")
-        return Terminal(self.engine, protocol, head, call, tty if is_exec else found.tty, wanted, target,
-                        version[:2] in ("v4", "v5")).serve
+        return Terminal(self.engine, protocol, head, call, tty if is_exec else found.tty, wanted,
+                        target, version[:2] in ("v4", "v5")).serve
 
 # == 35. Usage ===============================================================================
-# metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing runs. A cgroup's files
-# cost microseconds; the engine's stats, where those files are not in reach, a second or two.
+# metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing
+# runs. A cgroup's files cost microseconds; the engine's stats, where those files are not in reach,
+# a second or two.
 WINDOW_S = 1, 30                # a rate is over so many seconds, at least and at most
 Sample = namedtuple("Sample", "time cpu_nanos memory_bytes")        # memory: the working set
 def file_number(path, name=""):
@@ -10192,36 +11341,42 @@ def cgroup_paths(pid, proc):
     return {name: path for _, names, path in lines for name in names.split(",")}
 
 def cgroup_sample(id_, pid, root="/sys/fs/cgroup", proc="/proc"):
-    """The Sample of a container by its process, None where that process or its cgroup cannot be seen from here."""
+    """The Sample of a container by its process, None where that process or its cgroup cannot be
+    seen from here."""
     try:
         paths = cgroup_paths(pid, proc)
         if "memory" in paths:                   # version 1: a hierarchy for each controller
             cpu, memory = (f"{root}/{name}{paths[name]}" for name in ("cpuacct", "memory"))
-            nanos, words = file_number(f"{cpu}/cpuacct.usage"), ("memory.usage_in_bytes", "total_inactive_file")
+            nanos = file_number(f"{cpu}/cpuacct.usage")
+            words = ("memory.usage_in_bytes", "total_inactive_file")
         else:
             cpu = memory = root + paths[""]
             nanos = file_number(f"{cpu}/cpu.stat", "usage_usec") * 1000
             words = "memory.current", "inactive_file"
-        used, idle = file_number(f"{memory}/{words[0]}"), file_number(f"{memory}/memory.stat", words[1])
+        used = file_number(f"{memory}/{words[0]}")
+        idle = file_number(f"{memory}/memory.stat", words[1])
         # Another id: a namesake, as the engine counts processes in a namespace of its own.
         return Sample(time.time(), nanos, max(0, used - idle)) if id_ in cpu else None
     except (OSError, LookupError, TypeError):
         return None
 
 def machine_sample(stat, meminfo):
-    """The Sample of the machine by /proc/stat (hundredths of seconds; idle and iowait come fourth and fifth) and
-    /proc/meminfo."""
+    """The Sample of the machine by /proc/stat (hundredths of seconds; idle and iowait come fourth
+    and fifth) and /proc/meminfo."""
     ticks = [int(number) for number in stat.split("\n", 1)[0].split()[1:9]]
-    total, free = (int(re.search(rf"{name}: +(\d+)", meminfo)[1]) << 10 for name in ("MemTotal", "MemAvailable"))
+    total, free = (int(re.search(rf"{name}: +(\d+)", meminfo)[1]) << 10
+                   for name in ("MemTotal", "MemAvailable"))
     return Sample(time.time(), (sum(ticks) - ticks[3] - ticks[4]) * 10 ** 7, total - free)
 
 def stats_samples(stats):
     """The two Samples in the engine's stats of a container, None if it ended meanwhile."""
-    memory, times = dig(stats, "memory_stats", {}), [seconds_of(dig(stats, x)) for x in ("preread", "read")]
+    memory = dig(stats, "memory_stats", {})
+    times = [seconds_of(dig(stats, x)) for x in ("preread", "read")]
     if not all(times) or "usage" not in memory:
         return None
     idle = dig(memory, "stats.total_inactive_file", dig(memory, "stats.inactive_file", 0))
-    return [Sample(at, dig(stats, f"{part}.cpu_usage.total_usage", 0), max(0, memory["usage"] - idle))
+    return [Sample(at, dig(stats, f"{part}.cpu_usage.total_usage", 0),
+                   max(0, memory["usage"] - idle))
             for at, part in zip(times, ("precpu_stats", "cpu_stats"))]
 
 def usage_of(before, after):
@@ -10233,23 +11388,28 @@ def is_measured(found):
     return found.running and found.container != SANDBOX
 
 class Usage:
-    """Measures for requests; keeps a sample of each thing measured, so that a question soon after need not wait."""
+    """Measures for requests; keeps a sample of each thing measured, so that a question soon after
+    need not wait."""
     def __init__(self, settings, store, engine, known):
         self.settings, self.store, self.engine, self.known = settings, store, engine, known
-        self.lock, self.before = threading.Lock(), {}           # lock: one measures at a time, the others gain
+        # lock: one measures at a time, the others gain
+        self.lock, self.before = threading.Lock(), {}
 
     @staticmethod
     def sample(key):
-        return cgroup_sample(*key) if key else machine_sample(read_text("/proc/stat"), read_text("/proc/meminfo"))
+        return (cgroup_sample(*key) if key
+                else machine_sample(read_text("/proc/stat"), read_text("/proc/meminfo")))
 
     def measure(self, keys):
         """{key: (Sample, Sample)}; a key is (container's id, pid), of the machine ()."""
         with self.lock:
             begin, out = time.time(), {}
-            known = {key: old for key, old in self.before.items() if 0 <= begin - old.time < WINDOW_S[1]}
+            known = {key: old for key, old in self.before.items()
+                     if 0 <= begin - old.time < WINDOW_S[1]}
             first = {key: known.get(key) or self.sample(key) for key in keys}
             seen = {key: old for key, old in first.items() if old}
-            asked = [threading.Thread(target=self.ask, args=(key, out)) for key in first.keys() - seen.keys()]
+            asked = [threading.Thread(target=self.ask, args=(key, out))
+                     for key in first.keys() - seen.keys()]
             for thread in asked:
                 thread.start()
             time.sleep(max([0, *(old.time + WINDOW_S[0] - time.time() for old in seen.values())]))
@@ -10262,7 +11422,8 @@ class Usage:
     def ask(self, key, into):
         """Where the cgroup is out of reach: the engine measures, for a second or two."""
         try:
-            into[key] = stats_samples(self.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", expect=ENDED))
+            into[key] = stats_samples(
+                self.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", expect=ENDED))
         except EngineError as error:
             log(f"stats of {key[0][:12]}: {error}")
 
@@ -10270,13 +11431,16 @@ class Usage:
     def metrics(obj, pairs, **usage):
         """The NodeMetrics or PodMetrics of an object."""
         window = max(after.time - before.time for before, after in pairs)
-        meta = {**pick(obj["metadata"], ("name", "namespace", "labels")), "creationTimestamp": now()}
-        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1", "metadata": meta,
-                "timestamp": now(), "window": f"{window:.3f}s", **usage}
+        meta = {**pick(obj["metadata"], ("name", "namespace", "labels")),
+                "creationTimestamp": now()}
+        return {"kind": obj["kind"] + "Metrics", "apiVersion": "metrics.k8s.io/v1beta1",
+                "metadata": meta, "timestamp": now(), "window": f"{window:.3f}s", **usage}
 
     def nodes(self, nodes):
-        own, pairs = self.settings.node, self.measure([()])     # of others, which somebody made, nothing is known
-        return [self.metrics(node, pairs.values(), usage=usage_of(*pairs[()])) for node in nodes if name_of(node) == own]
+        # of others, which somebody made, nothing is known
+        own, pairs = self.settings.node, self.measure([()])
+        return [self.metrics(node, pairs.values(), usage=usage_of(*pairs[()])) for node in nodes
+                if name_of(node) == own]
 
     def pods(self, pods):
         running = {uid_of(pod): pod for pod in pods if dig(pod, "status.phase") == "Running"}
@@ -10296,11 +11460,14 @@ class Usage:
         kind, wanted, form = request.kind, request.selection(), request.form
         home = KIND[kind.name.replace("Metrics", "")]
         _, rows = self.store.snapshot(home.id, request.namespace)
-        objects = [json.loads(row.raw) for key, row in rows if wanted.matches(key, row.raw, row.labels)]
+        objects = [json.loads(row.raw) for key, row in rows
+                   if wanted.matches(key, row.raw, row.labels)]
         measured = self.nodes(objects) if home.id == "Node" else self.pods(objects)
         if request.name and not measured:
-            raise not_found(home if not objects else kind._replace(plural=kind.singular), request.name)
-        return reply(request, 200, measured[0]) if request.name else listed(kind, map(dumps, measured), {}, form)
+            raise not_found(home if not objects else kind._replace(plural=kind.singular),
+                            request.name)
+        return (reply(request, 200, measured[0]) if request.name
+                else listed(kind, map(dumps, measured), {}, form))
 
 # == 36. Node and Events =====================================================================
 # What k2d tells of itself: the machine as a Node, its Lease, and what happens, as Events.
@@ -10315,21 +11482,27 @@ class NodeKeeper:
     def capacity(self, node):
         """What the machine has, and what somebody has said that it has besides."""
         told = dig(node, "status.capacity", {})
-        return {"cpu": str(self.info.get("NCPU", 1)), "memory": f"{self.info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
+        return {"cpu": str(self.info.get("NCPU", 1)),
+                "memory": f"{self.info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
                 "ephemeral-storage": f"{disk_bytes(self.settings.data_path) >> 10}Ki",
                 **{name: amount for name, amount in told.items() if "/" in name}}
 
     def conditions(self, ready, node):
         trouble = self.network.problem
-        rows = [
-            ("NetworkUnavailable", "True" if trouble else "False", "NoNAT" if trouble else "RulesInstalled",
-             trouble or "Services are rules of the kernel's NAT"),
-            ("MemoryPressure", "False", "KubeletHasSufficientMemory", "the engine has sufficient memory available"),
-            ("DiskPressure", "False", "KubeletHasNoDiskPressure", "the engine has no disk pressure"),
-            ("PIDPressure", "False", "KubeletHasSufficientPID", "the engine has sufficient PID available"),
-            ("Ready", "True" if ready else "Unknown", "KubeletReady" if ready else "NodeStatusUnknown",
-             "the engine answers" if ready else "the engine does not answer")]
-        told = [condition(dig(node, "status.conditions"), *row, lastHeartbeatTime=None) for row in rows]
+        rows = [("NetworkUnavailable", "True" if trouble else "False",
+                 "NoNAT" if trouble else "RulesInstalled",
+                 trouble or "Services are rules of the kernel's NAT"),
+                ("MemoryPressure", "False", "KubeletHasSufficientMemory",
+                 "the engine has sufficient memory available"),
+                ("DiskPressure", "False", "KubeletHasNoDiskPressure",
+                 "the engine has no disk pressure"),
+                ("PIDPressure", "False", "KubeletHasSufficientPID",
+                 "the engine has sufficient PID available"),
+                ("Ready", "True" if ready else "Unknown",
+                 "KubeletReady" if ready else "NodeStatusUnknown",
+                 "the engine answers" if ready else "the engine does not answer")]
+        told = [condition(dig(node, "status.conditions"), *row, lastHeartbeatTime=None)
+                for row in rows]
         return [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told]
 
     def list_images(self):
@@ -10345,41 +11518,52 @@ class NodeKeeper:
         if ready:
             self.list_images()
         with self.store.transaction():
-            node = self.store.get("Node", "", s.node) or new_object(
-                KIND["Node"], s.node, spec={"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]})
-            node["metadata"].setdefault("labels", {}).update({
-                "kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux", "kubernetes.io/arch": machine,
-                "node-role.kubernetes.io/control-plane": ""})
+            node = (self.store.get("Node", "", s.node) or
+                    new_object(KIND["Node"], s.node,
+                               spec={"podCIDR": str(s.pod_cidr), "podCIDRs": [str(s.pod_cidr)]}))
+            node["metadata"].setdefault("labels", {}).update(
+                {"kubernetes.io/hostname": s.node, "kubernetes.io/os": "linux",
+                 "kubernetes.io/arch": machine, "node-role.kubernetes.io/control-plane": ""})
             capacity, machine_id = self.capacity(node), first_line("/etc/machine-id")
             node["status"] = {
-                "capacity": capacity, "allocatable": capacity, "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
+                "capacity": capacity, "allocatable": capacity,
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": s.port}},
                 "conditions": self.conditions(ready, node),
-                "addresses": [{"type": "InternalIP", "address": s.host_ip}, {"type": "Hostname", "address": s.node}],
-                **filled(images=self.images), "nodeInfo": {
+                "addresses": [{"type": "InternalIP", "address": s.host_ip},
+                              {"type": "Hostname", "address": s.node}],
+                **filled(images=self.images),
+                "nodeInfo": {
                     "machineID": machine_id, "systemUUID": machine_id,
-                    "bootID": first_line("/proc/sys/kernel/random/boot_id"), "architecture": machine,
-                    "kernelVersion": info.get("KernelVersion", ""), "osImage": info.get("OperatingSystem", ""),
+                    "bootID": first_line("/proc/sys/kernel/random/boot_id"),
+                    "architecture": machine, "kernelVersion": info.get("KernelVersion", ""),
+                    "osImage": info.get("OperatingSystem", ""),
                     "containerRuntimeVersion": f"docker://{info.get('ServerVersion', '')}",
-                    "kubeletVersion": f"{SERVES}+k2d{VERSION}", "kubeProxyVersion": "", "operatingSystem": "linux"}}
+                    "kubeletVersion": f"{SERVES}+k2d{VERSION}", "kubeProxyVersion": "",
+                    "operatingSystem": "linux"}}
             self.store.put(node)
 
     def renew_lease(self):
-        """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no clock must tick."""
+        """The node's Lease, renewed when somebody looks: what it says is that k2d answers, and no
+        clock must tick."""
         name, namespace = self.settings.node, "kube-node-lease"
         with self.store.transaction():
-            lease = self.store.get("Lease", namespace, name) or new_object(
-                KIND["Lease"], name, namespace, spec={"holderIdentity": name, "leaseDurationSeconds": 40})
+            lease = (self.store.get("Lease", namespace, name) or
+                     new_object(KIND["Lease"], name, namespace,
+                                spec={"holderIdentity": name, "leaseDurationSeconds": 40}))
             lease["spec"]["renewTime"] = now("micro")
             self.store.put(lease)
 
 class Recorder:
-    """Records Events: in memory, for an hour, and of one source about one object no more than it may tell."""
+    """Records Events: in memory, for an hour, and of one source about one object no more than it
+    may tell."""
     def __init__(self, settings, store):
         self.settings, self.store = settings, store
-        self.told = {}      # (uid, source) -> (Events it may still tell, when that was, {what was told: Event's name})
+        # (uid, source) -> (Events it may still tell, when that was, {what was told: Event's name})
+        self.told = {}
 
     def names_left(self, uid, component):
-        """{what was told: its Event's name} of a source, None if it has said enough, as of a crash loop."""
+        """{what was told: its Event's name} of a source, None if it has said enough, as of a crash
+        loop."""
         at = time.monotonic()
         left, then, names = self.told.pop((uid, component), (EVENT_BURST, at, {}))
         left = min(EVENT_BURST, left + (at - then) / EVENT_REFILL_S)
@@ -10392,7 +11576,8 @@ class Recorder:
 
     def event(self, obj, type_, reason, text, container=None, component="kubelet"):
         """Record an Event about an object; one that repeats is counted."""
-        meta, stamp, host = obj["metadata"], now(), self.settings.node if component == "kubelet" else ""
+        meta, stamp = obj["metadata"], now()
+        host = self.settings.node if component == "kubelet" else ""
         namespace, path = meta.get("namespace") or "default", ""
         for at, each in containers_of(obj["spec"]) if container else ():
             if each["name"] == container:
@@ -10401,14 +11586,19 @@ class Recorder:
             names = self.names_left(meta["uid"], component)
             if names is None:
                 return
-            # names rise with time, as the kubelet's do: clients show Events of the same second in their order
-            name = names.setdefault((reason, text, container), f"{meta['name']}.{time.time_ns():x}")
-            subject = {**pick(obj, ("kind", "apiVersion")), **pick(meta, ("namespace", "name", "uid", "resourceVersion")),
-                      **filled(fieldPath=path)}
-            event = self.store.get("Event", namespace, name) or new_object(
-                KIND["Event"], name, namespace, involvedObject=subject, reason=reason, message=text[:1024],
-                source={"component": component, **filled(host=host)}, firstTimestamp=stamp, lastTimestamp=stamp,
-                count=0, type=type_, eventTime=None, reportingComponent=component, reportingInstance=host)
+            # names rise with time, as the kubelet's do: clients show Events of the same second in
+            # their order
+            name = names.setdefault((reason, text, container),
+                                    f"{meta['name']}.{time.time_ns():x}")
+            subject = {**pick(obj, ("kind", "apiVersion")),
+                       **pick(meta, ("namespace", "name", "uid", "resourceVersion")),
+                       **filled(fieldPath=path)}
+            event = (self.store.get("Event", namespace, name) or
+                     new_object(
+                         KIND["Event"], name, namespace, involvedObject=subject, reason=reason,
+                         message=text[:1024], source={"component": component, **filled(host=host)},
+                         firstTimestamp=stamp, lastTimestamp=stamp, count=0, type=type_,
+                         eventTime=None, reportingComponent=component, reportingInstance=host))
             event.update(count=event["count"] + 1, lastTimestamp=stamp)
             self.store.put(event)
 
@@ -10417,7 +11607,8 @@ class Recorder:
 
 @contextmanager
 def answering_faults(what):
-    """Around what answers a request: a fault of our own is logged, with where it happened, and answered 500."""
+    """Around what answers a request: a fault of our own is logged, with where it happened, and
+    answered 500."""
     try:
         yield
     except ApiError:
@@ -10434,10 +11625,12 @@ class K2d:
         self.store = Store(settings.path("k2d.db"))
         self.access = Access(settings, self.store)
         self.hub, self.engine = Hub(self.store), Engine(settings.docker_host)
-        self.recorder, self.writer = Recorder(settings, self.store), Writer(settings, self.store, self.access)
+        self.recorder = Recorder(settings, self.store)
+        self.writer = Writer(settings, self.store, self.access)
         self.event = self.recorder.event
         self.network = Network(settings, self.engine, self.store, self.writer)
-        self.names, self.node = Names(settings, self.store), NodeKeeper(settings, self.store, self.engine, self.network)
+        self.names = Names(settings, self.store)
+        self.node = NodeKeeper(settings, self.store, self.engine, self.network)
         self.worker = Worker(self)
         self.controllers = Controllers(self)
         self.usage = Usage(settings, self.store, self.engine, self.worker.known)
@@ -10449,18 +11642,20 @@ class K2d:
         self.retry_s, self.ready = 1, threading.Event()
 
     def respond(self, handler):
-        """The Answer to a request, or for one that goes on a function that sends it. Raises ApiError; OSError where the
-        client went away."""
+        """The Answer to a request, or for one that goes on a function that sends it. Raises
+        ApiError; OSError where the client went away."""
         path, is_read = handler.target.partition("?")[0], handler.method in ("GET", "HEAD")
         if path in HEALTH_PATHS and is_read:
             check = path.strip("/").partition("/")[0]
-            return text_answer(200, f"[+]ping ok\n[+]store ok\n{check} check passed\n" if "verbose" in handler.target
-                               else "ok")
+            return text_answer(200,
+                               f"[+]ping ok\n[+]store ok\n{check} check passed\n"
+                               if "verbose" in handler.target else "ok")
         if path == "/version" and is_read:
             return version_answer(self.settings.machine)
         with answering_faults(f"{handler.method} {path}"):
             user = self.access.user(handler.headers)
-            request = Request(handler.method, handler.target, handler.headers, user, handler.warnings)
+            request = Request(handler.method, handler.target, handler.headers, user,
+                              handler.warnings)
             admit(request, self.access)
         request.body = handler.read_body()
         with answering_faults(f"{handler.method} {path}"):
@@ -10469,19 +11664,21 @@ class K2d:
 
     def respond_to(self, request):
         kind = request.kind
-        if kind and (kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET"):
+        if (kind and
+            (kind.id, request.namespace, request.method) == ("Lease", "kube-node-lease", "GET")):
             self.node.renew_lease()
         if kind:
             return self.api.handle(request)
         found = None
         if request.method in ("GET", "HEAD"):
             address = f"{self.settings.host_ip}:{self.settings.port}"
-            found = openapi(request) if request.parts[:1] == ["openapi"] else discovery(request, address)
+            found = (openapi(request) if request.parts[:1] == ["openapi"]
+                     else discovery(request, address))
         return found or text_answer(404, "404 page not found\n")
 
     def on_change(self, changes, watches):
-        """Watches hear of changes; while versions move, those that want bookmarks get one a minute, else nothing wakes.
-        Runs in the writer's thread."""
+        """Watches hear of changes; while versions move, those that want bookmarks get one a
+        minute, else nothing wakes. Runs in the writer's thread."""
         if watches:
             self.hub.call(self.hub.deliver, changes, watches)
         if not self.hub.bookmarks_due and any(watch.bookmarks for watch in watches):
@@ -10494,14 +11691,17 @@ class K2d:
         self.network.check_overlap()
         bootstrap(self.settings, self.store, self.writer, self.controllers.services)
         resolve = self.names.resolve
-        self.network.dns_port = self.hub.serve_dns(self.settings.gateway, lambda data: answer_dns(data, resolve))
+        self.network.dns_port = self.hub.serve_dns(self.settings.gateway,
+                                                   lambda data: answer_dns(data, resolve))
         self.worker.load()
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
-        self.ready.wait(10)                 # what is listed should be true from the first answer on
+        # what is listed should be true from the first answer on
+        self.ready.wait(10)
         context = server_context(self.access.file("server.crt"), self.access.file("server.key"))
         try:
-            self.hub.listen(self.settings.port, context, lambda client: Handler(client, self.hub, self.respond).run())
+            self.hub.listen(self.settings.port, context,
+                            lambda client: Handler(client, self.hub, self.respond).run())
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
@@ -10513,14 +11713,16 @@ class K2d:
         self.controllers.queue.close()
         self.worker.queue.close()
         self.store.close()
-        os._exit(0)                         # not by way of the interpreter's end, which daemon threads would disturb
+        # not by way of the interpreter's end, which daemon threads would disturb
+        os._exit(0)
 
     # -- the engine, as it comes and goes
     def connect_engine(self):
         threading.Thread(target=self.connect_once, name="engine", daemon=True).start()
 
     def connect_once(self):
-        """Greet the engine, hear its events, then look at everything: in this order, so that nothing falls between."""
+        """Greet the engine, hear its events, then look at everything: in this order, so that
+        nothing falls between."""
         sock = None
         try:
             self.engine.negotiate()
@@ -10528,7 +11730,8 @@ class K2d:
             self.writer.runtime_names = tuple(self.node.info.get("Runtimes") or ())
             self.network.ensure()
             self.node.update(True)
-            filters = urllib.parse.quote(json.dumps({"type": ["container"], "event": list(EVENT_ACTIONS)}))
+            filters = urllib.parse.quote(json.dumps({"type": ["container"],
+                                                     "event": list(EVENT_ACTIONS)}))
             sock, _, rest = self.engine.stream("GET", "/events?filters=" + filters)
             self.hub.call(self.hub.follow, sock, rest, self.worker.on_event, self.on_engine_gone)
             again = self.worker.known.digested
@@ -10539,7 +11742,8 @@ class K2d:
         except (EngineError, ApiError, OSError, ValueError, KeyError, TypeError) as error:
             log(f"{error}; trying again in {self.retry_s} s")
             if sock:
-                sock.shutdown(socket.SHUT_RDWR)                 # the hub sees it end, and calls us again
+                # the hub sees it end, and calls us again
+                sock.shutdown(socket.SHUT_RDWR)
             else:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
@@ -10563,13 +11767,15 @@ def bootstrap(settings, store, writer, services):
     """The objects that every cluster has."""
     def make(kind, name, labels=None, namespace="", **fields):
         if not store.row(kind, (namespace, name)):
-            writer.create(KIND[kind], namespace, {"metadata": {"name": name, "labels": labels}, **fields})
+            writer.create(KIND[kind], namespace,
+                          {"metadata": {"name": name, "labels": labels}, **fields})
     with store.transaction():
         for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
             make("Namespace", name)
-        make("Service", "kubernetes", {"component": "apiserver", "provider": "kubernetes"}, "default", spec={
-            "type": "ClusterIP", "clusterIP": settings.kubernetes_ip,
-            "ports": [{"name": "https", "port": 443, "targetPort": settings.port}]})
+        make("Service", "kubernetes", {"component": "apiserver", "provider": "kubernetes"},
+             "default",
+             spec={"type": "ClusterIP", "clusterIP": settings.kubernetes_ip,
+                   "ports": [{"name": "https", "port": 443, "targetPort": settings.port}]})
         for name, rules in ROLES.items():
             make("ClusterRole", name, BOOTSTRAP, rules=rules)
         group = {"apiGroup": "rbac.authorization.k8s.io"}
@@ -10579,8 +11785,10 @@ def bootstrap(settings, store, writer, services):
                  roleRef={**group, "kind": "ClusterRole", "name": name})
         for name, value in (("cluster", 2 * 10 ** 9), ("node", 2 * 10 ** 9 + 1000)):
             make("PriorityClass", f"system-{name}-critical", value=value)
-        # Immediate: one node gives nothing to wait for, and `helm --wait` waits for claims that no pod uses, too.
-        make("StorageClass", "local", metadata={"name": "local", "annotations": {IS_DEFAULT: "true"}},
+        # Immediate: one node gives nothing to wait for, and `helm --wait` waits for claims that no
+        # pod uses, too.
+        make("StorageClass", "local",
+             metadata={"name": "local", "annotations": {IS_DEFAULT: "true"}},
              provisioner=PROVISIONER, volumeBindingMode="Immediate", allowVolumeExpansion=True)
         for crd in store.list("CustomResourceDefinition"):
             if is_condition(crd, "Established"):
@@ -10598,9 +11806,12 @@ def serve(settings):
     if os.geteuid():
         raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     os.umask(0o022)
-    sys.setrecursionlimit(500)              # no honest object is deeper; deeper JSON must not use up a small stack
-    threading.stack_size(512 << 10 if sys.version_info < (3, 13) else 8 << 20)     # 3.13's json has a limit of its own
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})     # for sigwait; threads inherit it
+    # no honest object is deeper; deeper JSON must not use up a small stack
+    sys.setrecursionlimit(500)
+    # 3.13's json has a limit of its own
+    threading.stack_size(512 << 10 if sys.version_info < (3, 13) else 8 << 20)
+    # for sigwait; threads inherit it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     K2d(settings).serve()
 
 def kubeconfig(settings):
@@ -10608,7 +11819,8 @@ def kubeconfig(settings):
     try:
         print(read_text(settings.path("kubeconfig")), end="")
     except OSError as error:
-        raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with this data path?")
+        raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with "
+                         "this data path?")
 
 def reset(settings):
     """Remove all that k2d made on this host: containers of its pods, network, NAT rules, data."""
@@ -10618,17 +11830,20 @@ def reset(settings):
         engine.negotiate()
         uids = {uid_of(store.get("Pod", *key)) for key in store.keys("Pod")} | store.buried
         remove_pods(settings, engine, uids)
-        for pv in store.list("PersistentVolume"):           # those that are to be retained are left
+        # those that are to be retained are left
+        for pv in store.list("PersistentVolume"):
             if is_ours(pv) and pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
                 engine.call("DELETE", "/volumes/" + name_of(pv), expect=(404,))
         Network(settings, engine, store, None).remove()
         store.close()
-        for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki", "pods"):
+        for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki",
+                     "pods"):
             remove_tree(settings.path(name))
         if not os.listdir(settings.data_path):
             os.rmdir(settings.data_path)
     elif list_folder(settings.data_path):
-        raise SystemExit(f"k2d: {settings.data_path} is not a data path of k2d; nothing was removed")
+        raise SystemExit(
+            f"k2d: {settings.data_path} is not a data path of k2d; nothing was removed")
     log(f"removed pods, network {settings.network}, NAT rules and {settings.data_path}")
 
 def remove_pods(settings, engine, uids):
@@ -10646,20 +11861,24 @@ COMMANDS = {"serve": serve, "kubeconfig": kubeconfig, "reset": reset}
 
 def usage_text():
     """What --help prints: the commands by their docstrings, the options by their table."""
-    commands = [f"  k2d.py {name:<11} {command.__doc__.splitlines()[0]}" for name, command in COMMANDS.items()]
+    commands = [f"  k2d.py {name:<11} {command.__doc__.splitlines()[0]}"
+                for name, command in COMMANDS.items()]
     options = [f"  --{flag:<18} {variable:<19} {text}{f' ({default})' if default else ''}"
                for flag, variable, default, text in OPTIONS]
-    return "\n".join(["k2d: the Kubernetes API on a container engine", "", *commands, "", *options])
+    return "\n".join(["k2d: the Kubernetes API on a container engine", "", *commands, "",
+                      *options])
 
 def lean(argv):
-    """Start again from compiled code, with a malloc that gives back what it does not need: compiling this file in the
-    serving process would cost it 20 MB for life. The code rests in the data path: no other folder is written to."""
+    """Start again from compiled code, with a malloc that gives back what it does not need:
+    compiling this file in the serving process would cost it 20 MB for life. The code rests in the
+    data path: no other folder is written to."""
     import py_compile
     settings = Settings(argv[2:], os.environ)
     compiled = settings.path("k2d.pyc")
     make_folder(settings.data_path)
     py_compile.compile(os.path.abspath(__file__), compiled, doraise=True, optimize=2)
-    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536",
+              "MALLOC_MMAP_THRESHOLD_": "65536"}
     os.execve(sys.executable, [sys.executable, compiled, *argv[1:]], {**os.environ, **malloc})
 
 def main(argv):
