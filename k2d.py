@@ -2623,7 +2623,7 @@ def parse_head(data):
             raise bad_request(f"malformed header line {line[:80]!r}")
         name, value = name.lower(), value.strip()
         if (name in headers and
-            name in ("content-length", "transfer-encoding", "host", "authorization")):
+                name in ("content-length", "transfer-encoding", "host", "authorization")):
             raise bad_request(f"the header {name} may be there once")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     if "content-length" in headers and "transfer-encoding" in headers:
@@ -2659,7 +2659,7 @@ class Handler:
         is_bare = self.method == "HEAD" or found.code == 304
         kind = found.content_type
         if (kind == "application/json" and
-            self.headers.get("Accept", "").startswith("application/yaml")):
+                self.headers.get("Accept", "").startswith("application/yaml")):
             kind = "application/yaml"
         headers = {"Content-Type": kind, **found.headers, "Content-Length": str(len(found.body))}
         self.write_head(found.code, headers, b"" if is_bare else found.body)
@@ -3164,7 +3164,7 @@ def negotiate(accept, query):
         if not kind:
             return Form("", "", "", True)
         if (kind in ("Table", "PartialObjectMetadata") and
-            version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1")):
+                version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1")):
             return Form(kind, version, query.get("includeObject", "Metadata"), True)
     raise not_acceptable()
 
@@ -5250,7 +5250,7 @@ class Api:
         check_options("CreateOptions", request.query)
         kind, obj = request.kind, read_object(request, request.kind)
         if (kind.namespaced and
-            obj["metadata"].get("namespace") not in (None, "", request.namespace)):
+                obj["metadata"].get("namespace") not in (None, "", request.namespace)):
             raise bad_request("the namespace of the object is not that of the request")
         return reply(request, 201,
                      self.writer.create(kind, request.namespace, obj, request.dry_run, request))
@@ -5267,7 +5267,7 @@ class Api:
         given = None if is_patch else read_object(request, shape)
         with self.store.transaction():
             if (is_apply and not request.subresource and
-                not self.store.row(kind.id, (request.namespace, request.name))):
+                    not self.store.row(kind.id, (request.namespace, request.name))):
                 return self.create_applied(request, patch)
             old, managers = json.loads(self.find(request)), None
             # old in the version that was asked for
@@ -5363,7 +5363,7 @@ class Api:
         counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id)
         is_changed = without(new, "metadata", "status") != without(old, "metadata", "status")
         if ("gen" in kind.marks and
-            (is_changed or new["metadata"].get(counted) != before.get(counted))):
+                (is_changed or new["metadata"].get(counted) != before.get(counted))):
             new["metadata"]["generation"] = before.get("generation", 1) + 1
         return new
 
@@ -6248,7 +6248,7 @@ def tolerates(pod, taint):
         fits_taint = (t.get("effect", taint["effect"]) == taint["effect"] and
                       t.get("key", taint["key"]) == taint["key"])
         if (fits_taint and
-            (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))):
+                (t.get("operator") == "Exists" or t.get("value", "") == taint.get("value", ""))):
             return True
     return False
 
@@ -7933,7 +7933,7 @@ class Worker:
         words = take_bytes(path, MESSAGE_BYTES, empty=goes_on)
         failed = state.get("ExitCode") or state.get("Running")
         if (not words and failed and
-            container.get("terminationMessagePolicy") == "FallbackToLogsOnError"):
+                container.get("terminationMessagePolicy") == "FallbackToLogsOnError"):
             words = self.end_of_log(info, before.run_began if before else "")
         return words.decode("utf-8", "replace")
 
@@ -8762,7 +8762,7 @@ def run_http(action, host, port, deadline, purpose):
         return get_http(action, host, port, deadline, purpose, secure)
     except OSError as error:
         if (secure and purpose == "lifecycle" and
-            getattr(error, "reason", "") == "WRONG_VERSION_NUMBER"):
+                getattr(error, "reason", "") == "WRONG_VERSION_NUMBER"):
             return run_http({**action, "scheme": "HTTP"}, host, port, deadline, purpose)
         late = isinstance(error, Timeout)
         return (False,
@@ -9258,7 +9258,7 @@ def ports_of(pod):
     `docker run`."""
     ip = dig(pod, "status.podIP")
     if (is_foreign(pod) or pod["spec"].get("hostNetwork") or
-        dig(pod, "status.phase") != "Running" or not ip):
+            dig(pod, "status.phase") != "Running" or not ip):
         return []
     return [HostPort(port.get("hostIP", ""), port.get("protocol", "TCP").lower(), port["hostPort"],
                      (ip, port["containerPort"]))
