@@ -5131,17 +5131,18 @@ def cleaned(request, body, kind, duplicates=()):
         raise bad_request(f".{findings.unknown[0]}: field not declared in schema")
     faults = [f'unknown field "{path}"' for path in findings.unknown]
     note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
-    hints = [*findings.hints, *(f"spec.taints[{i}].effect" for i in evicting_taints(kind, obj))]
-    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in hints]
+    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+    request.warnings += taint_warnings(kind, obj)
     for path in findings.refused:
         refused.add(path, "Forbidden", "k2d cannot honour this field")
     refused.check(kind, dig(obj, "metadata.name", ""))
     return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
 
-def evicting_taints(kind, obj):
-    """Which taints of a Node would evict what runs: these, too, only keep new pods out."""
+def taint_warnings(kind, obj):
+    """What is said of the taints of a Node that would evict what runs."""
     taints = dig(obj, "spec.taints", ()) if kind.id == "Node" else ()
-    return [i for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"]
+    return [f"spec.taints[{i}].effect: NoExecute keeps new pods out, and evicts none"
+            for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"]
 
 def check_kind(body, kind, version):
     """Refuse an object of another kind, or version, than the place is for."""
@@ -5421,14 +5422,16 @@ class Api:
 
     def delete_all(self, request):
         kind, options, wanted = request.kind, self.delete_options(request), request.selection()
+        gone = []                               # as texts: a thousand objects at once are megabytes
         with self.store.transaction():
-            found = [obj for obj in self.store.list(kind.id, request.namespace, wanted.selector)
-                     if wanted.name in (None, name_of(obj)) and field_matches(wanted.fields, obj)]
-            found = [obj for obj in found if not is_published(obj)]
-            for obj in found:
-                self.writer.delete(obj, options)
-        return listed(kind, map(dumps, found), {"resourceVersion": str(self.store.version)},
-                      request.form)
+            _, rows = self.store.snapshot(kind.id, request.namespace)
+            for key, row in rows:
+                obj = json.loads(row.raw)
+                if wanted.matches(key, row.raw, row.labels) and not is_published(obj):
+                    self.writer.delete(obj, options)
+                    gone.append(dumps(obj))
+        return listed(kind, gone, {"resourceVersion": str(self.store.version)}, request.form)
+
 
     # -- subresources that are no part of the object, and reviews, which are never stored
     def eviction(self, request):
