@@ -310,8 +310,10 @@ def dig(value, path, default=None):
         value = value.get(step) if isinstance(value, dict) else None
     return default if value is None else value
 
+COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 def dumps(value):
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+    return COMPACT.encode(value).encode("utf-8", "replace")
 
 def filled(**fields):
     """The fields that have a value, for a dict that leaves the others out."""
@@ -1096,15 +1098,12 @@ MESSAGES = read_schema(SCHEMA)
 class Message:
     """Fields by_name (embedded structs resolved) and by_number (as on the protobuf wire). rest:
     the Field of names that are not in by_name, or None; one: the names of fields of which exactly
-    one must be given, if there are any."""
+    one must be given, if there are any; at_all: the Fields that are there even when empty."""
     def __init__(self, name, fields, rest=None, one=frozenset()):
         self.name, self.rest, self.one, self.by_number = name, rest, one, {}
         self.by_name = {field.name: field for field in fields}
+        self.at_all = [field for field in self.by_name.values() if field.plain or field.always]
 
-    @property
-    def at_all(self):
-        """The Fields that are there even when they are empty."""
-        return [field for field in self.by_name.values() if field.plain or field.always]
 
 def parse_rule(text):
     if text in ("req", "fixed", "unique"):
@@ -1974,6 +1973,14 @@ def is_same(raw, other):
     """Whether two texts are one object; the order of its fields tells nothing."""
     return raw == other or len(raw) == len(other) and json.loads(raw) == json.loads(other)
 
+TABLES = """
+PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+PRAGMA cache_size=-256;
+CREATE TABLE IF NOT EXISTS objects (kind TEXT, namespace TEXT, name TEXT, object TEXT,
+  PRIMARY KEY (kind, namespace, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+"""
+
 class Store:
     """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any
     thread may call any method. A transaction belongs to one thread at a time; readers never wait
@@ -1989,12 +1996,7 @@ class Store:
         self.db = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False)
         os.chmod(path, 0o600)
         try:
-            self.db.executescript(
-                "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA "
-                "synchronous=FULL; PRAGMA cache_size=-256; CREATE TABLE IF NOT EXISTS objects "
-                "(kind TEXT, namespace TEXT, name TEXT, object TEXT, PRIMARY KEY (kind, "
-                "namespace, name)) WITHOUT ROWID;CREATE TABLE IF NOT EXISTS facts (name TEXT "
-                "PRIMARY KEY, value TEXT) WITHOUT ROWID;")
+            self.db.executescript(TABLES)
             start = int(self.fact("starts") or 0) + 1
             self.set_fact("starts", str(start))
         except sqlite3.OperationalError as error:
@@ -2032,21 +2034,32 @@ class Store:
             return self.pending[kind, key]
         return self.rows.get(kind, {}).get(key)
 
+    def present(self, kind):
+        """{key: Row} as this thread sees it; None for what its transaction has removed."""
+        rows = dict(self.rows.get(kind, ()))
+        if self.writer == threading.get_ident():
+            rows.update({key: row for (other, key), row in self.pending.items() if other == kind})
+        return rows
+
     def keys(self, kind, namespace=None):
         """Sorted keys of a kind, or of its objects in one namespace."""
-        keys = set(self.rows.get(kind, ()))
-        if self.writer == threading.get_ident():
-            changed = {key: row for (other, key), row in self.pending.items() if other == kind}
-            keys = keys - changed.keys() | {key for key, row in changed.items() if row}
-        return sorted(key for key in keys if namespace is None or key[0] == namespace)
+        rows = self.present(kind).items()
+        return sorted(key for key, row in rows if row and namespace in (None, key[0]))
+
 
     def list(self, kind, namespace=None, selector=None, holding=b""):
         """Objects as dicts; selector: Requirements on labels; holding: bytes that must occur,
         which spares a parse."""
-        for key in self.keys(kind, namespace):
-            row = self.row(kind, key)
-            if row and holding in row.raw and (selector is None or selects(selector, row.labels)):
+        def is_asked_for(key, row):
+            return (row and namespace in (None, key[0]) and holding in row.raw and
+                    (selector is None or selects(selector, row.labels)))
+        rows = self.present(kind).items()
+        for key in sorted(key for key, row in rows if is_asked_for(key, row)):
+            row = self.row(kind, key)                       # our caller may have changed it since
+            if row:
                 yield json.loads(row.raw)
+
+
 
     def snapshot(self, kind, namespace, watch=None):
         """(version, [(key, Row)]) at one moment; a watch given is registered at that same
@@ -4588,17 +4601,19 @@ NOTHING = Own()
 # What is done to every object that is written: defaults, limits, quotas, validation.
 def fill_defaults(fields, value):
     """Set the defaults of a Message in place, in it and in those below it."""
-    for field in fields.by_name.values():
-        found = value.get(field.name)
-        is_null = field.name in value and ("nullable",) in field.rules
+    for name, field in fields.by_name.items():
+        if field.default is None and name not in value:
+            continue
+        found, is_nullable = value.get(name), ("nullable",) in field.rules
         # Go's zero stands for absence
-        is_unset = found is None and not is_null or found == "" and not field.pointer
-        if field.default is not None and is_unset:
-            found = value[field.name] = json.loads(dumps(field.default))
+        is_unset = name not in value if is_nullable else found is None
+        if field.default is not None and (is_unset or found == "" and not field.pointer):
+            found = value[name] = json.loads(dumps(field.default))
         if found is not None:
             default_below(field, found)
     if fields.name in DEFAULTS:
         DEFAULTS[fields.name](value)
+
 
 def default_below(field, value):
     if field.kind:
@@ -4720,8 +4735,10 @@ def check_message(fields, value, path, faults, old=None):
     if fields.one and len(given) != 1:
         faults.add(path, "Invalid" if given else "Required",
                    "want just one of " + ", ".join(sorted(fields.one)))
-    for field in fields.by_name.values():
-        found, at, before = value.get(field.name), f"{path}.{field.name}", dig(old, [field.name])
+    for name, field in fields.by_name.items():
+        if name not in value and not field.rules:
+            continue
+        found, before, at = value.get(name), old.get(name) if old else None, f"{path}.{name}"
         if ("fixed",) in field.rules and old is not None and before != found:
             faults.add(at, "Invalid", IMMUTABLE)
         check_field(field, found, at, faults, before)
@@ -5131,7 +5148,8 @@ def cleaned(request, body, kind, duplicates=()):
         raise bad_request(f".{findings.unknown[0]}: field not declared in schema")
     faults = [f'unknown field "{path}"' for path in findings.unknown]
     note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
-    request.warnings += [f"{path}: accepted, but k2d does not act on it" for path in findings.hints]
+    unheeded = "accepted, but k2d does not act on it"
+    request.warnings += [f"{path}: {unheeded}" for path in findings.hints]
     request.warnings += taint_warnings(kind, obj)
     for path in findings.refused:
         refused.add(path, "Forbidden", "k2d cannot honour this field")
@@ -5422,7 +5440,7 @@ class Api:
 
     def delete_all(self, request):
         kind, options, wanted = request.kind, self.delete_options(request), request.selection()
-        gone = []                               # as texts: a thousand objects at once are megabytes
+        gone = []                       # as texts: a thousand objects at once are megabytes
         with self.store.transaction():
             _, rows = self.store.snapshot(kind.id, request.namespace)
             for key, row in rows:
@@ -9133,6 +9151,7 @@ class Network:
     def __init__(self, settings, engine, store, writer):
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
         self.applied, self.problem, self.dns_port = None, "", 0
+        self.hairpins = set()               # ports of the bridge that have that mode
         # lock: held while addresses are chosen; never across I/O
         self.lock, self.last_ip = threading.Lock(), 0
 
@@ -9214,11 +9233,13 @@ class Network:
     def set_hairpin(self):
         """Where br_netfilter is on, a pod that reaches itself by its own Service must get its
         frame back by the port it came from. Any thread."""
-        ports = f"/sys/class/net/{self.settings.network}/brif"
-        for port in list_folder(ports) if self.bridge_netfilter() else ():
+        folder = f"/sys/class/net/{self.settings.network}/brif"
+        ports = set(list_folder(folder)) if self.bridge_netfilter() else set()
+        for port in ports - self.hairpins:
             with suppress(OSError):                   # the container went away meanwhile
-                if read_text(f"{ports}/{port}/hairpin_mode")[:1] != "1":
-                    write_text(f"{ports}/{port}/hairpin_mode", "1")
+                write_text(f"{folder}/{port}/hairpin_mode", "1")
+        self.hairpins = ports
+
 
     def allocate(self):
         """A free pod address, in turn, so that a freed one rests. Any thread; the caller's
@@ -10368,8 +10389,8 @@ class Garbage(Controller):
 
     def dependents(self, uid):
         """[(object, its ownerReferences)] of all that name an object of this uid as an owner."""
-        found = [obj for kind in filter(is_stored, KINDS)
-                 for obj in self.store.list(kind.id, holding=uid.encode())]
+        kinds = [kind for kind in KINDS if is_stored(kind) and kind.id != "Event"]
+        found = [obj for kind in kinds for obj in self.store.list(kind.id, holding=uid.encode())]
         pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found]
         return [(obj, refs) for obj, refs in pairs if uid in map(itemgetter("uid"), refs)]
 
