@@ -121,8 +121,7 @@ class Settings:
                 "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
         self.data_path = os.path.abspath(self.data_path)
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
-        # the engine's own
-        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])
+        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])  # the engine's own
         self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n])
                                                              for n in (1, 10, 11))
         self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
@@ -132,8 +131,7 @@ class Settings:
         """The address other machines reach us at: the one the default route would use, else the
         bridge's."""
         if not self.advertise_address:
-            # "" without a route: ask again next time
-            self.advertise_address = own_address()
+            self.advertise_address = own_address()  # "" without a route: ask again next time
         return self.advertise_address or self.gateway
 
     def path(self, *parts):
@@ -395,8 +393,7 @@ def canonical_quantity(text):
     """The one spelling the API server answers: no fraction, the largest suffix; "0.5" -> "500m",
     "1024Mi" -> "1Gi"."""
     nanos, found = quantity_nanos(text), QUANTITY.fullmatch(str(text))
-    # an exponent stays as it was written
-    if found[5]:
+    if found[5]:    # an exponent stays as it was written
         return found[0]
     if not nanos:
         return "0"
@@ -474,8 +471,7 @@ def parse_selector(text):
     """A label selector of a query, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError
     400."""
     requirements, at = [], 0
-    # long runs of blanks would cost the pattern much
-    text = " ".join(text.split())
+    text = " ".join(text.split())   # long runs of blanks would cost the pattern much
     while at < len(text):
         found = SELECTOR_TERM.match(text, at)
         if not found or found.end() == len(text) and text.endswith(","):
@@ -631,8 +627,7 @@ def kind_of(line):
 
 # custom resources come and go at its end
 KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]
-# the version that objects rest in
-KIND = {kind.id: kind for kind in reversed(KINDS)}
+KIND = {kind.id: kind for kind in reversed(KINDS)}  # the version that objects rest in
 HOME = {(kind.group, kind.name): KIND[kind.id] for kind in KINDS}
 RESOURCES = {(kind.group, kind.version, kind.plural): kind for kind in KINDS}
 
@@ -1307,8 +1302,7 @@ def clean_message(fields, value, findings, path):
         where = f"{path}.{name}" if path else name
         field = fields.by_name.get(name, fields.rest)
         if is_object and name in ("kind", "apiVersion"):
-            # those of the object, which the caller checks
-            out[name] = item
+            out[name] = item    # those of the object, which the caller checks
         elif field is None:
             findings.unknown.append(where)
         elif item is None:
@@ -1520,8 +1514,7 @@ def cluster_ip(service):
 # writes nowhere else than it is told.
 Timeout = socket.timeout
 KILL = signal.SIGKILL
-# PEP 476; for probes and the proxy
-unverified_tls = lru_cache(1)(ssl._create_unverified_context)
+unverified_tls = lru_cache(1)(ssl._create_unverified_context)   # PEP 476; for probes and the proxy
 
 def run(*argv, stdin=b""):
     """Run a program of the host: (exit code, what it printed). The subprocess module would keep
@@ -1691,12 +1684,10 @@ def set_group(folder, group, only_if_root_differs=False):
     if only_if_root_differs and here.st_gid == group and here.st_mode & 0o2770 == 0o2770:
         return
     for _, _, names, parent in os.fwalk(folder, topdown=False):
-        # the folder last: then a pass cut off begins anew
-        for name in (*names, "."):
+        for name in (*names, "."):  # the folder last: then a pass cut off begins anew
             try:
                 fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
-            # who else uses the volume has removed it
-            except FileNotFoundError:
+            except FileNotFoundError:   # who else uses the volume has removed it
                 continue
             mode, path = os.fstat(fd).st_mode, f"/proc/self/fd/{fd}"
             if not stat.S_ISLNK(mode):
@@ -1777,8 +1768,7 @@ def host_root():
     try:
         return ("" if os.stat("/proc/1/ns/mnt").st_ino == os.stat("/proc/self/ns/mnt").st_ino
                 else "/proc/1/root")
-    # process 1 is out of reach: no better place than here
-    except PermissionError:
+    except PermissionError:     # process 1 is out of reach: no better place than here
         return ""
 
 def mount_on_host(script, *args):
@@ -1867,8 +1857,7 @@ def make_certificate(folder, name, extensions, subject, names, *issuer):
     key, request, config, made = (file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
     write_file(config, OPENSSL_CONFIG.format(folder=folder, names=names).encode())
     write_file(file("index"), b"")
-    # put back only if all goes well: else k2d ends here
-    old = os.umask(0o077)
+    old = os.umask(0o077)   # put back only if all goes well: else k2d ends here
     for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
                  ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out",
                   request),
@@ -1883,8 +1872,7 @@ def make_certificate(folder, name, extensions, subject, names, *issuer):
     for entry in os.listdir(folder):
         if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
             os.unlink(file(entry))
-    # what openssl wrote, before anybody says that it is there
-    os.sync()
+    os.sync()   # what openssl wrote, before anybody says that it is there
 
 # -- connections to elsewhere
 def dial(host, port, deadline):
@@ -2328,8 +2316,7 @@ class Hub:
     thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        # lock: guards these two
-        self.timers, self.order, self.lock = [], 0, threading.Lock()
+        self.timers, self.order, self.lock = [], 0, threading.Lock()    # lock: guards these two
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
@@ -2404,8 +2391,7 @@ class Hub:
                 raw.setblocking(False)
                 connection = Connection(self.context.wrap_socket(raw, server_side=True,
                                                                  do_handshake_on_connect=False))
-            # nobody more now, or one who has gone already
-            except OSError:
+            except OSError:     # nobody more now, or one who has gone already
                 return
             self.connections.add(connection)
             self.expect(connection, HEAD_SECONDS)
@@ -2465,8 +2451,7 @@ class Hub:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_WRITE)
-        # reset, no TLS at all, an unknown certificate authority
-        except OSError:
+        except OSError:     # reset, no TLS at all, an unknown certificate authority
             self.close(connection)
 
     def read_head(self, connection):
@@ -2487,8 +2472,7 @@ class Hub:
                 self.parked.pop(connection, None)
                 self.expect(connection, HEAD_SECONDS)
             connection.buffer += data
-        # many small records: let the others have their turn
-        self.call(self.on_ready, connection)
+        self.call(self.on_ready, connection)   # many small records: let the others have their turn
 
     # -- requests
     def release(self, connection):
@@ -2539,7 +2523,8 @@ class Hub:
             rest = watch.out.pop(0)[sent:]
             watch.out[:0] = [rest] if rest else []
         if not watch.ended:
-            # a watch's client has nothing more to say, or has gone
+            # Raises SSLWantReadError where the client is silent; else it has gone, or has said what
+            # it has no business to say.
             connection.sock.recv(4096)
         self.close(connection)
 
@@ -2565,13 +2550,11 @@ class Hub:
         """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned.
         answer_to(query) -> bytes, or None for what is no query."""
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        # IP_FREEBIND: the bridge may not be there yet
-        udp.setsockopt(socket.IPPROTO_IP, 15, 1)
+        udp.setsockopt(socket.IPPROTO_IP, 15, 1)    # IP_FREEBIND: the bridge may not be there yet
         udp.setblocking(False)
         udp.bind((address, 0))
         def on_query(sock, mask):
-            # nothing more to read, or nobody to answer
-            with suppress(OSError):
+            with suppress(OSError):     # nothing more to read, or nobody to answer
                 for _ in range(64):
                     data, sender = sock.recvfrom(4096)
                     found = answer_to(data)
@@ -2768,8 +2751,7 @@ class Handler:
 
     def take_over(self, code, headers):
         """Begin an answer that may go on for days, to the end of the connection."""
-        # such a head says itself what becomes of the connection
-        self.keep = code == 101
+        self.keep = code == 101     # such a head says itself what becomes of the connection
         self.write_head(code, headers)
         self.keep = False
         self.hub.call(self.hub.release, self.connection)
@@ -3140,15 +3122,13 @@ def route(request, parts):
     ApiError 404."""
     group, version, rest = (("", parts[1], parts[2:]) if parts[0] == "api"
                             else (parts[1], parts[2], parts[3:]))
-    # deprecated, but Kubernetes still answers it
-    if rest[:1] == ["watch"]:
+    if rest[:1] == ["watch"]:   # deprecated, but Kubernetes still answers it
         request.query["watch"] = "1"
         rest = rest[1:]
     namespace = None
     if len(rest) > 2 and rest[0] == "namespaces" and (group, version, rest[2]) in RESOURCES:
         namespace, rest = rest[1], rest[2:]
-    # what follows is for whom it is passed on to
-    if rest[2:3] == ["proxy"]:
+    if rest[2:3] == ["proxy"]:  # what follows is for whom it is passed on to
         rest = rest[:3]
     plural, name, subresource, more = [*rest, None, None, None, None][:4]
     kind = RESOURCES.get((group, version, plural))
@@ -3194,8 +3174,7 @@ SUB_VERBS = {"log": ["get"], "finalize": ["update"], "eviction": ["create"], "to
                              ["get", "patch", "update"]),
              **dict.fromkeys(CONNECTS, ["create", "get"]),
              "proxy": ["create", "delete", "get", "patch", "update"]}
-# what subresources read and answer
-SUB_KINDS = {name: kind_of(line + " - Namespace - - -")
+SUB_KINDS = {name: kind_of(line + " - Namespace - - -")     # what subresources read and answer
              for name, line in (
                  ("scale", "autoscaling/v1 Scale"), ("eviction", "policy/v1 Eviction"),
                  ("token", "authentication.k8s.io/v1 TokenRequest"),
@@ -3297,8 +3276,7 @@ def parse_json(data, duplicates=None):
     def no_constant(name):
         raise ValueError(f"invalid literal {name}")
 
-    # id of an object -> it, and its doubled keys
-    twice = {}
+    twice = {}  # id of an object -> it, and its doubled keys
     def read_pairs(pairs):
         out = dict(pairs)
         if len(out) < len(pairs):
@@ -3306,8 +3284,7 @@ def parse_json(data, duplicates=None):
             twice[id(out)] = out, [key for key, count in counts.items() if count > 1]
         return out
 
-    # only now is it known where the doubled keys stand
-    def find(value, path):
+    def find(value, path):  # only now is it known where the doubled keys stand
         _, keys = twice.get(id(value), (None, ()))
         duplicates.extend(path + key for key in keys)
         if isinstance(value, dict):
@@ -3325,8 +3302,7 @@ def parse_json(data, duplicates=None):
             find(out, "")
     except RecursionError as error:
         raise ValueError(error)
-    # half a pair of surrogates is U+FFFD to Go
-    if "\\ud" in text.lower():
+    if "\\ud" in text.lower():  # half a pair of surrogates is U+FFFD to Go
         halved = json.dumps(out, ensure_ascii=False).encode("utf-16", "surrogatepass")
         out = json.loads(halved.decode("utf-16", "replace"))
     return out
@@ -3399,8 +3375,7 @@ def wire_fields(data):
     while at < len(data):
         key, at = varint(data, at)
         wire = key & 7
-        # Kubernetes has no field of another type
-        if wire > 2:
+        if wire > 2:    # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
         size = value = 8                                        # of a double
         if wire != 1:
@@ -3867,8 +3842,7 @@ IMMUTABLE = "what is there may not be changed"
 
 # -- Pod, and what has a pod in it
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-# the life of a token that no pod asked for: its number is its mark
-AUTOMOUNT_S = 3607
+AUTOMOUNT_S = 3607  # the life of a token that no pod asked for: its number is its mark
 
 def pull_policy(image):
     return "Always" if split_image(image or "")[1] == "latest" else "IfNotPresent"
@@ -3965,8 +3939,7 @@ def mount_token(store, pod):
     spec, namespace = pod["spec"], pod["metadata"]["namespace"]
     user = spec["serviceAccountName"]
     account = store.get("ServiceAccount", namespace, user)
-    # that one comes a moment after its namespace
-    if not account and user != "default":
+    if not account and user != "default":   # that one comes a moment after its namespace
         raise forbidden(KIND["Pod"], name_of(pod),
                         f'serviceaccount "{user}" not found in {namespace}')
     if dig(account, "imagePullSecrets") and not spec.get("imagePullSecrets"):
@@ -4717,8 +4690,7 @@ def check_quota(store, kind, obj):
                                 f"{quantity_text(used[name])}, limited: {hard[name]}")
 
 # -- validation
-# the others: subdomain
-KIND_NAMES = {"Namespace": "label", "Service": "rfc1035",
+KIND_NAMES = {"Namespace": "label", "Service": "rfc1035",   # the others: subdomain
               **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"),
                               "urlpart")}
 
@@ -4909,8 +4881,7 @@ class Writer:
         """Defaults, admission, validation, allocation of an object to be stored instead of old.
         Raises ApiError."""
         home, status, faults = KIND[kind.id], obj.get("status") if old else None, Faults()
-        # those say what the engine says, and no more
-        is_strange = is_foreign(obj)
+        is_strange = is_foreign(obj)    # those say what the engine says, and no more
         own = OWN.get(home.id, NOTHING)
         if not is_strange:
             fill_defaults(message_of(kind.schema), obj)
@@ -5065,8 +5036,7 @@ class Writer:
     def remove(self, kind, obj):
         meta = obj["metadata"]
         with self.store.transaction():
-            # its watchers see it marked, then gone
-            if kind.id == "Pod":
+            if kind.id == "Pod":    # its watchers see it marked, then gone
                 meta["generation"] = meta.get("generation", 1) + (not is_deleting(obj))
                 meta.update(deletionTimestamp=now(), deletionGracePeriodSeconds=0)
                 obj = self.store.put(obj)
@@ -5241,8 +5211,7 @@ class Api:
         seconds = request.number("timeoutSeconds") or random.randrange(1800, 3600)
         try:
             first = self.first_events(request, watch, since, initial)
-        # 410: on the stream, as Kubernetes tells it
-        except ApiError as error:
+        except ApiError as error:   # 410: on the stream, as Kubernetes tells it
             told = chunk(dumps({"type": "ERROR", "object": error.status}) + b"\n")
             return lambda handler: serve_watch(handler, self.store, None, [told, b"0\r\n\r\n"], 0)
         except BaseException:
@@ -5289,10 +5258,8 @@ class Api:
                     not self.store.row(kind.id, (request.namespace, request.name))):
                 return self.create_applied(request, patch)
             old, managers = json.loads(self.find(request)), None
-            # old in the version that was asked for
-            served = to_served(kind, old)
-            # what the client sees of it
-            before = to_scale(kind, served) if is_scale else served
+            served = to_served(kind, old)   # old in the version that was asked for
+            before = to_scale(kind, served) if is_scale else served    # what the client sees of it
             if is_apply:
                 given, managers = self.applied(request, shape, old, before, patch)
             elif is_patch:
@@ -5557,8 +5524,8 @@ def patched(request, kind, before, patch):
     _, apply = PATCHES[request.media]
     try:
         new = apply(message_of(kind.schema), before, patch)
-    # a directive of odd form
     except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
+        # a directive of odd form
         raise unprocessable(error)
     if not isinstance(new, dict):
         raise unprocessable("it leaves no object")
@@ -5645,8 +5612,7 @@ class Watch:
 
 def serve_watch(handler, store, watch, first, seconds):
     """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
-    # for the client: its end is the connection's
-    handler.keep = False
+    handler.keep = False    # for the client: its end is the connection's
     try:
         head = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
         handler.write_head(200, head, b"".join(first))
@@ -6024,8 +5990,7 @@ def openapi_field(field, refs):
         if list_type == "map":
             out["x-kubernetes-list-map-keys"] = list(field.keys)
     elif strategies and "$ref" in out:
-        # beside a reference nothing else counts
-        out = {"allOf": [out]}
+        out = {"allOf": [out]}  # beside a reference nothing else counts
     merge_key = field.keys[0] if field.merges and field.keys else ""
     return {**out, **filled(**{"x-kubernetes-patch-merge-key": merge_key,
                                "x-kubernetes-patch-strategy": ",".join(strategies)})}
@@ -6058,8 +6023,7 @@ def openapi_definitions(kinds, root):
         if name in done:
             continue
         done.add(name)
-        # not to be kept: most are never needed again
-        fields = read_message(name).by_name
+        fields = read_message(name).by_name     # not to be kept: most are never needed again
         properties = {field.name: openapi_field(field, refs) for field in fields.values()}
         told = {"type": "object", **filled(properties=properties)}
         if name in named:
@@ -6156,10 +6120,8 @@ GNOSTIC = {"Document": {"swagger": (1, ""), "info": (2, "Info"), "paths": (8, "P
 WRAPPED = {
     # Any: the value as YAML, of which JSON is a part
     "": ((), None), "Text": ((1,), None), "Any": ((2,), None),
-    # ItemsItem, AdditionalPropertiesItem
-    "Wrapped": ((1,), "Schema"),
-    # ParametersItem > Parameter > NonBodyParameter > Query
-    "Parameter": ((3, 2, 1), "Query"),
+    "Wrapped": ((1,), "Schema"),    # ItemsItem, AdditionalPropertiesItem
+    "Parameter": ((3, 2, 1), "Query"),  # ParametersItem > Parameter > NonBodyParameter > Query
 }
 
 def wire_bytes(number, data):
@@ -6449,8 +6411,7 @@ def pod_field(pod, path, host_ip):
         return host_ip
     if path not in DOWNWARD:
         raise ConfigError(f"unsupported fieldPath: {path}")
-    # there is but one
-    return dig(pod, path.replace("podIPs", "podIP"), "")
+    return dig(pod, path.replace("podIPs", "podIP"), "")    # there is but one
 
 def resource_field(pod, container, selector, allocatable):
     """What a resourceFieldRef names, as text: in units of its divisor, rounded up; a limit that is
@@ -6468,8 +6429,7 @@ def resource_field(pod, container, selector, allocatable):
     found = dig(container, ["resources", kind, resource], "0")
     if kind == "limits" and not quantity_nanos(found):
         found = allocatable.get(resource, "0")
-    # thousandths of a cpu, bytes of the others
-    unit = 10 ** 6 if resource == "cpu" else 10 ** 9
+    unit = 10 ** 6 if resource == "cpu" else 10 ** 9    # thousandths of a cpu, bytes of the others
     divisor = quantity_value(selector.get("divisor") or "0", unit) or quantity_value("1", unit)
     return str(-(-quantity_value(found, unit) // divisor))
 
@@ -6478,8 +6438,7 @@ def service_variables(name, service):
     spelled = lambda text: text.upper().replace("-", "_")
     ip, ports, prefix = cluster_ip(service), service["spec"]["ports"], spelled(name)
     env = {f"{prefix}_SERVICE_HOST": ip, f"{prefix}_SERVICE_PORT": str(ports[0]["port"])}
-    # the plain NAME_PORT is that of the first
-    for port in reversed(ports):
+    for port in reversed(ports):    # the plain NAME_PORT is that of the first
         number, protocol = str(port["port"]), port.get("protocol", "TCP")
         url, link = f"{protocol.lower()}://{ip}:{number}", f"{prefix}_PORT_{number}_{protocol}"
         env.update({f"{prefix}_PORT": url, link: url, link + "_PROTO": protocol.lower(),
@@ -6572,8 +6531,7 @@ def dns_config(pod, settings, host=""):
                     "svc." + CLUSTER_DOMAIN, CLUSTER_DOMAIN]
     elif spec.get("dnsPolicy") != "None":
         servers, searches, options = read_resolv_conf(host)
-        # the host's own loopback is out of a pod's reach
-        if not spec.get("hostNetwork"):
+        if not spec.get("hostNetwork"):     # the host's own loopback is out of a pod's reach
             servers = [s for s in servers if not s.startswith("127.")] or [settings.upstream_ip]
     named = {option.partition(":")[0]: option for option in options}
     for option in config.get("options", ()):
@@ -6679,15 +6637,13 @@ def resource_options(pod, container, settings):
     requests = dig(container, "resources.requests", {})
     # thousandths
     cpu, asked = (quantity_value(each.get("cpu", "0"), 10 ** 6) for each in (limits, requests))
-    # 0 is no limit, like an absent one
-    memory_bytes = quantity_value(limits.get("memory", "0"))
+    memory_bytes = quantity_value(limits.get("memory", "0"))    # 0 is no limit, like an absent one
     return {
         # the same: no swap, as with the kubelet
         "Memory": memory_bytes, "MemorySwap": memory_bytes,
         # In 100 ms. Not NanoCpus: the engine refuses more of them than the machine has.
         "CpuQuota": max(1000, cpu * 100) if cpu else 0,
-        # its MilliCPUToShares
-        "CpuShares": min(max(2, (asked or cpu) * 1024 // 1000), 262144),
+        "CpuShares": min(max(2, (asked or cpu) * 1024 // 1000), 262144),    # its MilliCPUToShares
         "OomScoreAdj": oom_score(pod, container, settings)}
 
 def subpath_of(mount, env):
@@ -6915,8 +6871,8 @@ def hold_subpaths(pod, container, env, sources):
             if path:
                 by_us = bool(FROM_API & volumes[name].keys())
                 out[f"{name}/{path}"] = hold_subpath(sources[name + "//"], path, target, by_us)
-        # no details for those who may read the pod: they would tell of the host's files
         except OSError as error:
+            # no details for those who may read the pod: they would tell of the host's files
             log(f"subPath {path} of {' '.join(key_of(pod))}: {error}")
             raise ConfigError(f'failed to prepare subPath for volumeMount "{name}" of container '
                               f'"{container["name"]}"')
@@ -7007,8 +6963,7 @@ def prepare_volumes(pod, settings, lookup, types=VOLUME_SOURCES.keys()):
                                                                                   settings, lookup)
             except (ConfigError, OSError, ValueError) as error:
                 problems.append(f'MountVolume.SetUp failed for volume "{name}" : {error}')
-    # the other volumes are up to date all the same
-    if problems:
+    if problems:    # the other volumes are up to date all the same
         raise ConfigError(problems[0], "ContainerCreating")
     return sources
 
@@ -7051,14 +7006,12 @@ class Engine:
         if scheme == "tcp":
             name, _, port = rest.strip("/").rpartition(":")
             self.address, self.family = (name, int(port)), socket.AF_INET
-        # "/v1.41" once the engine has said what it speaks
-        self.prefix = ""
+        self.prefix = ""    # "/v1.41" once the engine has said what it speaks
 
     def negotiate(self):
         """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40)
         are refused."""
-        # an engine that comes back may be an older one
-        self.prefix = ""
+        self.prefix = ""    # an engine that comes back may be an older one
         sock, head, _ = self.stream("GET", "/_ping", timeout=10)
         sock.close()
         found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
@@ -7148,8 +7101,7 @@ class Engine:
         path, layers = "/images/create?" + urllib.parse.urlencode(query), {}
         sock, _, text = self.stream("POST", path, body, 600, headers)
         with sock:
-            # one JSON object a line; an error comes with status 200
-            while True:
+            while True:     # one JSON object a line; an error comes with status 200
                 *lines, text = text.split(b"\n")
                 for line in map(json.loads, filter(bytes.strip, lines)):
                     if line.get("error"):
@@ -7215,8 +7167,7 @@ def logins(image, secrets):
     return (exact or
             [login for place, login in known if (host, place) == ("docker.io", "index.docker.io")])
 
-# the name, among a pod's containers, of the one that only holds its namespaces
-SANDBOX = "POD"
+SANDBOX = "POD"     # the name, among a pod's containers, of the one that only holds its namespaces
 SANDBOX_IMAGE = "k2d.io/sandbox:1"
 SANDBOX_CODE = {  # the engine's architecture: (bits, machine and flags of ELF, code)
     # push 13; pop rax; push 17; pop rdi; mov esi, 0x400078 (the sigaction); xor edx, edx; push 8;
@@ -7240,8 +7191,7 @@ def sandbox_program(bits, machine, flags, code):
     is_64 = bits == 64
     word, head, base, sizes = (("Q", 120, 0x400000, (64, 56)) if is_64
                                else ("I", 84, 0x400000, (52, 32)))
-    # the headers; a struct sigaction of SIG_IGN; the code
-    size = head + 32 + len(code) // 2
+    size = head + 32 + len(code) // 2   # the headers; a struct sigaction of SIG_IGN; the code
     segment = [0, base, base, size, size]                   # read and execute, the whole file
     if is_64:
         program = struct.pack("<2I6Q", 1, 5, *segment, 4096)
@@ -7316,8 +7266,7 @@ class Found:
         self.restarts = self.counted = info.get("RestartCount", 0)
         self.last, self.run_began, self.prior_began = None, "", ""
         if self.running and engine_time(self.finished_at):
-            # a run's log begins where the previous run ended
-            self.run_began = self.finished_at
+            self.run_began = self.finished_at   # a run's log begins where the previous run ended
         if before and before.id == self.id:                  # the rows that begin with "same"
             self.follow(before)
         elif before:                                         # "another id"
@@ -7326,8 +7275,8 @@ class Found:
         # "by the exit that was told"
         if before and before.running and exit_ and self.has_moved_on(before):
             self.end_of(before, exit_, message)
-        # "137": ended while we were away; the kubelet's words
         elif self.running and self.restarts and not self.last:
+            # "137": ended while we were away; the kubelet's words
             self.last = {
                 "exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": None,
                 "message": "The container could not be located when the pod was terminated",
@@ -7663,8 +7612,7 @@ def from_docker_container(info, name, node):
 # Everything is decided from what is there: a pass can be cut off between any two engine calls, and
 # the next one goes on.
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
-# the API server extends the life of a token that no pod asked for to this
-TOKEN_S = 365 * 86400
+TOKEN_S = 365 * 86400   # the API server extends the life of a token that no pod asked for to this
 # reason -> its Event
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause",
@@ -7700,8 +7648,7 @@ class Slot:
         self.problem = None                 # (reason, text) why it waits
         # how often its start failed; until when, monotonic, it waits
         self.tries, self.not_before = 0, 0
-        # "on its way", "pulled", or how it went wrong: a ConfigError
-        self.pull = ""
+        self.pull = ""  # "on its way", "pulled", or how it went wrong: a ConfigError
         self.hooked = None                  # the run, (id, its start), that had its postStart
         self.hooking = False                # whether a hook is at work
         self.stopping = None                # when it was told to stop, monotonic
@@ -7714,14 +7661,11 @@ class Known:
         self.store, self.lock = store, threading.Lock()
         self.slots = {}                         # uid -> {container: Slot}
         self.keys = {}                          # uid -> pod key, of every stored pod
-        # container id -> pod key, of containers that are not ours
-        self.foreign = {}
+        self.foreign = {}   # container id -> pod key, of containers that are not ours
         self.stale = {}                         # key -> ids to inspect before the next pass
-        # id -> (exit code, time) of a `die` not yet digested
-        self.exits = {}
+        self.exits = {}     # id -> (exit code, time) of a `die` not yet digested
         self.removing = set()                   # ids that we are removing ourselves
-        # whether the engine has been listed: else absence means nothing
-        self.listed = False
+        self.listed = False     # whether the engine has been listed: else absence means nothing
         # whether all of the first list was looked at; what was not yet
         self.digested, self.undigested = False, set()
 
@@ -7782,8 +7726,7 @@ class Known:
                 self.look_at(ours or self.foreign.get(id_, ("", id_)), id_)
             present = {id_[:32] for id_ in listed}
             for id_, pod in self.foreign_pods().items():
-                # removed while we could not hear of it
-                if id_ not in present:
+                if id_ not in present:  # removed while we could not hear of it
                     self.keys[uid_of(pod)] = key_of(pod)
             self.foreign = {id_: key for id_, key in self.foreign.items() if id_ in listed}
             self.listed = True
@@ -7889,8 +7832,7 @@ class Worker:
             for id_ in sorted(ids):
                 vanished |= self.refresh_one(id_)
                 ids.discard(id_)
-        # the engine went away in the middle: still to be done
-        finally:
+        finally:    # the engine went away in the middle: still to be done
             with self.known.lock:
                 for id_ in ids:
                     self.known.look_at(key, id_)
@@ -7980,8 +7922,7 @@ class Worker:
             taken = {name for _, name in self.store.keys("Pod", "default")}
             name = name_of(old) if old else foreign_name(real_name, id_, taken)
             pod = from_docker_container(info, name, self.settings.node)
-            # what clients wrote to its metadata stays
-            if old:
+            if old:     # what clients wrote to its metadata stays
                 pod.update(metadata=renamed_container(pod, old), status=old.get("status", {}))
             uid, container = uid_of(pod), pod["spec"]["containers"][0]["name"]
             with self.known.lock:
@@ -8022,8 +7963,7 @@ class Worker:
             return
         node = pod["spec"].get("nodeName")
         if node not in (None, self.settings.node) and self.store.row("Node", ("", node)):
-            # bound to a node that somebody else has made: not ours
-            return
+            return  # bound to a node that somebody else has made: not ours
         found = self.known.found(uid_of(pod))
         if self.was_removed(pod, found, vanished):
             # `docker rm`, seen live: as if the pod had been deleted
@@ -8092,8 +8032,7 @@ class Worker:
     def remove_files(self, uid):
         try:
             remove_volumes(self.settings, uid)
-        # a mount that is in use, say: no reason to keep the pod
-        except OSError as error:
+        except OSError as error:    # a mount that is in use, say: no reason to keep the pod
             log(f"files of pod {uid}: {error}")
 
     def remove_leftovers(self, uid):
@@ -8111,8 +8050,7 @@ class Worker:
         uid, deleted = json.loads(change.raw)["metadata"]["uid"], change.type == "DELETED"
         if deleted:
             self.prober.forget(uid)
-            # its containers are still to be removed, by its uid
-            if uid in self.store.buried:
+            if uid in self.store.buried:    # its containers are still to be removed, by its uid
                 self.queue.add((GONE, uid))
             else:
                 self.known.forget(uid)
@@ -8198,8 +8136,7 @@ class Starter:
         """Start what should run by now and does not."""
         spec, join = pod["spec"], ""
         if not dig(pod, "status.podIP"):
-            # bound by its maker: the scheduler has yet to give it an address
-            return
+            return  # bound by its maker: the scheduler has yet to give it an address
         if any(name != SANDBOX for name in found):
             self.update_sources(pod)
         if needs_sandbox(spec):
@@ -8266,8 +8203,7 @@ class Starter:
             self.worker.mounts(pod, container)      # what is in /run is gone after a reboot
         if not self.known.pod(uid):                 # deleted by force meanwhile
             return self.queue.add((GONE, uid))
-        # the next pass knows it, even if its events come later
-        with self.known.lock:
+        with self.known.lock:   # the next pass knows it, even if its events come later
             self.known.look_at(key_of(pod), id_)
         self.start(pod, container, id_)
         slot = self.known.slot(uid, name)
@@ -8324,8 +8260,7 @@ class Starter:
             self.event(pod, "Warning", "Failed", f"Error: {reason if 'Image' in reason else text}",
                        name)
         if reason in ("CreateContainerConfigError", "ContainerCreating") and "not found" in text:
-            # the missing object's arrival wakes us
-            return
+            return  # the missing object's arrival wakes us
         slot.tries += 1
         pause = min(BACKOFF_S * 2 ** (slot.tries - 1), BACKOFF_MAX_S)
         slot.not_before = time.monotonic() + pause
@@ -8346,8 +8281,7 @@ class Starter:
         name, slot = container["name"], self.known.slot(uid_of(pod), container["name"])
         body = self.body_of(pod, container, join)
         pulled = slot.pull
-        # told once; the next pass pulls again
-        if isinstance(pulled, ConfigError):
+        if isinstance(pulled, ConfigError):     # told once; the next pass pulls again
             slot.pull = ""
             raise pulled
         if pulled == "on its way":
@@ -8742,8 +8676,7 @@ def run_exec(engine, id_, command, deadline, timeout_s):
     except EngineError as error:
         return None, str(error)
     if info["Running"]:
-        # the engine has no call for it
-        end_exec(info.get("Pid"))
+        end_exec(info.get("Pid"))   # the engine has no call for it
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
     frames = sorted(log_frames(data, False)[0], key=lambda frame: frame[0])
     text = b"".join(text for _, text in frames)[:OUTPUT_BYTES].decode("utf-8", "replace")
@@ -8760,8 +8693,7 @@ def exec_to_end(engine, id_, command, deadline):
                                   timeout=60)
     with sock, reaching_engine(), suppress(Timeout):
         for more in pieces(sock, deadline):
-            # a frame of it has at most 32 KiB
-            data += more if len(data) < 1 << 16 else b""
+            data += more if len(data) < 1 << 16 else b""    # a frame of it has at most 32 KiB
     info = engine.call("GET", path + "/json")
     # it may outlive its output
     while info["Running"] and not (deadline and time.monotonic() > deadline):
@@ -8929,8 +8861,7 @@ class Probe:
     def step(self, ok, spec):
         """Count one outcome; returns whether it changed what holds."""
         before = self.result
-        # the truth, for which a threshold would be too late
-        if self.guessed and not ok:
+        if self.guessed and not ok:     # the truth, for which a threshold would be too late
             self.result = PROBES[self.kind]
         self.count, self.last, self.guessed = self.count + 1 if ok == self.last else 1, ok, False
         if self.count >= spec["successThreshold" if ok else "failureThreshold"]:
@@ -8999,8 +8930,7 @@ class Prober:
         spec = container[kind + "Probe"]
         ok, text = self.ask(pod, container, found, spec)
         if self.runs.get((uid, name)) is not run:
-            # meanwhile it has got another run, or none
-            return
+            return  # meanwhile it has got another run, or none
         self.tell(pod, name, kind, ok, text)
         if self.follow(pod, container, found, run, kind, ok):
             self.queue.add_after(asked_at + spec["periodSeconds"] - time.monotonic(), key)
@@ -9010,8 +8940,7 @@ class Prober:
         probe, spec = run.probes[kind], container[kind + "Probe"]
         if ok is not None and probe.step(ok, spec) and kind != "liveness":
             self.worker.queue.add(key_of(pod))
-        # that is all it is for; the others begin
-        if kind == "startup" and ok:
+        if kind == "startup" and ok:    # that is all it is for; the others begin
             self.schedule(pod, container, run, [each for each in run.probes if each != "startup"])
             return False
         if kind != "readiness" and probe.result is False:
@@ -9042,8 +8971,7 @@ class Prober:
 # One flat bridge for all pods. Services are NAT rules of the kernel, which work while k2d is down.
 # endpoints: [(ip, port)]
 ServicePort = namedtuple("ServicePort", "ip protocol port node_port endpoints affinity_s")
-# ip "" is every address
-HostPort = namedtuple("HostPort", "ip protocol port endpoint")
+HostPort = namedtuple("HostPort", "ip protocol port endpoint")  # ip "" is every address
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
 
@@ -9205,8 +9133,7 @@ class Network:
         if f":{s.network.upper()}-SVC" not in run_checked("iptables-save"):
             run_checked("iptables-restore", "-w", "--noflush",
                         stdin=nat_rules(s, [], [], True).encode())
-        # the controllers apply theirs after us, changed or not
-        self.applied = None
+        self.applied = None     # the controllers apply theirs after us, changed or not
         for table, chain, arguments in jumps(
                 s, run("iptables", "-w", "-n", "-L", "DOCKER-USER")[0] == 0):
             if run("iptables", "-w", "-t", table, "-C", chain, *arguments.split())[0]:
@@ -9248,8 +9175,7 @@ class Network:
         rows = [self.store.row("Pod", key) for key in self.store.keys("Pod")]
         taken = {ip.decode() for row in rows if row
                  for ip in re.findall(rb'"podIP":"([^"]+)"', row.raw)}
-        # without gateway, and the engine's own last /24
-        size = s.pod_cidr.num_addresses - 256 - 2
+        size = s.pod_cidr.num_addresses - 256 - 2  # without gateway, and the engine's own last /24
         with self.lock:
             if not self.last_ip:
                 known = [int(ipaddress.ip_address(ip)) - int(s.pod_cidr[0]) for ip in taken
@@ -9416,8 +9342,7 @@ class Names:
         ours = name.endswith("." + CLUSTER_DOMAIN) or name == CLUSTER_DOMAIN
         parts = (name[:-len(CLUSTER_DOMAIN) - 1] if ours else name).split(".")
         if not ours and parts[-1] != "svc":
-            # "web.default": a short form, see dns_config()
-            parts.append("svc")
+            parts.append("svc")     # "web.default": a short form, see dns_config()
         records = self.records(parts, name) if len(parts) > 2 else None
         if records is not None:
             wanted = (type_, DNS_TYPES["CNAME"])
@@ -9510,8 +9435,7 @@ class Controllers:
         self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
         self.names = k2d.names
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
-        # whether start() has looked at all: NAT wants the whole picture
-        self.started = False
+        self.started = False    # whether start() has looked at all: NAT wants the whole picture
         workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
         garbage, self.scheduling = Garbage(k2d, self), Scheduling(k2d, self)
         self.services = services
@@ -9721,8 +9645,7 @@ class Scheduling(Controller):
                 pod["status"]["podIP"] = self.network.allocate()
             pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
             view.add(pod)
-        # which the pod worker hears of, like everybody
-        self.store.put(pod)
+        self.store.put(pod)     # which the pod worker hears of, like everybody
         if not is_bound:
             self.event(pod, "Normal", "Scheduled",
                        f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
@@ -9804,8 +9727,7 @@ class Workloads(Controller):
                 tell("Warning", "FailedCreate", f"Error creating: {text}")
                 return text
             tell("Normal", "SuccessfulCreate", f"Created pod: {name_of(pods[-1])}")
-        # the least useful first, the youngest among equals
-        if surplus > 0:
+        if surplus > 0:     # the least useful first, the youngest among equals
             pods.sort(key=usefulness)
             for pod in pods[:surplus]:
                 self.writer.delete(pod)
@@ -9823,8 +9745,8 @@ class Workloads(Controller):
         old = [rs for rs in sets if rs is not new]
         if new and not d["spec"].get("paused"):
             self.roll(d, new, old)
-        # paused in mid-rollout: as it stands
         elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:
+            # paused in mid-rollout: as it stands
             self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
         self.deployment_status(d, new, old)
 
@@ -9839,8 +9761,7 @@ class Workloads(Controller):
         if not new:
             new = self.make_replica_set(d, template, last + 1)
             sets.append(new)
-        # an earlier template is wanted again
-        elif revision_of(new) < last:
+        elif revision_of(new) < last:   # an earlier template is wanted again
             new["metadata"]["annotations"][REVISION] = str(last + 1)
         meta.setdefault("annotations", {})[REVISION] = annotation(new, REVISION)
         if new["spec"].get("minReadySeconds", 0) != ready_s:
@@ -10023,8 +9944,7 @@ def deployment_conditions(d, new, sets, status, complete, enough):
               condition(old, "Progressing", *progress_of(d, new, moved, complete)),
               *(condition(old, c["type"], "True", c["reason"], c["message"])
                 for c in failures[:1])]
-    # lastUpdateTime moves with the reason, or with progress
-    for each in wanted:
+    for each in wanted:     # lastUpdateTime moves with the reason, or with progress
         keys = ("type", "reason", "status")
         same = next((c for c in old if pick(c, keys) == pick(each, keys)), None)
         anew = not same or each["type"] == "Progressing" and moved and not complete
@@ -10039,8 +9959,7 @@ class Services(Controller):
     """Endpoints, EndpointSlices, NAT rules, hosts files."""
     def __init__(self, k2d, router):
         super().__init__(k2d, router)
-        # (namespace, name) -> Requirements of each Service with a selector
-        self.selectors = {}
+        self.selectors = {}     # (namespace, name) -> Requirements of each Service with a selector
 
     def on_change(self, change, deleted):
         spec = json.loads(change.raw)["spec"]
@@ -10108,8 +10027,7 @@ class Services(Controller):
 
     def nat(self):
         if any(key[0] == "Service" for key in list(self.queue.waiting)):
-            # after them: half of a picture would refuse somebody
-            self.router.add("nat")
+            self.router.add("nat")  # after them: half of a picture would refuse somebody
         elif self.router.started and self.worker.known.digested:
             self.network.sync()
 
@@ -10119,8 +10037,7 @@ class Services(Controller):
             try:
                 write_in_place(self.settings.pod_folder(uid_of(pod), "etc-hosts"),
                                hosts_text(pod, self.names.services()))
-            # on the host's network, not created yet, or just gone
-            except FileNotFoundError:
+            except FileNotFoundError:   # on the host's network, not created yet, or just gone
                 continue
 
 def endpoint_of(pod, service, node):
@@ -10536,8 +10453,7 @@ class Garbage(Controller):
 #   ("gone", None, b"") the client ends it all
 STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
 LINGER_S = 5                # how long a client may take to hang up after all was said
-# over a WebSocket
-CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}
+CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}  # over a WebSocket
 
 def websocket_frame(opcode, payload):
     """One final, unmasked frame (RFC 6455, 5.2; a server never masks)."""
@@ -10561,8 +10477,7 @@ class WebSocket:
     length, passed on in pieces."""
     def __init__(self, channels=True, encoded=False, closes=False):
         self.channels, self.encoded, self.closes = channels, encoded, closes
-        # (final, opcode, bytes still to come, mask)
-        self.buffer, self.frame = b"", None
+        self.buffer, self.frame = b"", None     # (final, opcode, bytes still to come, mask)
         self.in_message, self.stream, self.rest = False, None, b""
 
     def receive(self, data):
@@ -10572,8 +10487,7 @@ class WebSocket:
         while self.frame or self.read_head():
             final, opcode, left, mask = self.frame
             piece = self.buffer[:left]
-            # control frames are taken whole
-            if len(piece) < left and (opcode > 7 or not piece):
+            if len(piece) < left and (opcode > 7 or not piece):    # control frames are taken whole
                 return
             text, turn, left = unmask(piece, mask), len(piece) % 4, left - len(piece)
             self.buffer = self.buffer[len(piece):]
@@ -10627,8 +10541,7 @@ class WebSocket:
         return websocket_frame(1 if self.encoded else 2, text)
 
     def end(self, stream):
-        # nothing can be said of one stream alone
-        return b""
+        return b""  # nothing can be said of one stream alone
 
     def goodbye(self):
         return websocket_frame(8, struct.pack("!H", 1000))
@@ -10802,8 +10715,7 @@ class Far:
                 self.deaf = True
                 if not self.lasting:
                     self.sock.shutdown(socket.SHUT_WR)
-        # it hears no more, but may still have something to say
-        except OSError:
+        except OSError:     # it hears no more, but may still have something to say
             self.deaf = True
             self.out.clear()
 
@@ -10847,8 +10759,7 @@ class Session:
         poll.register(self.sock, wish | select.POLLOUT if self.out else wish)
         for far, wish in fars.values():
             poll.register(far.sock, wish)
-        # in TLS's own buffer, which no poll shows
-        if pending:
+        if pending:     # in TLS's own buffer, which no poll shows
             timeout = 0
         ready = dict(poll.poll(None if timeout is None else max(0, timeout) * 1000))
         if ready.pop(self.sock.fileno(), 0) & ~select.POLLOUT or pending:
@@ -10931,8 +10842,7 @@ class Terminal(Session):
             self.turn(until - time.monotonic())
             if time.monotonic() > until:
                 raise ValueError("timed out waiting for client to create streams")
-        # an empty message says that we are there
-        if self.protocol.channels:
+        if self.protocol.channels:  # an empty message says that we are there
             self.out += self.protocol.data(min(CHANNELS[name] for name in self.wanted - {"stdin"}),
                                            b"")
         try:
@@ -10997,8 +10907,7 @@ class Terminal(Session):
     def exit_status(self):
         """The Status of a command that failed, once it has ended; None for one that did well."""
         pause, info = 0.01, self.engine.call("GET", self.target + "/json")
-        # it may have closed its output and go on
-        while info["Running"] and not self.gone:
+        while info["Running"] and not self.gone:    # it may have closed its output and go on
             self.turn(pause)
             pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
         code = info.get("ExitCode")
@@ -11017,10 +10926,8 @@ class Forward(Session):
     requestid."""
     def __init__(self, protocol, head, pod, containers):
         super().__init__(protocol, head)
-        # containers() -> the Founds of the pod
-        self.pod, self.containers = pod, containers
-        # requestid -> a Far that lacks a stream
-        self.pairs = {}
+        self.pod, self.containers = pod, containers     # containers() -> the Founds of the pod
+        self.pairs = {}     # requestid -> a Far that lacks a stream
 
     def run(self):
         while not self.gone:
@@ -11045,8 +10952,7 @@ class Forward(Session):
         # clients of old send no requestid, but the error stream first
         id_ = headers.get("requestid") or (stream - 2 if kind == "data" else stream)
         if id_ not in self.pairs:
-            # data may come before the error stream is there
-            self.pairs[id_] = Far()
+            self.pairs[id_] = Far()     # data may come before the error stream is there
             self.fars.append(self.pairs[id_])
         self.pairs[id_].streams[kind] = stream
         if len(self.pairs[id_].streams) == 2:
@@ -11104,8 +11010,7 @@ def serve_log(handler, sock, pieces_of, limit, follow, skip, socket_of=(None, No
     plain = {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}
     with sock:
         handler.take_over(101 if protocol else 200, head or plain)
-        # a pager may stand still for long
-        handler.sock.settimeout(None)
+        handler.sock.settimeout(None)   # a pager may stand still for long
         for text in pieces_of(has_more):
             lines = text.split(b"\n", skip) if skip else [text]
             skip -= len(lines) - 1
@@ -11139,8 +11044,7 @@ def serve_proxy(handler, sock, data):
             handler.sock.sendall(got)
 
 # -- the requests
-# a log
-WAITING = {"ErrImagePull": "image can't be pulled",
+WAITING = {"ErrImagePull": "image can't be pulled",     # a log
            "ImagePullBackOff": "trying and failing to pull image"}
 # from the proxied
 HIDDEN = "authorization", "connection", "host", "transfer-encoding", "content-length", "expect"
@@ -11309,8 +11213,7 @@ class AtPod:
         what, pod = request.subresource, self.pod_of(request)
         if request.method == "HEAD":
             raise wrong_method()
-        # for a GET too, since Kubernetes 1.35
-        self.access.require(request, "create")
+        self.access.require(request, "create")  # for a GET too, since Kubernetes 1.35
         name = (chosen_container(pod, request.query.get("container")) if what != "portforward"
                 else None)
         if not pod["spec"].get("nodeName"):
@@ -11720,8 +11623,7 @@ class K2d:
         self.worker.load()
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
-        # what is listed should be true from the first answer on
-        self.ready.wait(10)
+        self.ready.wait(10)     # what is listed should be true from the first answer on
         context = server_context(self.access.file("server.crt"), self.access.file("server.key"))
         try:
             self.hub.listen(self.settings.port, context,
@@ -11737,8 +11639,7 @@ class K2d:
         self.controllers.queue.close()
         self.worker.queue.close()
         self.store.close()
-        # not by way of the interpreter's end, which daemon threads would disturb
-        os._exit(0)
+        os._exit(0)     # not by way of the interpreter's end, which daemon threads would disturb
 
     # -- the engine, as it comes and goes
     def connect_engine(self):
@@ -11766,8 +11667,7 @@ class K2d:
         except (EngineError, ApiError, OSError, ValueError, KeyError, TypeError) as error:
             log(f"{error}; trying again in {self.retry_s} s")
             if sock:
-                # the hub sees it end, and calls us again
-                sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)     # the hub sees it end, and calls us again
             else:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
@@ -11854,8 +11754,7 @@ def reset(settings):
         engine.negotiate()
         uids = {uid_of(store.get("Pod", *key)) for key in store.keys("Pod")} | store.buried
         remove_pods(settings, engine, uids)
-        # those that are to be retained are left
-        for pv in store.list("PersistentVolume"):
+        for pv in store.list("PersistentVolume"):   # those that are to be retained are left
             if is_ours(pv) and pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
                 engine.call("DELETE", "/volumes/" + name_of(pv), expect=(404,))
         Network(settings, engine, store, None).remove()
