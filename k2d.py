@@ -2523,8 +2523,8 @@ class Hub:
             rest = watch.out.pop(0)[sent:]
             watch.out[:0] = [rest] if rest else []
         if not watch.ended:
-            # Raises SSLWantReadError where the client is silent; else it has gone, or has said what
-            # it has no business to say.
+            # Raises SSLWantReadError where the client is silent; else it has gone, or has said
+            # what it has no business to say.
             connection.sock.recv(4096)
         self.close(connection)
 
