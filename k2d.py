@@ -128,8 +128,7 @@ class Settings:
 
     @property
     def host_ip(self):
-        """The address other machines reach us at: the one the default route would use, else the
-        bridge's."""
+        """Where other machines reach us: the default route's address, else the bridge's."""
         if not self.advertise_address:
             self.advertise_address = own_address()  # "" without a route: ask again next time
         return self.advertise_address or self.gateway
@@ -157,8 +156,7 @@ def trace():
 # bytes. Clients act on code, reason and the causes' fields; the sentences are for people.
 
 class ApiError(Exception):
-    """A refusal the client should read, as a Kubernetes Status (API conventions, "Response Status
-    Kind")."""
+    """A refusal for the client, as a Status (API conventions, "Response Status Kind")."""
     def __init__(self, code, reason, message, details=None, retry_after=None):
         super().__init__(message)
         self.code = code
@@ -212,8 +210,7 @@ class Mismatch(ValueError):
         self.text, self.path = text, path
 
 class ConfigError(Exception):
-    """A container that cannot be created as its pod stands: (message, reason of its waiting
-    state)."""
+    """A container cannot be created as its pod stands: (message, reason why it waits)."""
     def __init__(self, message, reason="CreateContainerConfigError"):
         super().__init__(message)
         self.reason = reason
@@ -252,8 +249,7 @@ def now(fraction=""):
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + micros + "Z"
 
 def seconds_of(timestamp):
-    """RFC 3339 with any fraction and offset -> Unix seconds as float; None for a missing or zero
-    time."""
+    """RFC 3339, any fraction and offset -> Unix seconds; None for a missing or zero time."""
     found = TIME.fullmatch(timestamp or "")
     if not found or found[1] == "0001":
         return None
@@ -271,8 +267,7 @@ def in_seconds(seconds):
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
 
 def exact_seconds(text):
-    """The engine's timestamp as Unix seconds with nine decimals, zero-padded so that such texts
-    compare."""
+    """The engine's timestamp as Unix seconds with nine decimals, padded so that texts compare."""
     fraction = re.search(r"\.(\d+)", text or "")
     return f"{int(seconds_of(text) or 0):010d}.{(fraction[1] if fraction else '')[:9]:0<9}"
 
@@ -351,8 +346,7 @@ def random_name(prefix):
     return prefix + "".join(random.choices(SAFE_LETTERS, k=5))
 
 def is_address(text):
-    """Whether a text is an IPv4 or IPv6 address, and no more: a zone ("fe80::1%eth0") may hold
-    anything."""
+    """Whether a text is an IP address, and no more: a zone ("fe80::1%eth0") may hold anything."""
     try:
         return "%" not in text and bool(ipaddress.ip_address(text))
     except ValueError:
@@ -366,8 +360,7 @@ DECIMAL = {suffix: 1000 ** i
 BINARY = {suffix: 10 ** 9 << 10 * i
           for i, suffix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))}
 def quantity_nanos(text):
-    """A resource.Quantity in units of 10^-9, rounded up: "500m" -> 500_000_000. Raises
-    Mismatch."""
+    """A Quantity in units of 10^-9, rounded up: "500m" -> 500_000_000. Raises Mismatch."""
     found = QUANTITY.fullmatch(str(text))
     if not found or not (found[2] or found[3]) or len(found[5] or "") > 3 or len(found[0]) > 64:
         raise Mismatch(f'{str(text)[:64]!r} is no quantity such as "500m", "1.5" or "64Mi"')
@@ -382,8 +375,7 @@ def quantity_value(text, unit=10 ** 9):
     return -(-quantity_nanos(text) // unit)
 
 def quantity_text(nanos):
-    """Units of 10^-9 in the spelling of canonical_quantity(), with a binary suffix for whole Ki
-    and more."""
+    """Units of 10^-9 as canonical_quantity() spells them, in Ki and more if they are whole."""
     kibi, rest = divmod(nanos, BINARY["Ki"])
     if nanos % 10 ** 6:
         return f"{nanos}n"
@@ -468,8 +460,7 @@ SELECTOR_TERM = re.compile(
     r"\s*(?:,|$)")
 
 def parse_selector(text):
-    """A label selector of a query, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError
-    400."""
+    """A label selector, "a=b,c!=d,e in (x,y),f,!g", as Requirements. Raises ApiError 400."""
     requirements, at = [], 0
     text = " ".join(text.split())   # long runs of blanks would cost the pattern much
     while at < len(text):
@@ -500,8 +491,7 @@ def is_plain(selector):
     return bool(selector) and all(isinstance(value, str) for value in selector.values())
 
 def selector_of(selector):
-    """A LabelSelector object, or the plain map of Services and ReplicationControllers, as
-    Requirements."""
+    """A LabelSelector, or the plain map that Services and the like have, as Requirements."""
     if is_plain(selector):
         selector = {"matchLabels": selector}
     equal = [Requirement(key, "=", {value})
@@ -1142,8 +1132,7 @@ def read_message(name):
 known_message = lru_cache(maxsize=None)(read_message)   # parsed at its first use and kept
 
 def message_of(type_):
-    """The Message of a type: by name, by a JSON schema in bytes, or as it is. Any thread may
-    ask."""
+    """The Message of a type: by name, by a JSON schema in bytes, or as it is. Any thread."""
     if isinstance(type_, str):
         return known_message(type_)
     return custom_message(type_) if isinstance(type_, bytes) else type_
@@ -1222,8 +1211,7 @@ def custom_message(schema):
 
 # -- the walkers
 class Findings:
-    """What reading an object brought to light, as paths: unknown fields, hints, fields that cannot
-    be honoured."""
+    """What reading an object brought to light, as paths: fields unknown, unheeded, refused."""
     def __init__(self):
         self.unknown, self.hints, self.refused = [], [], []
 
@@ -1389,8 +1377,7 @@ def replicas_of(obj):
     return obj["spec"].get("replicas", 1)
 
 def condition(conditions, type_, status, reason="", text="", **more):
-    """A condition as it should be, keeping lastTransitionTime while its status stays; conditions:
-    the present."""
+    """A condition as it should be; it keeps lastTransitionTime while its status stays."""
     old = next((c for c in conditions or () if c["type"] == type_), {})
     since = old.get("lastTransitionTime") if old.get("status") == status else None
     return {"type": type_, **more, "status": status, "lastTransitionTime": since or now(),
@@ -1418,8 +1405,7 @@ def resolve_count(value, total, up):
     return (int(value[:-1]) * total + (99 if up else 0)) // 100
 
 def is_sidecar(container):
-    """Whether an init container goes on beside the others (KEP-753); said of regular containers it
-    means nothing."""
+    """Whether an init container goes on beside the others (KEP-753)."""
     return container.get("restartPolicy") == "Always"
 
 def containers_of(spec):
@@ -1607,8 +1593,7 @@ def make_open_file(path):
         os.fchmod(file.fileno(), 0o666)
 
 def take_bytes(path, limit, empty):
-    """The beginning of a file that a container has written; empty: for what is written to it
-    next."""
+    """The beginning of what a container has written to a file; empty: then empty it."""
     with open(path, "rb+") as file:
         words = file.read(limit)
         if empty:
@@ -1678,8 +1663,7 @@ def link_names(folder, names):
             os.symlink(os.path.join("..data", name), full)
 
 def set_group(folder, group, only_if_root_differs=False):
-    """Give a folder and all below it to a group, as the kubelet's SetVolumeOwnership, through no
-    symlink."""
+    """Give a folder and all below it to a group, through no symlink (SetVolumeOwnership)."""
     here = os.stat(folder)
     if only_if_root_differs and here.st_gid == group and here.st_mode & 0o2770 == 0o2770:
         return
@@ -1708,8 +1692,7 @@ HOST_PATH_TYPES = {"Directory": stat.S_ISDIR, "File": stat.S_ISREG, "Socket": st
                    "CharDevice": stat.S_ISCHR, "BlockDevice": stat.S_ISBLK}
 
 def prepare_host_path(source):
-    """Check or make what a hostPath volume names; returns the path. Raises ConfigError,
-    OSError."""
+    """Check or make what a hostPath names; returns the path. Raises ConfigError, OSError."""
     path, type_ = source["path"], source.get("type", "")
     if type_ in ("", "DirectoryOrCreate") and not os.path.lexists(path):
         make_folder(path, 0o755)
@@ -1789,8 +1772,7 @@ RELEASE = ('cd "$1" || exit 0; for each in volumes/* held/*; do umount -l "$each
            'volumes; rmdir held "$1" || :')
 
 def hold(path, wanted, target):
-    """Have a bind mount of a path at target, and nothing else: wanted is the os.stat() of what
-    must be there."""
+    """Have a bind mount of a path at target; wanted: the os.stat() of what must be there."""
     place = host_root() + target
     is_held = lambda: os.path.lexists(place) and os.path.samestat(os.lstat(place), wanted)
     if not is_held():
@@ -1813,8 +1795,7 @@ def remove_mounts(uid):
 # -- processes
 
 class Process:
-    """A process by its pid when it was opened: whoever gets its number later is not hit. Raises
-    OSError."""
+    """A process by its pid now: whoever gets its number later is not hit. Raises OSError."""
     def __init__(self, pid):
         self.fd = os.pidfd_open(pid)
 
@@ -1911,8 +1892,7 @@ def connect_inside(pid, port):
     return found[0]
 
 def pieces(sock, deadline):
-    """What a socket receives until its end. Raises OSError, and Timeout at a deadline that is not
-    None."""
+    """What a socket receives until its end. Raises OSError, and Timeout at the deadline."""
     while deadline is None or time.monotonic() < deadline:
         sock.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
         got = sock.recv(65536)
@@ -1999,8 +1979,7 @@ class Store:
             self.load(kind, (namespace, name), json.loads(text))
 
     def load(self, kind, key, obj):
-        """Take an object from the disk; one whose answer holds recomputed status gets a fresh
-        version."""
+        """Take an object from the disk; where its status is computed it gets a new version."""
         meta, on_disk = obj["metadata"], hash(self.unversioned(dumps(obj)))
         if kind in KIND and KIND[kind].kept != "disk":
             self.version += 1
@@ -2050,8 +2029,7 @@ class Store:
 
 
     def snapshot(self, kind, namespace, watch=None):
-        """(version, [(key, Row)]) at one moment; a watch given is registered at that same
-        moment."""
+        """(version, [(key, Row)]) at one moment; a watch given is registered then."""
         with self.view:
             every, version = self.rows.get(kind, {}).items(), self.version
             rows = [(key, row) for key, row in every if namespace is None or key[0] == namespace]
@@ -2060,8 +2038,7 @@ class Store:
         return version, sorted(rows)
 
     def since(self, version, watch):
-        """Register a watch; returns (present version, the changes after version). Raises ApiError
-        410."""
+        """Register a watch; returns (version now, the changes after version). Raises 410."""
         with self.view:
             if version < self.floor:
                 raise ApiError(410, "Expired",
@@ -2152,8 +2129,7 @@ class Store:
         return obj
 
     def bury(self, uid):
-        """Remember, in this transaction, that a pod removed by force may have left containers
-        behind."""
+        """Remember that a pod removed by force may have left containers behind."""
         self.statements.append(("INSERT OR REPLACE INTO facts VALUES (?, '')", ("gone/" + uid,)))
         self.burials.add(uid)
 
@@ -2184,8 +2160,7 @@ class Store:
             listener(self.changes, watches)
 
     def write(self):
-        """The transaction's statements, on disk and synced, or none of them. Raises ApiError
-        500."""
+        """The transaction's statements, synced, or none of them. Raises ApiError 500."""
         try:
             if self.statements:
                 self.db.execute("BEGIN")
@@ -2230,8 +2205,7 @@ class WorkQueue:
         self.allow(0)
 
     def allow(self, more):
-        """Let so many more threads work at a time; start one if there is something to do for
-        it."""
+        """Let so many more threads work; start one if there is something for it."""
         with self.lock:
             self.threads += more
             wanted = min(self.threads, len(self.waiting) + len(self.busy))
@@ -2284,8 +2258,7 @@ class WorkQueue:
                 self.busy.discard(key)
 
     def try_work(self, key):
-        """Work on a key; returns what went wrong: one object's failure must not stop the
-        others."""
+        """Work on a key; returns what went wrong, which must not stop the others."""
         try:
             self.work(key)
         except (EngineError, ApiError) as error:
@@ -2370,8 +2343,7 @@ class Hub:
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
-        """Serve https on all addresses; handle(connection) runs in a request thread. Raises
-        OSError."""
+        """Serve https; handle(connection) runs in a request thread. Raises OSError."""
         # False without IPv6
         self.context, self.handle, dual = context, handle, socket.has_dualstack_ipv6()
         listener = socket.create_server(("", port),
@@ -2407,8 +2379,7 @@ class Hub:
             self.after(seconds, self.on_deadline, connection)
 
     def on_deadline(self, connection):
-        """One timer a connection, however many requests: where the deadline has moved on, wait
-        again."""
+        """One timer a connection: where the deadline has moved on, wait again."""
         connection.timed = False
         left = connection.deadline and connection.deadline - time.monotonic()
         if left and left > 0:
@@ -2535,8 +2506,7 @@ class Hub:
             self.on_ready(watch.connection)
 
     def bookmarks(self):
-        """Tell watches that asked for it which version they have reached; called while versions
-        move."""
+        """Tell watches that asked for it which version they have reached."""
         self.bookmarks_due = False
         for watch in list(self.store.watches):
             is_silent = watch.connection and not watch.out and watch.sent < self.store.version
@@ -2600,14 +2570,12 @@ def chunk(data):
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 class Headers(dict):
-    """Header fields by lower-case name; values of a repeated field joined by commas (RFC 9110,
-    5.3)."""
+    """Header fields by lower-case name; repeated ones joined by commas (RFC 9110, 5.3)."""
     def get(self, name, default=None):
         return super().get(name.lower(), default)
 
 def parse_head(data):
-    """(method, target, minor version, Headers) of a request's head (RFC 9112, 2 to 5). Raises
-    ApiError 400."""
+    """(method, target, minor version, Headers) of a head (RFC 9112). Raises ApiError 400."""
     first, *lines = data.decode("latin-1").replace("\r\n", "\n").rstrip("\n").split("\n")
     found, headers = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.([01])", first), Headers()
     if not found:
@@ -3107,8 +3075,7 @@ class Request:
             raise bad_request(f"{name}: {self.query[name][:80]!r} is no number")
 
     def selection(self):
-        """What a request for several objects is about, as a Watch without form. Raises ApiError
-        400."""
+        """What a request for several objects is about, as a Watch. Raises ApiError 400."""
         labels = parse_selector(self.query.get("labelSelector", ""))
         terms = parse_field_selector(self.kind, self.query.get("fieldSelector", ""))
         named = [value for path, equal, value in terms if path == "metadata.name" and equal]
@@ -3118,8 +3085,7 @@ class Request:
                      self.flag("allowWatchBookmarks"))
 
 def route(request, parts):
-    """Set kind, namespace (None: all), name and subresource by the parts of the path. Raises
-    ApiError 404."""
+    """Set kind, namespace (None: all), name, subresource by the path. Raises ApiError 404."""
     group, version, rest = (("", parts[1], parts[2:]) if parts[0] == "api"
                             else (parts[1], parts[2], parts[3:]))
     if rest[:1] == ["watch"]:   # deprecated, but Kubernetes still answers it
@@ -3182,8 +3148,7 @@ SUB_KINDS = {name: kind_of(line + " - Namespace - - -")     # what subresources 
                  ("exec", "v1 PodExecOptions"), ("portforward", "v1 PodPortForwardOptions"))}
 
 def is_about_resources(parts):
-    """Whether a path leads to resources, or to a version that is not there, and not to
-    discovery."""
+    """Whether a path leads to resources, if of a version not there, and not to discovery."""
     # how many parts name the version
     head = {"api": 2, "apis": 3}.get(parts[0] if parts else "", 0)
     if not head or len(parts) < head:
@@ -3237,8 +3202,7 @@ def check_options(kind_name, query, is_apply=False):
     faults.check(SUB_KINDS["delete"]._replace(name=kind_name, group="meta.k8s.io"), "")
 
 def parse_field_selector(kind, text):
-    """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for a field that the kind cannot
-    select by."""
+    """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for other fields."""
     known = ["metadata.name", *["metadata.namespace"] * kind.namespaced, *kind.fields]
     terms = []
     for term in filter(None, text.split(",")):
@@ -3311,8 +3275,7 @@ def is_no_time(resolver):
     return resolver[0] != "tag:yaml.org,2002:timestamp"
 
 def parse_yaml(data, duplicates=None):
-    """A YAML document that is an object; doubled keys go to duplicates, in words. Raises ApiError
-    400, 413, 415."""
+    """A YAML object; doubled keys go to duplicates, in words. Raises ApiError 400, 413, 415."""
     if len(data) > YAML_BYTES:
         raise ApiError(413, "RequestEntityTooLarge",
                        f"YAML bodies may have {YAML_BYTES} bytes; send JSON")
@@ -3350,8 +3313,7 @@ def parse_yaml(data, duplicates=None):
         raise bad_request(f"error converting YAML to JSON: {error}")
 
 def parse_config(data, duplicates):
-    """The configuration of an apply: YAML. Most clients send JSON, which is a part of it and needs
-    no PyYAML."""
+    """The configuration of an apply: YAML, or JSON, for which no PyYAML is needed."""
     try:
         found = parse_json(data, duplicates)
     except ValueError:
@@ -3359,8 +3321,7 @@ def parse_config(data, duplicates):
     return found if isinstance(found, dict) else parse_yaml(data, duplicates)
 
 def varint(data, at):
-    """(value, next position) of a base-128 varint. Raises IndexError where the data ends too
-    soon."""
+    """(value, next position) of a base-128 varint. Raises IndexError where the data ends."""
     value = 0
     for i in range(10):
         value |= (data[at + i] & 0x7F) << 7 * i
@@ -3404,8 +3365,7 @@ def wire_int_or_string(data):
     return found.get(3, b"").decode() if found.get(1) else signed(found.get(2, 0))
 
 def wire_raw(data):
-    """RawExtension and FieldsV1 hold JSON; what a refused field holds is not described, and need
-    not be read."""
+    """RawExtension and FieldsV1 hold JSON; what a refused field holds need not be read."""
     try:
         return parse_json(dict(wire_fields(data)).get(1, b"null"))
     except (ValueError, IndexError, TypeError):
@@ -3452,8 +3412,7 @@ def from_protobuf(fields, data):
     return out
 
 def parse_protobuf(data, type_):
-    """The envelope of Kubernetes: four bytes, then runtime.Unknown {1: {1: apiVersion, 2: kind},
-    2: raw}."""
+    """The envelope: four bytes, then runtime.Unknown {1: {1: apiVersion, 2: kind}, 2: raw}."""
     try:
         if data[:4] != b"k8s\0":
             raise ValueError("no k8s prefix")
@@ -3599,8 +3558,7 @@ def is_directive(value):
     return isinstance(value, dict) and "$patch" in value
 
 def undirected(value):
-    """A value that meets nothing to merge with: without nulls, and without what holds a
-    directive."""
+    """A value that meets nothing to merge with: without nulls, without directives."""
     if isinstance(value, dict):
         return {key: undirected(item) for key, item in value.items() if item is not None and
                 key[:1] != "$"}
@@ -3609,8 +3567,7 @@ def undirected(value):
     return value
 
 def keep_items(current, value, identity):
-    """(the items of a list that stay by the directives in a patch of it, those in the patch that
-    are none)."""
+    """(the items that stay by the directives in a patch of a list, the other items of it)."""
     directives = [item for item in value if is_directive(item)]
     words = {item["$patch"] for item in directives}
     if not words <= {"delete", "merge", "replace"}:
@@ -3686,8 +3643,7 @@ def parts_of(field, value):
             for name, part in value.items()]
 
 def element_of(keys, field, item):
-    """The path element of a list's item: by its keys (absent ones by their default), or by its
-    value."""
+    """The path element of a list's item: by its keys (or their defaults), or by its value."""
     if not keys:
         return "v:" + json.dumps(item, sort_keys=True)
     fields = message_of(field.type).by_name
@@ -3698,8 +3654,7 @@ def element_of(keys, field, item):
     return "k:" + json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 def walk(field, value, path=(), is_own=True, out=None):
-    """{path: value of a leaf, or PARTS} of all in a value that somebody can own. Raises ApiError
-    400."""
+    """{path: value, or PARTS} of all in a value that somebody can own. Raises ApiError 400."""
     out, parts = {} if out is None else out, parts_of(field, value)
     if path in out:
         raise bad_request(f"{path_text(path)} is there twice")
@@ -3740,8 +3695,7 @@ def from_fields_v1(tree, path=()):
 Manager = namedtuple("Manager", "name version subresource")
 
 def read_managers(entries):
-    """The appliers in metadata.managedFields as {Manager: (field set, time)}. Raises ApiError
-    400."""
+    """The appliers in managedFields as {Manager: (field set, time)}. Raises ApiError 400."""
     try:
         return {Manager(e.get("manager", ""), e.get("apiVersion", ""), e.get("subresource", "")):
                 (from_fields_v1(e.get("fieldsV1") or {}), e.get("time"))
@@ -3934,8 +3888,7 @@ def mounts_at(container, path):
     return any(mount.get("mountPath") == path for mount in container.get("volumeMounts", ()))
 
 def mount_token(store, pod):
-    """Give the containers a token of the pod's service account, as the ServiceAccount plugin
-    does."""
+    """Give the containers a token of the pod's service account (plugin ServiceAccount)."""
     spec, namespace = pod["spec"], pod["metadata"]["namespace"]
     user = spec["serviceAccountName"]
     account = store.get("ServiceAccount", namespace, user)
@@ -3966,8 +3919,7 @@ def mount_token(store, pod):
                                                                "fieldRef": field}]}}]}})
 
 def admit_pod(writer, pod):
-    """What the default plugins add to a new pod: requests, priority, limit ranges, the token of
-    its account."""
+    """What the default plugins add to a new pod: requests, priority, limits, a token."""
     spec = pod["spec"]
     if is_foreign(pod):
         return
@@ -4166,8 +4118,7 @@ def check_job_spec(spec):
     yield per_index, ".backoffLimitPerIndex", "Invalid", "is for Indexed jobs"
 
 def admit_job(writer, job):
-    """A Job's pods carry its uid, unless it brings a selector of its own; the two old label names
-    remain."""
+    """A Job's pods carry its uid, unless it brings its own selector; two old labels remain."""
     spec, meta = job["spec"], job["metadata"]
     if spec["manualSelector"]:
         return
@@ -4344,8 +4295,7 @@ def is_ours(pv):
     return annotation(pv, PROVISIONED_BY) == PROVISIONER
 
 def default_class(store):
-    """The name of the StorageClass for claims that name none: the newest that is marked so; None
-    if none is."""
+    """The StorageClass for claims that name none: the newest that is marked so, or None."""
     marked = [(c["metadata"]["creationTimestamp"], name_of(c)) for c in store.list(
         "StorageClass", holding=IS_DEFAULT.encode()) if annotation(c, IS_DEFAULT) == "true"]
     return max(marked)[1] if marked else None
@@ -4398,8 +4348,7 @@ def volume_cells(pv):
             spec.get("storageClassName", "")]
 
 def claim_cells(claim):
-    """Status, Capacity, Access Modes, StorageClass, VolumeAttributesClass; what is bound says what
-    it has."""
+    """Status, Capacity, Access Modes, StorageClass, VolumeAttributesClass."""
     spec = claim["spec"]
     status = claim.get("status", {}) if spec.get("volumeName") else {}
     capacity = dig(status, "capacity.storage", "0" if spec.get("volumeName") else "")
@@ -4598,8 +4547,7 @@ def default_below(field, value):
 
 # -- LimitRange: what containers get and may ask for
 def limit_ranges(store, kind, obj):
-    """Fill in the defaults of the namespace's LimitRanges, then hold the containers against them.
-    Raises 403."""
+    """Fill in the namespace's LimitRanges, then check the containers by them. Raises 403."""
     faults = []
     limits = [limit for each in store.list("LimitRange", obj["metadata"].get("namespace"))
               for limit in each["spec"]["limits"] if limit["type"] == "Container"]
@@ -4759,8 +4707,7 @@ def check_unique(field, items):
         seen.add(name)
 
 def broken(rule, details, value, field):
-    """A row, as a check yields it, of one rule and the value it is about, None if there is
-    none."""
+    """A row, as a check yields it, of one rule and the value, or None, that it is about."""
     is_unset = value is None or value == "" and not (field.always or field.pointer)
     if rule in ("req", "there"):
         return value is None or rule == "req" and not value, "", "Required", "must be given"
@@ -4777,8 +4724,7 @@ def broken(rule, details, value, field):
             f"must have {low} to {high}")
 
 def check_forms(field, form, value, path, faults):
-    """Check the texts in a field by a form: itself, each of a list, or the keys and values of a
-    map."""
+    """Check texts by a form: the value, each of a list, or the keys and values of a map."""
     if field.kind == "{}":
         of_key, of_value = MAP_FORMS[form]
         of_texts = form in ("labels", "keys")                   # those are told as a whole
@@ -4911,8 +4857,7 @@ class Writer:
 
     # -- a Service's addresses
     def allocate(self, service, old):
-        """Give a Service its cluster address and node ports, or check those it asks for. Raises
-        ApiError 422."""
+        """Give a Service its address and node ports, or check its wishes. Raises ApiError 422."""
         spec, faults, before = service["spec"], Faults(), dig(old, "spec", {})
         others = [s["spec"] for s in self.store.list("Service") if uid_of(s) != uid_of(service)]
         if spec["type"] == "ExternalName":
@@ -4957,8 +4902,7 @@ class Writer:
 
     @staticmethod
     def take_port(port, kept, taken, faults, at):
-        """Give a port of a Service its node port: the one it asks for, the one it had, or a free
-        one."""
+        """Give a port its node port: the one it asks for, the one it had, or a free one."""
         protocol = port.get("protocol")
         number = (port.get("nodePort") or kept.get((port["port"], protocol)) or
                   free_port(protocol, taken))
@@ -5096,15 +5040,13 @@ CONDITIONAL = ("Lease", "PodDisruptionBudget", "CustomResourceDefinition")
 SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 def read_object(request, kind):
-    """The body of a request as a clean object of a kind; warnings noted. Raises ApiError 400, 415,
-    422."""
+    """The body of a request as a clean object; warnings noted. Raises ApiError 400, 415, 422."""
     duplicates = None if request.query.get("fieldValidation") == "Ignore" else []
     body = parse_body(request.body, request.media, kind, duplicates)
     return cleaned(request, body, kind, duplicates)
 
 def cleaned(request, body, kind, duplicates=()):
-    """A body as an object of a kind, with the fields that it knows and no others; warnings
-    noted."""
+    """A body as an object of a kind, with the fields of that alone; warnings noted."""
     findings, version, refused = Findings(), group_version(kind), Faults()
     check_kind(body, kind, version)
     try:
@@ -5244,8 +5186,7 @@ class Api:
                      self.writer.create(kind, request.namespace, obj, request.dry_run, request))
 
     def update(self, request):
-        """PUT and PATCH, of an object or of its subresource; an apply makes the object where it is
-        missing."""
+        """PUT and PATCH, of an object or a subresource; an apply makes what is missing."""
         kind, is_patch, is_apply = request.kind, request.method == "PATCH", request.media == APPLY
         is_scale = request.subresource == "scale"
         shape = SUB_KINDS["scale"] if is_scale else kind
@@ -5317,8 +5258,7 @@ class Api:
         faults.check(kind, request.name)
 
     def changed(self, request, old, served, given, managers):
-        """The object that results from old when a client gives this: what a client may not write
-        stays."""
+        """What results from old when a client gives this: what it may not write stays."""
         kind, part, before = request.kind, request.subresource, old["metadata"]
         if part == "scale":
             given = scaled(kind, served, dig(given, "spec.replicas", 0))
@@ -5355,8 +5295,7 @@ class Api:
 
     @staticmethod
     def changed_part(kind, old, served, given, meta, part):
-        """What results from a write to status or finalize: one part of the object, and its
-        metadata."""
+        """What results from a write to status or finalize: one part, and metadata."""
         told, faults = given.get(part, {}), Faults()
         meta = {**without(meta, "ownerReferences"), **pick(old["metadata"], ("ownerReferences",))}
         if kind.id == "Pod":
@@ -5685,8 +5624,7 @@ STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|"
                   r"\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
 
 def json_steps(path):
-    """A path such as .a[0]['b'][?(@.c=="d")].e[*] as the groups of STEP; None if we cannot read
-    it."""
+    """A path such as .a[0]['b'][?(@.c=="d")].e[*] as groups of STEP; None if unreadable."""
     path = re.sub(r"\[(['\"])(.*?)\1\]", r".\2", path)
     return None if STEP.sub("", path) else [(*groups, re.sub(r"\\(.)", r"\1", name))
                                             for *groups, name in STEP.findall(path)]
@@ -6060,16 +5998,14 @@ def openapi_paths(kinds, scalar):
         yield from out.items()
 
 def joined(pairs):
-    """An object whose members come one by one, as JSON: the whole document would be several MB of
-    dicts."""
+    """An object whose members come one by one, as JSON: whole it would be MB of dicts."""
     return (b"{" +
             b",".join(dumps(name) + b":" +
                       (dumps(value) if isinstance(value, (str, dict)) else joined(value))
                       for name, value in pairs) + b"}")
 
 def openapi(request):
-    """The Answer to /openapi/v2, /openapi/v3 and /openapi/v3/GROUP VERSION; None for another
-    path."""
+    """The Answer to /openapi/v2, /openapi/v3, /openapi/v3/GROUP VERSION; else None."""
     _, *parts = request.parts
     info, by_path = {"title": "Kubernetes", "version": SERVES}, {}
     for kind in KINDS:
@@ -6273,8 +6209,7 @@ def lacks_ports(pod, view):
                for a in host_ports(pod) for b in view.ports)
 
 class View:
-    """What the pods of the node that have not ended have taken of it; namespaces: {name:
-    labels}."""
+    """What the pods that have not ended take of the node; namespaces: {name: labels}."""
     def __init__(self, pods, namespaces):
         self.pods, self.namespaces, self.used, self.ports = [], namespaces, Counter(), []
         for pod in pods:
@@ -6288,8 +6223,7 @@ class View:
             self.used["pods"] += 10 ** 9
 
 def lacks_resources(pod, node, view):
-    """[(resource, requested, used, capacity)] of what a node has too little of, CPUs in
-    thousandths."""
+    """[(resource, requested, used, capacity)] of what is too little, CPUs in thousandths."""
     wanted, rows = pod_total(pod["spec"], "requests"), []
     wanted["pods"], has = 10 ** 9, nanos_of(node["status"].get("allocatable"))
     for name in dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted))):
@@ -6340,8 +6274,7 @@ def misfit(pod, node, view):
     return f"0/1 nodes are available: {', '.join(sorted(f'1 {reason}' for reason in reasons))}."
 
 def rejection(pod, node, view):
-    """Why the kubelet rejects a pod that somebody bound to its node: (reason, message), or
-    None."""
+    """Why the kubelet rejects a pod that was bound to its node: (reason, message), or None."""
     for name, wanted, used, has in lacks_resources(pod, node, view):
         if "/" not in name or name in node["status"].get("allocatable", {}):
             return ("OutOf" + name,
@@ -6356,8 +6289,7 @@ def rejection(pod, node, view):
                 None)
 
 def claim_trouble(pod, lookup):
-    """Why a pod cannot be scheduled for want of its claims, in the scheduler's words; "" if it
-    can."""
+    """Why a pod waits for its claims, in the scheduler's words; "" if it does not."""
     for name in claims_of(pod):
         claim = lookup("PersistentVolumeClaim", name)
         phase = dig(claim, "status.phase")
@@ -6448,8 +6380,7 @@ def service_variables(name, service):
     return env
 
 def service_environment(pod, services):
-    """The variables of the Services of a pod's namespace, if it wants them, and of kubernetes.
-    services: all."""
+    """The variables of the Services of a pod's namespace, if it wants them, and kubernetes."""
     own, links = pod["metadata"]["namespace"], pod["spec"].get("enableServiceLinks", True)
     chosen, env = {}, {}
     for service in filter(cluster_ip, services):
@@ -6462,8 +6393,7 @@ def service_environment(pod, services):
     return env
 
 def referred(pod, field, reference, lookup):
-    """All the data that a configMapRef and the like names, or the text of its key. Raises
-    ConfigError."""
+    """The data that a configMapRef and the like names, or its key. Raises ConfigError."""
     kind, name, key = SOURCES[field], reference.get("name", ""), reference.get("key")
     data, required = lookup(kind, name), not reference.get("optional")
     if data is None and required:
@@ -6500,8 +6430,7 @@ def environment(pod, container, lookup, host_ip, cluster, allocatable):
     return env
 
 def kernel_hostname(pod):
-    """What `hostname` says in a pod. Raises ConfigError for a setHostnameAsFQDN that Linux has no
-    room for."""
+    """What `hostname` says in a pod. Raises ConfigError where Linux has no room for it."""
     hostname, domain = pod_hostname(pod)
     fqdn = f"{hostname}.{domain}"
     if not domain or not pod["spec"].get("setHostnameAsFQDN"):
@@ -6562,8 +6491,7 @@ def sysctls(spec):
             for each in dig(spec, "securityContext.sysctls", ())}
 
 def forbidden_sysctls(spec):
-    """Why the kubelet would refuse a pod's sysctls (reason SysctlForbidden), "" if it would
-    not."""
+    """Why the kubelet would refuse a pod's sysctls (SysctlForbidden), "" if it would not."""
     for name in sysctls(spec):
         space, field = ("net", "hostNetwork") if name.startswith("net.") else ("ipc", "hostIPC")
         if name not in SAFE_SYSCTLS:
@@ -6647,8 +6575,7 @@ def resource_options(pod, container, settings):
         "OomScoreAdj": oom_score(pod, container, settings)}
 
 def subpath_of(mount, env):
-    """The subPath of a volumeMount, "" for none. Raises ConfigError for one that leads
-    elsewhere."""
+    """The subPath of a volumeMount, "" for none. Raises ConfigError if it leads elsewhere."""
     path = mount.get("subPath") or expand(mount.get("subPathExpr", ""), env)
     missing = [name for name in re.findall(r"\$\(([^()]*)\)", mount.get("subPathExpr", ""))
                if name not in env]
@@ -6662,8 +6589,7 @@ OWN_FILES = {"etc-hosts": "/etc/hosts", "resolv-conf": "/etc/resolv.conf",
              "termination-log": "/dev/termination-log"}
 
 def wanted_mounts(pod, container, env, sources):
-    """[(volumeMount, its volume, the key of its source)], the files that k2d itself mounts
-    included."""
+    """[(volumeMount, its volume, the key of its source)], with the files of OWN_FILES."""
     volumes = {volume["name"]: volume for volume in pod["spec"].get("volumes", ())}
     wanted = [(mount, volumes[mount["name"]], f"{mount['name']}/{subpath_of(mount, env)}")
               for mount in container.get("volumeMounts", ())]
@@ -6729,8 +6655,7 @@ def own_namespaces(pod, settings):
              **dict(zip(("Dns", "DnsSearch", "DnsOptions"), resolver))})
 
 def to_docker_sandbox(pod, settings):
-    """The body of the create call for the container that holds the namespaces of a pod of
-    several."""
+    """The body of the create call for what holds the namespaces of a pod of several."""
     whole, host = own_namespaces(pod, settings)
     is_once = pod["spec"]["restartPolicy"] == "Never"
     return {
@@ -6792,8 +6717,7 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
 # touches the host stands
 # in section 7.
 def volume_files(kind, source, lookup):
-    """The files of a configMap or secret volume: {relative path: (bytes, mode)}. Raises
-    ConfigError."""
+    """The files of a configMap or secret: {relative path: (bytes, mode)}. Raises ConfigError."""
     name = source.get("name") or source.get("secretName", "")
     data, required = lookup(kind, name), not source.get("optional")
     mode = source.get("defaultMode", 0o644)
@@ -6827,8 +6751,7 @@ def token_owner(pod):
     return list(users - {None}) if len(users) == 1 else []
 
 def projected_files(pod, volume, settings, lookup):
-    """The files of a volume that shows what the API holds, for project_files(). Raises
-    ConfigError."""
+    """The files of a volume of API objects, for project_files(). Raises ConfigError."""
     files, owner = {}, token_owner(pod)
     mode = next((each["defaultMode"] for each in volume.values() if "defaultMode" in each), 0o644)
     private = owner or dig(pod, "spec.securityContext.fsGroup") is not None
@@ -6888,8 +6811,7 @@ def prepare_files(pod, volume, settings, lookup):
     return folder, os.path.join(folder, "..data")
 
 def memory_size(pod, source):
-    """What an emptyDir in memory may hold: what all containers may use together, where none is
-    unlimited."""
+    """What an emptyDir in memory may hold: what the containers may use, if none is unlimited."""
     limits = [dig(c, "resources.limits.memory") for c in pod["spec"]["containers"]]
     sizes = [quantity_value(source["sizeLimit"])] if "sizeLimit" in source else []
     if all(limits):
@@ -6909,8 +6831,7 @@ def prepare_empty_dir(pod, volume, settings, lookup):
     return folder, folder
 
 def to_docker_nfs(source, options=()):
-    """The fields of an engine's mount of an NFS export; its volume has no name and goes with the
-    container."""
+    """An engine's mount of an NFS export; its volume has no name and goes with the container."""
     told = ["addr=" + source["server"], *(options or ["nfsvers=4"])]
     if source.get("readOnly"):
         told.append("ro")
@@ -6988,16 +6909,14 @@ class EngineGone(EngineError):
 
 @contextmanager
 def reaching_engine():
-    """Around what talks to the engine: a socket that fails, or an answer that is none, is
-    EngineGone."""
+    """Around talks with the engine: a socket that fails, or no good answer, is EngineGone."""
     try:
         yield
     except (OSError, ValueError) as error:
         raise EngineGone(0, f"the container engine does not answer: {error}")
 
 class Engine:
-    """Calls to the engine at DOCKER_HOST; every method may be called from any thread and blocks
-    its caller."""
+    """Calls to the engine at DOCKER_HOST. Any thread may call; every method blocks."""
     def __init__(self, host):
         scheme, _, rest = host.partition("://")
         if scheme not in ("unix", "tcp") or not rest:
@@ -7009,8 +6928,7 @@ class Engine:
         self.prefix = ""    # "/v1.41" once the engine has said what it speaks
 
     def negotiate(self):
-        """Learn the API version; the engine's own if ours is newer. Engines before 19.03 (1.40)
-        are refused."""
+        """Learn the API version, the older of the two. Engines before 19.03 (1.40) are refused."""
         self.prefix = ""    # an engine that comes back may be an older one
         sock, head, _ = self.stream("GET", "/_ping", timeout=10)
         sock.close()
@@ -7074,8 +6992,7 @@ class Engine:
         self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), None, headers, tell)
 
     def ensure_sandbox(self):
-        """Make the image of sandboxes, unless the engine has it. Raises EngineError,
-        EngineGone."""
+        """Make the image of sandboxes, unless it is there. Raises EngineError, EngineGone."""
         if self.call("GET", f"/images/{SANDBOX_IMAGE}/json", expect=(404,)):
             return
         import io
@@ -7136,8 +7053,7 @@ def registry_of(image):
     return "docker.io", name if slash else f"library/{name}"
 
 def read_logins(data):
-    """[(HOST/PATH, login)] in the data of a Secret of one of the two types; what cannot be read
-    opens nothing."""
+    """[(HOST/PATH, login)] in the data of a Secret; what cannot be read opens nothing."""
     found = []
     try:
         entries = json.loads(data.get(".dockercfg") or data.get(".dockerconfigjson", "{}"))
@@ -7220,8 +7136,7 @@ def log_frames(buffer, tty):
 # Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that
 # somebody else started.
 def engine_time(text):
-    """The engine's "2026-01-02T03:04:05.678901234Z" cut to whole seconds; None for its zero
-    time."""
+    """The engine's "2026-01-02T03:04:05.678901234Z" in whole seconds; None for its zero."""
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 INTERRUPTED = "ended by a restart of the engine or of its host"
@@ -7244,8 +7159,7 @@ def address_in(info):
 #   another id        any                  made anew in its place            + 1         as before
 # as told: by the exit that an event told; as before: what the run before ended with.
 class Found:
-    """One container as its last inspect showed it: what we need of the engine's several
-    kilobytes."""
+    """A container as its last inspect showed it: what we need of several kilobytes."""
     __slots__ = ("id image image_id container pid state exit_code error oom restarts counted "
                  "started_at finished_at run_began prior_began tty ip last message").split()
 
@@ -7407,8 +7321,7 @@ def is_initialised(spec, statuses):
     return True
 
 def pod_phase(spec, statuses, ended=False):
-    """The kubelet's getPhase. statuses: {container name: status}; ended: nothing will be started
-    any more."""
+    """The kubelet's getPhase. statuses: by container name; ended: nothing starts any more."""
     if has_failed_init(spec, statuses):
         return "Failed"
     regular = [statuses[c["name"]] for c in spec["containers"]]
@@ -7442,8 +7355,7 @@ def closed_gates(pod):
                 f'the status of pod readiness gate "{type_}" is not "True", but {found["status"]}')
 
 def pod_conditions(pod, phase, statuses, has_sandbox):
-    """The conditions that the kubelet computes (kubelet/status/generate.go); those of others
-    stay."""
+    """The conditions that the kubelet computes (status/generate.go); those of others stay."""
     spec, old = pod["spec"], dig(pod, "status.conditions", [])
     generation = pod["metadata"].get("generation")
     waits, gates = uninitialized(spec, phase, statuses), list(closed_gates(pod))
@@ -7470,8 +7382,7 @@ STATUS_FIELDS = {"initContainers": "initContainerStatuses", "containers": "conta
                  "ephemeralContainers": "ephemeralContainerStatuses"}
 
 def all_statuses(pod, found, problems, probed):
-    """{field of the status: [status of each container]}; a container that is gone keeps what is
-    known of it."""
+    """{field of the status: [status of each container]}; one that is gone keeps its own."""
     out = {}
     for field, told in STATUS_FIELDS.items():
         before = {status["name"]: status for status in dig(pod, f"status.{told}", ())}
@@ -7517,8 +7428,7 @@ def foreign_name(name, id_, taken):
     return f"{pod_name}-{id_[:5]}" if pod_name in taken else pod_name
 
 def renamed_container(obj, old):
-    """The metadata of what stands for a container: as clients left it, but for what names the
-    container."""
+    """The metadata for a container: as clients left it, but for what names the container."""
     meta = dict(old["metadata"])
     for field in ("labels", "annotations"):
         meta[field] = {**meta.get(field, {}),
@@ -7582,8 +7492,7 @@ def foreign_container(info, name, mounts):
             "resources": {"limits": {"memory": limit}} if limit else {}}
 
 def from_docker_container(info, name, node):
-    """The pod that a container of plain `docker run` is, named name, in namespace default; without
-    status."""
+    """The pod that a container of plain `docker run` is, without status."""
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
     named = {k: v for k, v in (config.get("Labels") or {}).items() if fits("labelkey", k)}
     labels = {k: v for k, v in named.items() if fits("labelvalue", v)}
@@ -7628,8 +7537,7 @@ STOPPING_S = 30         # how long it may take to end its containers before it g
 GONE = "!gone"
 
 def is_over(spec, found):
-    """Whether a pod's containers have done their work, or failed, for good: only sidecars are left
-    to be stopped."""
+    """Whether a pod's containers have done their work, or failed, for good; sidecars go on."""
     def over(container, failed=False):
         f = found.get(container["name"])
         done = f and (f.state in ("exited", "dead") or f.error)
@@ -7694,8 +7602,7 @@ class Known:
         return pod if pod and uid_of(pod) == uid else None
 
     def foreign_pods(self):
-        """{the first 32 digits of a container's id, of which a foreign pod's uid is made: that
-        pod}"""
+        """{the first 32 digits of a container's id, which are its pod's uid: that pod}"""
         return {uid_of(pod).replace("-", ""): pod
                 for pod in self.store.list("Pod", "default", holding=FOREIGN.encode())}
 
@@ -7773,8 +7680,7 @@ class Known:
             self.slots.pop(uid, None)
 
 class Worker:
-    """reconcile(key) is one pass over one pod, by a thread of its queue. parts: the Starter and
-    the Stopper."""
+    """reconcile(key): one pass over one pod, by a thread of its queue; Starter, Stopper help."""
     def __init__(self, k2d):
         self.settings, self.engine, self.store = k2d.settings, k2d.engine, k2d.store
         self.event = k2d.event
@@ -7788,8 +7694,7 @@ class Worker:
         self.lost_at, self.engine_began = None, 0
 
     def load(self):
-        """Know the stored pods, and what a force-deleted one left behind, before the engine is
-        listed."""
+        """Know the stored pods, and what force-deleted ones left, before the engine is listed."""
         keys = {uid: (GONE, uid) for uid in self.store.buried}
         keys.update((uid_of(pod), key_of(pod)) for pod in self.store.list("Pod")
                     if not is_foreign(pod))
@@ -7914,8 +7819,7 @@ class Worker:
         return self.settings.pod_folder(uid, "containers", name, what)
 
     def adopt(self, info, exit_):
-        """Show a container that is not ours as a pod of namespace default, or bring that pod up to
-        date."""
+        """Show a container of others as a pod in default, or bring that pod up to date."""
         id_, real_name = info["Id"], info["Name"].lstrip("/")
         with self.store.transaction():
             old = self.known.foreign_pods().get(id_[:32])
@@ -7936,8 +7840,7 @@ class Worker:
             self.adopt_ports(info, pod)
 
     def adopt_ports(self, info, pod):
-        """Show what such a container publishes as a Service of the same name, unless a client's
-        own has that."""
+        """Show what it publishes as a Service of that name, unless a client's own has it."""
         service = from_docker_ports(info, pod, self.settings.host_ip)
         other = self.store.get("Service", *key_of(pod))
         if service and (not other or is_published(other)):
@@ -8021,8 +7924,7 @@ class Worker:
             self.remove_container(found[SANDBOX].id)
 
     def forget(self, pod):
-        """Remove a pod whose containers are gone; one with finalizers stays until they are taken
-        off."""
+        """Remove a pod whose containers are gone, unless it has finalizers."""
         self.remove_files(uid_of(pod))
         with self.store.transaction():
             present = self.known.pod(uid_of(pod))
@@ -8116,8 +8018,7 @@ class Worker:
         return files
 
     def mounts(self, pod, container):
-        """(environment, sources) of a container, with all that it mounts in its place. Raises
-        ConfigError."""
+        """(environment, sources) of a container, all mounts in place. Raises ConfigError."""
         lookup, cluster = self.lookup(pod), service_environment(pod, self.store.list("Service"))
         allocatable = dig(self.store.get("Node", "", self.settings.node), "status.allocatable", {})
         sources = prepare_volumes(pod, self.settings, lookup)
@@ -8213,8 +8114,7 @@ class Starter:
 
     @staticmethod
     def wants_start(pod, container, here):
-        """Whether a container is not there, or was made and did not start; else the engine has
-        it."""
+        """Whether a container is not there, or was made and did not start."""
         if not here or here.state == "created":
             return True
         is_sandbox = container["name"] == SANDBOX
@@ -8235,8 +8135,7 @@ class Starter:
         return True
 
     def update_sources(self, pod):
-        """Show a running pod the present ConfigMaps and Secrets; files whose source is gone stay
-        as they are."""
+        """Show a running pod the present ConfigMaps and Secrets; what has no source stays."""
         if any(FROM_API & volume.keys() for volume in pod["spec"].get("volumes", ())):
             try:
                 prepare_volumes(pod, self.worker.settings, self.worker.lookup(pod), FROM_API)
@@ -8322,8 +8221,7 @@ class Starter:
                                    target.id if target else "")
 
     def after_refusal(self, pod, container, error):
-        """The engine would not create a container: pull its image, or say why. Raises
-        ConfigError."""
+        """The engine refused to create a container: pull, or say why. Raises ConfigError."""
         image, text = container["image"], str(error)
         if error.status == 404 and "image" in text.lower():
             if container.get("imagePullPolicy") == "Never":
@@ -8362,8 +8260,7 @@ class Starter:
             raise ConfigError(f"{why} (pod: {name_of(pod)}, container: {container['name']})")
 
     def same_name(self, pod, container):
-        """The name is taken: by a container of this very pod (a pass was cut off), or by one that
-        must go first."""
+        """The name is taken: by this very pod (a pass was cut off), or one that must go first."""
         name = container_name(pod, container["name"])
         info = self.worker.inspect(name)
         uid = dig(info, ["Config", "Labels", POD_UID])
@@ -8419,8 +8316,7 @@ class Starter:
         return logins(image, filter(None, secrets.values())) or [None]
 
     def pull_by_any(self, image, candidates, progress):
-        """Pull with the first of some logins that the registry takes. Raises EngineError of the
-        last one."""
+        """Pull with the first login that the registry takes. Raises EngineError of the last."""
         for login in candidates:
             try:
                 return self.engine.pull(image, login, progress)
@@ -8486,8 +8382,7 @@ class Stopper:
 
     # -- hooks, and the end of a run
     def after_start(self, pod, container, found):
-        """Run the postStart hook of a run that has just begun; of one that we find at our start it
-        has been run."""
+        """Run the postStart hook of a run that has just begun, not of one found at our start."""
         slot, this_run = self.slot(pod, found), (found.id, found.started_at)
         if not dig(container, "lifecycle.postStart") or slot.hooked == this_run:
             return
@@ -8499,8 +8394,7 @@ class Stopper:
             self.run_hook(pod, container, found, "postStart", None, then)
 
     def run_hook(self, pod, container, found, which, timeout_s, then):
-        """Run a lifecycle hook in a thread of its own, as it may take long, and then(whether it
-        went well)."""
+        """Run a lifecycle hook in a thread of its own, and then(whether it went well)."""
         slot = self.slot(pod, found)
         def work():
             hook = container["lifecycle"][which]
@@ -8562,8 +8456,7 @@ class Stopper:
         return True
 
     def terminate(self, pod, found):
-        """One step of a graceful deletion: ask to stop, wait for the exit or the end of the grace,
-        kill, remove."""
+        """One step of a graceful deletion: ask to stop, wait, kill, remove."""
         left = (seconds_of(pod["metadata"]["deletionTimestamp"]) or 0) - time.time()
         if not self.stop(pod, found, left):
             self.worker.publish(key_of(pod), uid_of(pod), True)     # its watchers see how it ended
@@ -8754,8 +8647,7 @@ def get_http(action, host, port, deadline, purpose, secure):
     return False, f"HTTP probe failed with statuscode: {status}"
 
 def exchange_http(url, headers, deadline):
-    """GET url: (status, Location, beginning of the body). Raises OSError, or ValueError for what
-    is no HTTP."""
+    """GET url: (status, Location, beginning of the body). Raises OSError, ValueError."""
     parts, got, rest = urllib.parse.urlsplit(url), b"", []
     secure = parts.scheme == "https"
     sock = dial(parts.hostname, parts.port or (443 if secure else 80), deadline)
@@ -8790,8 +8682,7 @@ def is_enough(head, body):
     return len(body) >= size or body.endswith(b"0\r\n\r\n")
 
 def http2_frame(type_, flags, stream, data):
-    """RFC 9113, 4.1; of its types we know 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7
-    GOAWAY."""
+    """RFC 9113, 4.1; types: 0 DATA, 1 HEADERS, 3 RST_STREAM, 4 SETTINGS, 7 GOAWAY."""
     return struct.pack("!IBI", len(data) << 8 | type_, flags, stream) + data
 
 def grpc_request(authority, service):
@@ -8880,8 +8771,7 @@ class Prober:
         self.queue = WorkQueue("probe", self.probe_once, 8, hub)
 
     def watch(self, pod, container, found):
-        """From now on probe this run of a container, which is running; cheap if that is under
-        way."""
+        """From now on probe this run of a container; cheap if that is under way."""
         key, run_start_s = (uid_of(pod), container["name"]), seconds_of(found.started_at) or 0
         probes = {kind: Probe(kind, run_start_s < self.our_start - 10) for kind in PROBES if kind +
                   "Probe" in container}
@@ -8976,8 +8866,7 @@ CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
 
 def ready_endpoints(subsets, name):
-    """[(ip, port)] of the ready addresses of an Endpoints object at its port of a name; no
-    IPv6."""
+    """[(ip, port)] of the ready addresses of Endpoints at its port of a name; no IPv6."""
     found = []
     for subset in subsets:
         ports = [port["port"] for port in subset.get("ports", ()) if port.get("name", "") == name]
@@ -8986,8 +8875,7 @@ def ready_endpoints(subsets, name):
     return sorted(found)
 
 def service_ports(service, endpoints):
-    """The ServicePorts of a Service, by its Endpoints object (or None); [] for one without a
-    cluster IP."""
+    """The ServicePorts of a Service, by its Endpoints or None; [] without a cluster IP."""
     spec, ip, affinity_s = service["spec"], cluster_ip(service), None
     if spec.get("sessionAffinity") == "ClientIP":
         affinity_s = dig(spec, "sessionAffinityConfig.clientIP.timeoutSeconds", 10800)
@@ -8997,8 +8885,7 @@ def service_ports(service, endpoints):
             for port in (spec.get("ports", ()) if ip else ())]
 
 def balance(match, endpoints, affinity_s, tag):
-    """iptables rules that send what matches to one of the endpoints, each as likely as the
-    others."""
+    """iptables rules that send what matches to one of the endpoints, all as likely."""
     known, new = [], []
     for left, (ip, port) in zip(range(len(endpoints), 0, -1), endpoints):
         target, recent = f"-j DNAT --to-destination {ip}:{port}", f"-m recent --name {tag}-{ip}"
@@ -9101,8 +8988,7 @@ class Network:
                         f"{interface}; choose another range, such as 172.30.0.0/16")
 
     def ensure(self):
-        """Make the engine's network, the routes and the jumps where they are missing. Raises
-        EngineError."""
+        """Make the engine's network, routes and jumps where they lack. Raises EngineError."""
         s = self.settings
         found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
         subnets = [config.get("Subnet") for config in dig(found, "IPAM.Config", ())]
@@ -9204,8 +9090,7 @@ class Network:
                              "that reset can go on")
 
 def ports_of(pod):
-    """The HostPorts of a running pod; the engine itself publishes those of containers of plain
-    `docker run`."""
+    """The HostPorts of a running pod; the engine publishes those of plain `docker run`."""
     ip = dig(pod, "status.podIP")
     if (is_foreign(pod) or pod["spec"].get("hostNetwork") or
             dig(pod, "status.phase") != "Running" or not ip):
@@ -9219,8 +9104,7 @@ def ports_of(pod):
 # Names are lines in each pod's /etc/hosts, which work while k2d is down. DNS answers those who ask
 # DNS alone, and what changes too often for a file.
 def host_resolv_conf():
-    """The text of the host's resolv.conf; with systemd of the second, where the first names its
-    stub alone."""
+    """The host's resolv.conf; with systemd the second, where the first names its stub alone."""
     texts = [*map(read_text,
                   filter(os.path.exists,
                          ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")))]
@@ -9235,8 +9119,7 @@ def upstream_resolver():
 
 
 def hosts_text(pod, services):
-    """What a pod's /etc/hosts says. services: [(name, namespace, address)] of all Services with an
-    address."""
+    """What a pod's /etc/hosts says. services: [(name, namespace, address)]."""
     spec, own, (hostname, domain) = pod["spec"], pod["metadata"]["namespace"], pod_hostname(pod)
     ip = dig(pod, "status.podIP", "127.0.1.1")
     lines = ["# Kubernetes-managed hosts file.", "127.0.0.1\tlocalhost",
@@ -9293,8 +9176,7 @@ def read_question(data):
     return id_, flags, additional, ".".join(labels).lower(), type_, at + 5
 
 def answer_dns(data, resolve):
-    """The answer to one query, or None if it is none. resolve(name, type) -> (rcode, [(name, type,
-    rdata)])."""
+    """The answer to a query, None if it is none. resolve(name, type) -> (rcode, [records])."""
     try:
         id_, flags, additional, name, type_, end = read_question(data)
     except ValueError:
@@ -9472,8 +9354,7 @@ class Controllers:
             self.add(kind, *key)
 
     def start(self):
-        """After a start: look at everything once, as if it were new, for whatever was half
-        done."""
+        """After a start: look at everything once, for whatever was half done."""
         for kind in [kind for kind in KINDS if kind.id != "Event"]:
             for key in self.store.keys(kind.id):
                 row = self.store.row(kind.id, key)
@@ -9665,8 +9546,7 @@ class Scheduling(Controller):
         return True
 
 class Workloads(Controller):
-    """ReplicaSets, ReplicationControllers, Deployments; and what may be taken from them at a
-    time."""
+    """ReplicaSets, ReplicationControllers, Deployments, PodDisruptionBudgets."""
     def replica_set(self, rs, namespace, name):
         spec, pods = rs["spec"], self.pods_of(rs)
         active = [pod for pod in pods if not is_deleting(pod)]
@@ -9703,8 +9583,7 @@ class Workloads(Controller):
         return [p for p in pods if dig(controller_of(p), "uid") == uid_of(rs) and not has_ended(p)]
 
     def scale_pods(self, owner, pods, replicas):
-        """Create or delete until there are so many; updates pods. Returns why a pod could not be
-        made, or None."""
+        """Create or delete until there are so many; returns why one could not be made, or None."""
         meta, template = owner["metadata"], owner["spec"]["template"]
         surplus = len(pods) - replicas
         component = ("replicaset-controller" if owner["kind"] == "ReplicaSet"
@@ -10056,8 +9935,7 @@ def endpoint_of(pod, service, node):
             {"addresses": [ip], "conditions": serves, **more})
 
 def target_port(port, pod):
-    """The number that a Service port's targetPort means in a pod; None if the pod has no port of
-    that name."""
+    """The number that a Service port's targetPort means in a pod, or None."""
     target, protocol = port.get("targetPort") or port["port"], port.get("protocol", "TCP")
     if isinstance(target, int):
         return target
@@ -10166,8 +10044,7 @@ class Claims(Controller):
             self.router.add("provision", namespace, name)
 
     def provision(self, namespace, name):
-        """Make an engine volume for a claim, and the PersistentVolume that stands for it. Blocks
-        on the engine."""
+        """Make an engine volume for a claim, and its PersistentVolume. Blocks on the engine."""
         claim = self.store.get("PersistentVolumeClaim", namespace, name)
         class_ = self.store.get("StorageClass", "", dig(claim, "spec.storageClassName", ""))
         if not class_ or claim["spec"].get("volumeName") or is_deleting(claim):
@@ -10206,8 +10083,7 @@ class Claims(Controller):
         self.store.put(pv)
 
     def volume(self, pv, _, name):
-        """Available, Bound to its claim, or Released by it; then its reclaim policy says what
-        follows."""
+        """Available, Bound, or Released; then its reclaim policy says what follows."""
         ref, phase = pv["spec"].get("claimRef", {}), dig(pv, "status.phase")
         policy = dig(pv, "spec.persistentVolumeReclaimPolicy")
         claim = self.store.get("PersistentVolumeClaim", ref.get("namespace", ""),
@@ -10227,8 +10103,7 @@ class Claims(Controller):
             self.tell(pv, "Warning", "VolumeFailedDelete", why)
 
     def reclaim(self, name):
-        """Remove the engine volume of a claim that is gone, then what stood for it. Blocks on the
-        engine."""
+        """Remove the engine volume of a claim that is gone, then its object. Blocks."""
         pv = self.store.get("PersistentVolume", "", name)
         if dig(pv, "status.phase") == "Released" and is_ours(pv):
             self.engine.call("DELETE", "/volumes/" + name, expect=(404,))
@@ -10388,8 +10263,7 @@ class Garbage(Controller):
                 self.store.put(secret)
 
     def definition(self, crd, _, name):
-        """Accept the names of a definition and serve its resources; when it goes, they go
-        first."""
+        """Accept the names of a definition and serve its resources, which go before it."""
         if not crd:
             return register({"metadata": {"name": name}}, False)
         if is_deleting(crd):
@@ -10481,8 +10355,7 @@ class WebSocket:
         self.in_message, self.stream, self.rest = False, None, b""
 
     def receive(self, data):
-        """The events of some bytes from the client. Raises ValueError where they break the
-        protocol."""
+        """The events of some bytes from the client. Raises ValueError for what is none."""
         self.buffer += data
         while self.frame or self.read_head():
             final, opcode, left, mask = self.frame
@@ -10502,8 +10375,7 @@ class WebSocket:
                 self.in_message = not final or left > 0
 
     def read_head(self):
-        """Take the head of a frame off the buffer; returns whether it was complete. Raises
-        ValueError."""
+        """Take the head of a frame off the buffer; whether it was complete. Raises ValueError."""
         if len(self.buffer) < 2:
             return False
         first, second = self.buffer[0], self.buffer[1]
@@ -10734,8 +10606,7 @@ class Session:
         self.fars, self.gone = [], False
 
     def serve(self, handler):
-        """Take over a request's connection until the session ends. Raises OSError where the client
-        has gone."""
+        """Take over a request's connection until the session ends. Raises OSError."""
         handler.take_over(101, self.head)
         self.sock = handler.sock
         self.sock.setblocking(False)
@@ -10922,8 +10793,7 @@ def failure_status(reason, message, cause, **more):
             "details": {"causes": [cause]}, **more}
 
 class Forward(Session):
-    """port-forward: a far end for each pair of a data and an error stream with the same
-    requestid."""
+    """port-forward: a far end for each pair of data and error stream of a requestid."""
     def __init__(self, protocol, head, pod, containers):
         super().__init__(protocol, head)
         self.pod, self.containers = pod, containers     # containers() -> the Founds of the pod
@@ -11060,8 +10930,7 @@ def chosen_container(pod, name):
     return name or pod["spec"]["containers"][0]["name"]
 
 def log_numbers(request):
-    """The numbers in PodLogOptions, and when to begin in exact_seconds(). Raises ApiError 400,
-    422."""
+    """The numbers in PodLogOptions, and when to begin. Raises ApiError 400, 422."""
     query, faults, numbers, begin = request.query, Faults(), {}, exact_seconds("")
     for field in [field for field in ("tailLines", "limitBytes", "sinceSeconds")
                   if field in query]:
@@ -11091,8 +10960,7 @@ def log_span(found, last, previous):
             else (id_, found.run_began, ""))
 
 class AtPod:
-    """What requests for a pod's log, streams and ports are answered. Every method may run in any
-    thread."""
+    """What requests for a pod's log, streams and ports are answered. Any thread."""
     def __init__(self, store, access, engine, known):
         self.store, self.access, self.engine, self.known = store, access, engine, known
         self.by_subresource = {"log": self.log, "proxy": self.proxy, "exec": self.connect,
@@ -11105,8 +10973,7 @@ class AtPod:
         return pod
 
     def log(self, request):
-        """A container's log, of this run or the one before; the API server's refusals come before
-        the kubelet's."""
+        """A container's log, of this run or the one before."""
         (numbers, begin), pod = log_numbers(request), self.pod_of(request)
         name = chosen_container(pod, request.query.get("container"))
         if not pod["spec"].get("nodeName"):
@@ -11137,8 +11004,7 @@ class AtPod:
 
     @staticmethod
     def check_log(pod, name, found, previous):
-        """The last run of a container that has a log. Raises ApiError 400 for one that has
-        none."""
+        """The last run of a container that has a log. Raises ApiError 400 for none."""
         status = next((s for field in STATUS_FIELDS.values()
                        for s in dig(pod, f"status.{field}", ()) if s["name"] == name), None)
         last, reason = dig(status, "lastState.terminated"), dig(status, "state.waiting.reason")
@@ -11156,8 +11022,7 @@ class AtPod:
         return last
 
     def count_lines(self, id_, asked, tty):
-        """How many lines a part of a log has: the engine counts from the end of the log, of a
-        later run."""
+        """How many lines a part of a log has: the engine counts from the end of all runs."""
         sock, rest = self.engine.log(id_, asked)
         with sock:
             return sum(text.count(b"\n") for text in log_text(sock, rest, tty))
@@ -11481,16 +11346,14 @@ class NodeKeeper:
             self.store.put(lease)
 
 class Recorder:
-    """Records Events: in memory, for an hour, and of one source about one object no more than it
-    may tell."""
+    """Records Events: in memory, for an hour, of one source no more than it may tell."""
     def __init__(self, settings, store):
         self.settings, self.store = settings, store
         # (uid, source) -> (Events it may still tell, when that was, {what was told: Event's name})
         self.told = {}
 
     def names_left(self, uid, component):
-        """{what was told: its Event's name} of a source, None if it has said enough, as of a crash
-        loop."""
+        """{what was told: its Event's name} of a source, None if it has said enough."""
         at = time.monotonic()
         left, then, names = self.told.pop((uid, component), (EVENT_BURST, at, {}))
         left = min(EVENT_BURST, left + (at - then) / EVENT_REFILL_S)
@@ -11534,8 +11397,7 @@ class Recorder:
 
 @contextmanager
 def answering_faults(what):
-    """Around what answers a request: a fault of our own is logged, with where it happened, and
-    answered 500."""
+    """Around what answers a request: a fault of our own is logged and answered 500."""
     try:
         yield
     except ApiError:
