@@ -1976,7 +1976,8 @@ class Store:
                            "SELECT name FROM facts WHERE name LIKE 'gone/%'")}
         found = self.db.execute("SELECT kind, namespace, name, object FROM objects")
         for kind, namespace, name, text in found:
-            self.load(kind, (namespace, name), json.loads(text))
+            if kind not in KIND or KIND[kind].kept != "empty":     # of an older k2d: not shown
+                self.load(kind, (namespace, name), json.loads(text))
 
     def load(self, kind, key, obj):
         """Take an object from the disk; where its status is computed it gets a new version."""

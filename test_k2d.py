@@ -1327,6 +1327,15 @@ class Stores(Pure):
         ("what we derived", "Endpoints", {}, {k2d.COMPUTED[0]: "k2d"}, None),
     ]
 
+    def test_what_an_older_k2d_kept_of_kinds_that_are_always_empty_now(self):
+        store, kind = self.store(self.path), "HorizontalPodAutoscaler"
+        text = json.dumps(of_kind("ConfigMap", {"metadata": {"name": "a", "namespace": "n", "resourceVersion": "1"}}))
+        for each in (kind, "ConfigMap"):
+            store.db.execute("INSERT INTO objects VALUES (?, 'n', 'a', ?)", (each, text))
+        store.close()
+        store = self.store(self.path)
+        self.assertEqual((self.names(store), self.names(store, kind)), ("a", ""))
+
     def test_what_is_kept_survives_and_keeps_its_version(self):
         self.each(self.DURABLE, lambda kind, status, labels: (k2d.durable(
             k2d.KIND[kind], {"metadata": {"labels": labels}, "status": status}) or {}).get("status"))
