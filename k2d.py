@@ -1315,10 +1315,9 @@ def empty(field):
 
 # == 6. Objects ==============================================================================
 # What all kinds have in common: keys, labels, owners, conditions; and the containers of a pod.
-# annotation: this pod, or the Service of its published ports, is a container that
+# Annotation: this pod, or the Service of its published ports, is a container that somebody else
+# started; holds its name. As a label: the first digits of its id.
 FOREIGN = "k2d.io/container"
-#                                 somebody else started; holds its name. As a label: the first
-#                                 digits of its id
 # annotation of pods that the API did not make: `kubectl drain` skips them
 MIRROR = "kubernetes.io/config.mirror"
 # labels: we derived it
@@ -1444,15 +1443,11 @@ def pod_total(spec, side):
 def qos_class(spec):
     """Guaranteed, Burstable or BestEffort (Kubernetes: Pod Quality of Service Classes)."""
     containers = [*spec.get("containers", ()), *spec.get("initContainers", ())]
-    pairs = [(dig(c, "resources.requests", {}), dig(c, "resources.limits", {}))
-             for c in containers]
-    if not any(requests or limits for requests, limits in pairs):
+    sides = [(dig(c, ["resources", "requests", name]), dig(c, ["resources", "limits", name]))
+             for c in containers for name in ("cpu", "memory")]
+    if not any(request or limit for request, limit in sides):
         return "BestEffort"
-    sides = [(requests, limits, resource) for requests, limits in pairs
-             for resource in ("cpu", "memory")]
-    equal = all(limits.get(resource) and
-                requests.get(resource, limits[resource]) == limits[resource]
-                for requests, limits, resource in sides)
+    equal = all(limit and request in (None, limit) for request, limit in sides)
     return "Guaranteed" if equal else "Burstable"
 
 def is_selected(selector, pod):
@@ -2794,10 +2789,10 @@ ROLES = {  # the ClusterRoles that every cluster has, and what they allow
                                         verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
-GRANTED = {"cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
-           "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
-           # ClusterRole -> the groups that have it
-           "system:basic-user": ("system:authenticated",)}
+GRANTED = {  # ClusterRole -> the groups that have it
+    "cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
+    "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
+    "system:basic-user": ("system:authenticated",)}
 
 class Access:
     """The certificates and tokens of one data path; who is asking, and what they may."""
@@ -3972,7 +3967,7 @@ def update_pod(writer, old, new):
     yield lost, "spec.tolerations", "Forbidden", "tolerations can only be added"
     other = fixed_in_pod(before) != fixed_in_pod(after)
     yield (other, "spec", "Forbidden",
-           "of a pod only images, activeDeadlineSeconds and tolerations can be changed")
+           "of a pod only images, activeDeadlineSeconds, tolerations and gates can be changed")
 
 def check_ephemeral(old, new):
     """What may not be done to spec.ephemeralContainers: one only adds
@@ -4877,6 +4872,8 @@ class Writer:
         if not ip:
             free = (str(cidr[n]) for n in range(16, cidr.num_addresses - 1))
             ip = next((each for each in free if each not in taken), "")
+            if not ip:
+                faults.add("spec.clusterIPs", "Invalid", f"no address of {cidr} is free")
         elif ip != "None" and ip != before.get("clusterIP"):
             if ip in taken:
                 faults.add("spec.clusterIPs", "Invalid", f"{ip} is already allocated")
@@ -6307,10 +6304,8 @@ def claim_trouble(pod, lookup):
 # == 25. Pod -> container ====================================================================
 # Kubernetes dicts in, engine dicts out; nothing sent, and nothing read but a seccomp profile and
 # whether the host has AppArmor. Section 28 goes the other way. The spelling tells the side:
-# camelCase keys are Kubernetes, PascalCase are
-# the engine's.
-# the labels of our containers, those of the kubelet
-POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (
+# camelCase keys are Kubernetes, PascalCase are the engine's.
+POD_NAME, POD_NAMESPACE, POD_UID, CONTAINER_NAME = (    # labels of containers, the kubelet's
     "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.pod.uid",
     "io.kubernetes.container.name")
 # "always" would undo a `docker stop` when the engine restarts
@@ -6715,8 +6710,7 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
 
 # == 26. Volumes =============================================================================
 # Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. What
-# touches the host stands
-# in section 7.
+# touches the host stands in section 7.
 def volume_files(kind, source, lookup):
     """The files of a configMap or secret: {relative path: (bytes, mode)}. Raises ConfigError."""
     name = source.get("name") or source.get("secretName", "")
@@ -7027,8 +7021,8 @@ class Engine:
                     if line.get("status") == "Downloading" and dig(line, "progressDetail.total"):
                         layers[line["id"]] = line["progressDetail"]
                 if tell and layers:
-                    there, known = zip(*map(itemgetter("current", "total"), layers.values()))
-                    tell(sum(there), sum(known))
+                    there = sum(layer.get("current", 0) for layer in layers.values())
+                    tell(there, sum(layer["total"] for layer in layers.values()))
                 got = sock.recv(65536)
                 if not got:
                     return
@@ -7312,14 +7306,6 @@ def has_failed_init(spec, statuses):
         if code and not is_sidecar(container) and not restarts(spec, container, code):
             return True
     return False
-
-def is_initialised(spec, statuses):
-    """Whether the init containers have ended, and the sidecars have come so far."""
-    for container in spec.get("initContainers", ()):
-        status = statuses[container["name"]]
-        if not has_begun(status) if is_sidecar(container) else last_exit(status) is None:
-            return False
-    return True
 
 def pod_phase(spec, statuses, ended=False):
     """The kubelet's getPhase. statuses: by container name; ended: nothing starts any more."""
@@ -8300,6 +8286,9 @@ class Starter:
         except EngineError as error:
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             result = ConfigError(str(error), "ErrImagePull")
+        except Exception:                       # a fault of ours must not leave it on its way
+            log(f"pulling {image}: {trace()}")
+            result = ConfigError("the log of k2d says more", "ErrImagePull")
         if self.known.pod(uid_of(pod)):                         # else it was deleted meanwhile
             self.known.slot(uid_of(pod), name).pull = result
         self.queue.add(key_of(pod))
@@ -8526,8 +8515,8 @@ class Stopper:
 # == 30. Probes and hooks ====================================================================
 # What asks a container how it is, and what tells it that it has started or must stop:
 # run_handler() does one action and blocks, the Prober decides when and what follows. Rules are the
-# kubelet's (pkg/kubelet/prober, pkg/probe). kind -> what holds before it has a result
-PROBES = {"startup": None, "readiness": False, "liveness": True}
+# kubelet's (pkg/kubelet/prober, pkg/probe).
+PROBES = {"startup": None, "readiness": False, "liveness": True}    # what holds before a result
 OUTPUT_BYTES = 10 << 10                 # read of an answer's body or a command's output
 HANDLERS = "exec", "httpGet", "tcpSocket", "grpc", "sleep"
 # grpc.health.v1.HealthCheckResponse.ServingStatus
@@ -9760,7 +9749,7 @@ class Workloads(Controller):
             wanted = resolve_count(least, expected, True)
         else:
             wanted = max(0, expected - resolve_count(most, expected, True))
-        allowed = max(0, healthy - wanted) if pods else 0
+        allowed = max(0, healthy - wanted) if expected else 0
         told = condition(dig(pdb, "status.conditions"), "DisruptionAllowed", str(allowed > 0),
                          "SufficientPods" if allowed else "InsufficientPods",
                          observedGeneration=generation)
@@ -10764,7 +10753,8 @@ class Terminal(Session):
 
     def resize(self):
         """Tell the engine the terminal's size; what has ended by now needs none."""
-        if self.size and self.tty:
+        is_size = isinstance(self.size, dict) and {"Height", "Width"} <= self.size.keys()
+        if is_size and self.tty:
             height, width = (int(self.size[key]) for key in ("Height", "Width"))
             self.engine.call("POST", f"{self.target}/resize?h={height}&w={width}",
                              expect=(400, 404, 409, 500))
@@ -11045,7 +11035,7 @@ class AtPod:
                 sock = unverified_tls().wrap_socket(sock, server_hostname=host)
         except (OSError, ValueError) as error:
             raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}")
-        path = request.target.partition("/proxy")[2]
+        path = re.search(rf"/{request.kind.plural}/[^/]+/proxy(.*)", request.target)[1]
         headers = {**without(request.headers, *HIDDEN), "host": f"{host}:{port}",
                    "connection": "close", "content-length": str(len(request.body)),
                    "x-forwarded-uri": request.target.partition("?")[0]}
@@ -11530,7 +11520,8 @@ class K2d:
         except (EngineError, ApiError, OSError, ValueError, KeyError, TypeError) as error:
             log(f"{error}; trying again in {self.retry_s} s")
             if sock:
-                sock.shutdown(socket.SHUT_RDWR)     # the hub sees it end, and calls us again
+                with suppress(OSError):             # the hub has closed it
+                    sock.shutdown(socket.SHUT_RDWR)     # the hub sees it end, and calls us again
             else:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
@@ -11590,8 +11581,6 @@ def bootstrap(settings, store, writer, services):
 
 def serve(settings):
     """Serve until SIGTERM; the containers outlive it."""
-    if os.geteuid():
-        raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     os.umask(0o022)
     # no honest object is deeper; deeper JSON must not use up a small stack
     sys.setrecursionlimit(500)
@@ -11660,6 +11649,8 @@ def lean(argv):
     data path: no other folder is written to."""
     import py_compile
     settings = Settings(argv[2:], os.environ)
+    if os.geteuid():
+        raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     compiled = settings.path("k2d.pyc")
     make_folder(settings.data_path)
     py_compile.compile(os.path.abspath(__file__), compiled, doraise=True, optimize=2)
