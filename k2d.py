@@ -525,11 +525,10 @@ def selector_text(selector):
 Kind = namedtuple("Kind",
                   "name group version plural singular short namespaced verbs subresources marks "
                   "kept id schema scale fields columns")
-# kept     disk: whole; spec: without its status, which we compute; memory: not at all; pod: see
-#          durable(); -: not stored, only created; empty: clients look for these, but none can be
-#          made; usage: measured when asked for
-# marks    all: category of `kubectl get all`; gen: metadata.generation counts; obj: a DELETE
-#          answers the object
+# kept     disk: whole; spec: without its status, which we compute; pod: see durable(); memory: not
+#          on disk; -: not at all, only created; empty: never any, though clients ask for the list;
+#          usage: measured when asked for
+# marks    gen: metadata.generation counts; obj: a DELETE answers the object; others: categories
 # id       under which objects rest in the Store: the name, or plural.group of a custom resource
 # schema   name of its message in SCHEMA; of a custom resource its JSON schema, as bytes
 # scale    paths of spec.replicas, status.replicas and the selector
@@ -658,7 +657,7 @@ def kind_named(api_version, name):
 #           ^ strategic merge only, _ server-side apply only; /^ of a message: strategic merge
 #           replaces it
 #   =       the default where the field is absent
-#   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the first key;
+#   |rules  req must be given; A,B one of these; 1..9 in this range; unique by the keys;
 #           fixed: no update changes it; @form see FORMS and MAP_FORMS; |one alone: exactly one of
 #           the message's fields
 # Field numbers and list types are those of k8s.io/api 0.35.
@@ -3334,10 +3333,8 @@ def wire_fields(data):
         wire = key & 7
         if wire > 2:    # Kubernetes has no field of another type
             raise ValueError(f"wire type {wire}")
-        size = value = 8                                        # of a double
-        if wire != 1:
-            size, at = varint(data, at)
-            value = size
+        size, at = (8, at) if wire == 1 else varint(data, at)   # 1: a double
+        value = size                                            # 0: the number is the value itself
         if wire:
             value, at = data[at:at + size], at + size
         if at > len(data):
@@ -3656,8 +3653,8 @@ def walk(field, value, path=(), is_own=True, out=None):
         raise bad_request(f"{path_text(path)} is there twice")
     if path and (not parts or is_own):
         out[path] = value if parts is None else PARTS
-    for name, below, part, is_own in parts or ():
-        walk(below, part, path + (name,), is_own, out)
+    for name, below, part, owns in parts or ():
+        walk(below, part, path + (name,), owns, out)
     return out
 
 def owned_by(field, config):
@@ -4723,19 +4720,19 @@ def check_forms(field, form, value, path, faults):
     """Check texts by a form: the value, each of a list, or the keys and values of a map."""
     if field.kind == "{}":
         of_key, of_value = MAP_FORMS[form]
-        of_texts = form in ("labels", "keys")                   # those are told as a whole
+        as_a_whole = form in ("labels", "keys")                   # the cause names the map
         texts = []
         for key, item in (value or {}).items():
-            at = path if of_texts else f"{path}[{key}]"
+            at = path if as_a_whole else f"{path}[{key}]"
             # "/", since an empty key has no form
             texts += [(at, of_key, key or "/"), (at, of_value, item)]
     elif field.kind == "[]":
         texts = [(f"{path}[{i}]", form, item) for i, item in enumerate(value or ())]
     else:
         texts = [(path, form, value)]
-    for at, form, text in texts:
-        if form and text not in (None, "") and not fits(form, text):
-            faults.add(at, "Invalid", form_text(form), text)
+    for at, wanted, text in texts:
+        if wanted and text not in (None, "") and not fits(wanted, text):
+            faults.add(at, "Invalid", form_text(wanted), text)
 
 def validate(kind, obj, faults, old=None):
     """Check a whole object."""
@@ -10617,7 +10614,7 @@ class Session:
         poll, fars = select.poll(), self.waiting_fars()
         pending = bool(hungry and self.sock.pending())
         wish = select.POLLIN if hungry else select.POLLRDHUP
-        poll.register(self.sock, wish | select.POLLOUT if self.out else wish)
+        poll.register(self.sock, (wish | select.POLLOUT) if self.out else wish)
         for far, wish in fars.values():
             poll.register(far.sock, wish)
         if pending:     # in TLS's own buffer, which no poll shows
@@ -10905,9 +10902,10 @@ def serve_proxy(handler, sock, data):
             handler.sock.sendall(got)
 
 # -- the requests
-WAITING = {"ErrImagePull": "image can't be pulled",     # a log
-           "ImagePullBackOff": "trying and failing to pull image"}
-# from the proxied
+WAITING = {  # reason -> what is said to those who want its log
+    "ErrImagePull": "image can't be pulled",
+    "ImagePullBackOff": "trying and failing to pull image"}
+# headers that the proxied server does not get
 HIDDEN = "authorization", "connection", "host", "transfer-encoding", "content-length", "expect"
 
 def chosen_container(pod, name):
