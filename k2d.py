@@ -2476,7 +2476,7 @@ class Hub:
                     # its reader does not drain, or does not even begin to
                     if watch.out_bytes > WATCH_BYTES:
                         self.store.unwatch(watch)
-                        watch.ended = True
+                        self.end(watch)
         for watch in watches:
             if watch.connection and watch.out:
                 self.on_ready(watch.connection)
@@ -2497,8 +2497,15 @@ class Hub:
     def end_watch(self, watch):
         if watch.connection:
             watch.out.append(b"0\r\n\r\n")
-            watch.ended = True
+            self.end(watch)
             self.on_ready(watch.connection)
+
+    def end(self, watch):
+        """Close a watch once all is sent, and soon even if its client does not read."""
+        watch.ended = True
+        if watch.connection:
+            self.expect(watch.connection, IO_SECONDS)
+
 
     def bookmarks(self):
         """Tell watches that asked for it which version they have reached."""
@@ -8384,9 +8391,12 @@ class Stopper:
         """Run a lifecycle hook in a thread of its own, and then(whether it went well)."""
         slot = self.slot(pod, found)
         def work():
-            hook = container["lifecycle"][which]
-            ok, text = run_handler(self.engine, pod, container, found, hook, timeout_s,
-                                   "lifecycle")
+            hook, ok = container["lifecycle"][which], False
+            try:
+                ok, _ = run_handler(self.engine, pod, container, found, hook, timeout_s,
+                                    "lifecycle")
+            except Exception:   # a fault of ours must not leave it at work
+                log(f"{which} of {name_of(pod)}: {trace()}")
             if not ok:          # its words might hold a secret: they are not told
                 kind = which[0].upper() + which[1:]
                 self.event(pod, "Warning", f"Failed{kind}Hook", f"{kind}Hook failed",
@@ -11623,7 +11633,7 @@ def remove_pods(settings, engine, uids):
     """Remove the containers and volumes of pods, and take others off our network."""
     for info in engine.call("GET", "/containers/json?all=1"):
         if dig(info, ["Labels", POD_UID]) in uids:
-            engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1")
+            engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1", expect=ENDED)
         elif settings.network in dig(info, "NetworkSettings.Networks", {}):
             body = {"Container": info["Id"], "Force": True}
             engine.call("POST", f"/networks/{settings.network}/disconnect", body)
