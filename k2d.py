@@ -11677,7 +11677,10 @@ def main(argv):
     elif command == "serve" and not argv[0].endswith(".pyc"):
         lean(argv)
     else:
-        COMMANDS[command](Settings(argv[2:], os.environ))
+        try:
+            COMMANDS[command](Settings(argv[2:], os.environ))
+        except EngineError as error:
+            raise SystemExit(f"k2d: {error}")
 
 if __name__ == "__main__":
     main(sys.argv)
