@@ -6227,7 +6227,7 @@ class View:
 def lacks_resources(pod, node, view):
     """[(resource, requested, used, capacity)] of what is too little, CPUs in thousandths."""
     wanted, rows = pod_total(pod["spec"], "requests"), []
-    wanted["pods"], has = 10 ** 9, nanos_of(node["status"].get("allocatable"))
+    wanted["pods"], has = 10 ** 9, nanos_of(dig(node, "status.allocatable", {}))
     for name in dict.fromkeys(("pods", "cpu", "memory", "ephemeral-storage", *sorted(wanted))):
         unit = 10 ** (6 if name == "cpu" else 9)
         asked, used, all_ = (-(-each[name] // unit) for each in (wanted, view.used, has))
