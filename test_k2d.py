@@ -3352,6 +3352,8 @@ class Scheduling(Pure):
         said = lambda reasons: f"0/1 nodes are available: {', '.join(f'1 {each}' for each in reasons)}." * bool(reasons)
         self.each([(*case, said(reasons)) for *case, reasons in cases], lambda spec, pods, node: k2d.misfit(
             self.pod(bound=False, **spec), {**self.NODE, "spec": node}, self.view(*pods)))
+        self.assertIn("Too many pods", k2d.misfit(
+            self.pod(bound=False), {**self.NODE, "spec": {}, "status": {}}, self.view()))  # one that has said nothing yet
 
     def test_requests_of_init_containers_and_sidecars(self):
         cpu = lambda amount, **more: {"name": "i", "resources": {"requests": {"cpu": amount}}, **more}
