@@ -1406,6 +1406,10 @@ def is_sidecar(container):
     """Whether an init container goes on beside the others (KEP-753)."""
     return container.get("restartPolicy") == "Always"
 
+def is_ending_init(spec, container):
+    """Whether a container of a pod is an init container that ends before the others begin."""
+    return container in spec.get("initContainers", ()) and not is_sidecar(container)
+
 def containers_of(spec):
     """The containers of a pod spec with the paths to them, the init containers first."""
     return [(f".{field}[{i}]", container)
@@ -4476,21 +4480,18 @@ DEFAULTS = {  # message -> what fills it in beyond the defaults of SCHEMA
     "LimitRangeItem": default_limits, "Subject": default_subject,
 }
 CHECKS = {  # message -> its check
-    "PodSpec": check_pod_spec, "Container": check_container,
+    "PodSpec": check_pod_spec, "Container": check_container, "EnvVar": check_env,
     "ResourceRequirements": check_resources,
-    "EnvVar": check_env, "LabelSelectorRequirement": check_requirement,
-    "NodeSelectorRequirement": check_requirement,
-    "DeploymentSpec": check_workload, "ReplicaSetSpec": check_workload,
-    "StatefulSetSpec": check_workload,
-    "DaemonSetSpec": check_workload, "ReplicationControllerSpec": check_workload,
-    "JobSpec": check_job_spec,
-    "CronJobSpec": check_cron_job_spec, "PodDisruptionBudgetSpec": check_budget,
-    "ServiceSpec": check_service_spec,
+    **dict.fromkeys(("LabelSelectorRequirement", "NodeSelectorRequirement"), check_requirement),
+    **dict.fromkeys(("DeploymentSpec", "ReplicaSetSpec", "StatefulSetSpec", "DaemonSetSpec",
+                     "ReplicationControllerSpec"), check_workload),
+    "JobSpec": check_job_spec, "CronJobSpec": check_cron_job_spec,
+    "PodDisruptionBudgetSpec": check_budget, "ServiceSpec": check_service_spec,
     "EndpointSlice": check_slice, "ConfigMap": check_config_map,
-    "PersistentVolumeClaimSpec": check_claim_spec,
-    "PolicyRule": check_rule, "RoleBinding": check_binding, "ClusterRoleBinding": check_binding,
-    "PriorityClass": check_priority, "SelfSubjectAccessReviewSpec": check_review,
-    "SubjectAccessReviewSpec": check_review, "CustomResourceDefinition": check_definition,
+    "PersistentVolumeClaimSpec": check_claim_spec, "PriorityClass": check_priority,
+    "PolicyRule": check_rule, "CustomResourceDefinition": check_definition,
+    **dict.fromkeys(("RoleBinding", "ClusterRoleBinding"), check_binding),
+    **dict.fromkeys(("SelfSubjectAccessReviewSpec", "SubjectAccessReviewSpec"), check_review),
 }
 OWN = {  # kind -> its Own
     "Pod":                      Own(None, admit_pod, update_pod, pod_cells),
@@ -7034,14 +7035,14 @@ class Engine:
 
 def read_answer_head(sock):
     """(head, first bytes of the body) of an answer. Raises OSError."""
-    got = b""
-    while b"\r\n\r\n" not in got:
+    got, found = b"", None
+    while not found:
         more = sock.recv(65536)
-        if not more:
-            raise OSError("hung up before it answered")
+        if not more or len(got) > HEAD_BYTES:
+            raise OSError("hung up before it answered, or does not come to the end of its head")
         got += more
-    head, _, rest = got.partition(b"\r\n\r\n")
-    return head, rest
+        found = HEAD_END.search(got)
+    return got[:found.start()], got[found.end():]
 
 def registry_of(image):
     """(host, path) of an image's registry."""
@@ -7245,7 +7246,7 @@ KUBELETS = "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady
 def container_state(pod, container, found):
     """(state without why it waits, whether a run that has ended counts as ready) of a container
     that was found."""
-    is_init = container in pod["spec"].get("initContainers", ()) and not is_sidecar(container)
+    is_init = is_ending_init(pod["spec"], container)
     if found.running:
         return {"running": {"startedAt": engine_time(found.started_at)}}, False
     ended = found.state in ("exited", "dead", "removing") and engine_time(found.started_at)
@@ -7276,8 +7277,7 @@ def container_status(pod, container, found, problem, probed):
         status["lastState"] = filled(terminated=last)
         status["state"], status["ready"] = container_state(pod, container, found)
         if found.running:
-            stays = container not in spec.get("initContainers", ()) or is_sidecar(container)
-            started = started and stays
+            started = started and not is_ending_init(spec, container)
             status.update(started=started, ready=started and ready and found.state == "running")
     if not status["state"]:
         reason, text = (problem or
@@ -7297,12 +7297,6 @@ def is_running(status):
 
 def has_run(status):
     return is_running(status) or last_exit(status) is not None
-
-def has_begun(status):
-    """Whether a sidecar has come so far that the next container may start."""
-    if is_running(status):
-        return status["started"]
-    return "waiting" not in status["state"] or bool(status["lastState"])
 
 def has_failed_init(spec, statuses):
     for container in spec.get("initContainers", ()):
@@ -7755,7 +7749,7 @@ class Worker:
         ended = exit_ or not state.get("Running") and (not before or before.running)
         container = container_named(pod["spec"], name) if pod else {}
         # An init container that is done is no reason to run it again.
-        is_init = container in dig(pod, "spec.initContainers", ()) and not is_sidecar(container)
+        is_init = is_ending_init(dig(pod, "spec", {}), container)
         if ended and not exit_ and not is_init and self.is_interruption(state):
             state.update(ExitCode=137, Error=INTERRUPTED)
         words = self.last_words(uid, container, info, before) if ended and container else ""
@@ -10896,18 +10890,11 @@ def serve_proxy(handler, sock, data):
     with sock:
         sock.settimeout(IO_SECONDS)
         sock.sendall(data)
-        head, found = b"", None
-        while not found:
-            got = sock.recv(65536)
-            if not got or len(head) > HEAD_BYTES:
-                raise OSError(
-                    "hung up before it answered, or does not come to the end of its head")
-            head += got
-            found = HEAD_END.search(head)
-        lines = [line for line in head[:found.start()].split(b"\n")
+        head, rest = read_answer_head(sock)
+        lines = [line for line in head.split(b"\n")
                  if not line.lower().startswith(b"connection:")]
-        handler.sock.sendall(b"\n".join(lines).rstrip(b"\r") + b"\r\nConnection: close\r\n\r\n" +
-                             head[found.end():])
+        handler.sock.sendall(b"\n".join(lines).rstrip(b"\r") +
+                             b"\r\nConnection: close\r\n\r\n" + rest)
         for got in iter(lambda: sock.recv(65536), b""):
             handler.sock.sendall(got)
 

@@ -887,8 +887,8 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 98_750),                             # 72,000
-        ("lines", 11_690),                              # 7,700
+        ("tokens", 98_700),                             # 72,000
+        ("lines", 11_680),                              # 7,700
         ("tokens a line of code", 10.4), ("KB in literals", 135.7),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
         ("lines of 100 characters", 0), ("lines of host functions", 660), ("sections with host functions", 7),
