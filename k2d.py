@@ -51,8 +51,10 @@ import urllib.parse
 from collections import Counter, deque, namedtuple
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from errno import EMFILE, ENFILE, ENOMEM
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import islice
 from operator import itemgetter
 
 # == 1. Settings =============================================================================
@@ -81,13 +83,26 @@ OPTIONS = [
 CLUSTER_DOMAIN = "cluster.local"
 NODE_PORTS = range(30000, 32768)
 BODY_BYTES = 3 << 20        # the API server's own limit
-YAML_BYTES = 256 << 10      # PyYAML takes some 12 us and 450 bytes a byte
+OBJECT_BYTES = 4 << 20      # patches, and what we add, make objects grow
+FAULTS = 100                # told of one object
+STEP_CHARS = 320            # of a key where it stands in a path: names have 317 at most
+LIST_ITEMS = 4000           # of the lists of our own kinds; what has an order is searched in turn
+TERMS = 100                 # of a selector in a query
+OWNED_FIELDS = 50_000       # of an object, that are applied
+FAULT_CHARS = 2000          # of what somebody else said went wrong
+SMALL_BYTES = 64 << 10      # of reviews; larger bodies are worked on one at a time
+YAML_BYTES = 128 << 10      # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
+FILE_BYTES = 1 << 20        # of a file that others may have written, of a line of the engine's
+ANSWER_BYTES = 16 << 20     # of an answer of the engine's
 # from accept to a complete handshake, from a request's first byte to its whole head
 HEAD_SECONDS = 10
-IO_SECONDS = 60             # for one read or write of a request's body or answer
+IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
+SLOWEST = 16 << 10          # besides a second for so many bytes of it
+PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
+WARNINGS = 20               # headers of an answer
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
@@ -154,8 +169,27 @@ def trace():
 # == 2. Errors ===============================================================================
 # Every refusal is an ApiError, raised where the fact is known; Handler.run() alone turns it into
 # bytes. Clients act on code, reason and the causes' fields; the sentences are for people.
+class Told(Exception):
+    """What went wrong outside of this code, and its text says it all: the log needs no trace."""
 
-class ApiError(Exception):
+def fault_text(error):
+    """What the log says of a fault that is being handled."""
+    return str(error) or "failed" if isinstance(error, Told) else trace()
+
+def guarded(function, *args):
+    """What a function returns; a fault of it is logged, and costs others nothing."""
+    try:
+        return function(*args)
+    except Exception as error:
+        log(f"{threading.current_thread().name}: {fault_text(error)}")
+
+def must(holds, what):
+    """What a reader leans on holds, also where `assert` is compiled away. Raises Told: one object
+    fails, and the server goes on."""
+    if not holds:
+        raise Told(what)
+
+class ApiError(Told):
     """A refusal for the client, as a Status (API conventions, "Response Status Kind")."""
     def __init__(self, code, reason, message, details=None, retry_after=None):
         super().__init__(message)
@@ -209,7 +243,7 @@ class Mismatch(ValueError):
         super().__init__(f"{path}: {text}" if path else text)
         self.text, self.path = text, path
 
-class ConfigError(Exception):
+class ConfigError(Told):
     """A container cannot be created as its pod stands: (message, reason why it waits)."""
     def __init__(self, message, reason="CreateContainerConfigError"):
         super().__init__(message)
@@ -221,9 +255,11 @@ LABELS = {  # reason of a cause, less FieldValue -> what a person reads; else RE
     "TooMany": "Too many"}
 
 class Faults(list):
-    """The causes of a 422, gathered field by field: faults.add("spec.replicas", "Invalid", "must
-    be ...", -1)."""
+    """The causes of a 422, gathered field by field, the first FAULTS of them:
+    faults.add("spec.replicas", "Invalid", "must be ...", -1)."""
     def add(self, field, reason, why, *found):
+        if len(self) >= FAULTS:
+            return
         text = ": ".join([LABELS.get(reason, f"{reason} value"),
                           *(json.dumps(each)[:100] for each in found), why])
         self.append({"reason": "FieldValue" + reason, "message": text, "field": field.lstrip(".")})
@@ -352,6 +388,15 @@ def is_address(text):
     except ValueError:
         return False
 
+def is_endpoint(text):
+    """Whether a text is an IP address that traffic may be sent to: not one of the host alone
+    (validation, ValidateNonSpecialIP)."""
+    if not is_address(text):
+        return False
+    ip = ipaddress.ip_address(text)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return not (ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast)
+
 # -- quantities
 QUANTITY = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d+))?")
 # What a suffix multiplies by, in units of 10^-9; the smallest first.
@@ -427,7 +472,11 @@ FORMS = {
              "must be a DNS name, or one that begins with *."),
     "share": (r"\d{1,9}|\d{1,9}%", 10, "must be a number of pods, or a percentage such as 25%"),
     "amount": ("[^-].*", 64, "must not be negative"),
+    "dnsname": (rf"(?!.*[^.]{{64}}){SUBDOMAIN}", 253, "must be a DNS name, as example.com"),
     "ip": (is_address, 45, "must be an IP address, such as 10.9.8.7"),
+    "ipv4": (lambda value: is_address(value) and ":" not in value, 15, "must be an IPv4 address"),
+    "endpoint": (is_endpoint, 45,
+                 "must be an IP address, and not loopback, link-local or multicast"),
     "clusterip": (lambda value: value == "None" or is_address(value), 45,
                   "must be an IP address, or None"),
     "anyport": (is_port, 15,
@@ -470,6 +519,8 @@ def parse_selector(text):
                               "such as a=b, a!=b, a in (b,c), a or !a")
         requirements.append(requirement_of(found))
         at = found.end()
+        if len(requirements) > TERMS:
+            raise bad_request(f"a selector may have {TERMS} terms")
     return requirements
 
 def requirement_of(found):
@@ -681,8 +732,8 @@ PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   10nodeName|@subdomain hostNetwork:bool hostPID:bool hostIPC:bool 27shareProcessNamespace:bool?
   14securityContext:PodSecurityContext={} imagePullSecrets:[]LocalObjectReference#/name
   hostname|@label subdomain|@label affinity:Affinity schedulerName=default-scheduler
-  22tolerations:[]Toleration hostAliases:[]HostAlias(*ip|@ip hostnames:[])/ip
-  priorityClassName|@subdomain priority:int? dnsConfig:PodDNSConfig(nameservers:[] searches:[]
+  22tolerations:[]Toleration hostAliases:[]HostAlias(*ip|@ip hostnames:[]|@subdomain)/ip
+  priorityClassName|@subdomain priority:int? dnsConfig:PodDNSConfig(nameservers:[]|@ip searches:[]
   options:[]PodDNSConfigOption(name value:?))
   28readinessGates:[]PodReadinessGate(*conditionType|@labelkey) runtimeClassName:?
   enableServiceLinks:bool? preemptionPolicy:?|PreemptLowerPriority,Never ~overhead:{}Quantity
@@ -728,7 +779,7 @@ PersistentVolumeClaimSpec:
 TypedLocalObjectReference: *apiGroup:?|@subdomain *kind|req *name|req;
 Container: *name|req|@label image|req command:[] args:[] workingDir
   ports:[]ContainerPort(name|@port hostPort:int|1..65535 *containerPort:int|req|1..65535
-  protocol=TCP|SCTP,TCP,UDP hostIP|@ip)/containerPort,protocol 19envFrom:[]EnvFromSource(prefix
+  protocol=TCP|SCTP,TCP,UDP hostIP|@ipv4)/containerPort,protocol 19envFrom:[]EnvFromSource(prefix
   configMapRef:ConfigMapEnvSource secretRef:SecretEnvSource) 7env:[]EnvVar(*name|req|@env value
   valueFrom:EnvVarSource(|one fieldRef:ObjectFieldSelector#
   resourceFieldRef:ResourceFieldSelector# configMapKeyRef:ConfigMapKeySelector#
@@ -801,7 +852,7 @@ ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,TCP,UDP 6appProto
   selector:{}#|@labels clusterIP 18clusterIPs:[]|@clusterip
   4type=ClusterIP|ClusterIP,ExternalName,LoadBalancer,NodePort !externalIPs:[]
   7sessionAffinity=None|ClientIP,None ~loadBalancerIP !loadBalancerSourceRanges:[]
-  externalName|@subdomain externalTrafficPolicy|Cluster,Local ~healthCheckNodePort:int
+  externalName|@dnsname externalTrafficPolicy|Cluster,Local ~healthCheckNodePort:int
   publishNotReadyAddresses:bool
   sessionAffinityConfig:SessionAffinityConfig(clientIP:ClientIPConfig(
   timeoutSeconds:int?|1..86400))
@@ -814,7 +865,8 @@ PortStatus IngressPortStatus: *port:int *protocol error:?;
 Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(addresses:[]EndpointAddress
   notReadyAddresses:[]EndpointAddress ports:[]EndpointPort(name|@label *port:int|1..65535
   protocol=TCP|SCTP,TCP,UDP appProtocol:?|@labelkey));
-EndpointAddress: *ip|req|@ip 3hostname|@label nodeName:?|@subdomain 2targetRef:ObjectReference#;
+EndpointAddress: *ip|req|@endpoint 3hostname|@label nodeName:?|@subdomain
+  2targetRef:ObjectReference#;
 ObjectReference: kind namespace name uid apiVersion resourceVersion fieldPath;
 ConfigMap: metadata:ObjectMeta+ 4immutable:bool? 2data:{}|@filenames
   binaryData:{}bytes|@filenames;
@@ -1156,7 +1208,8 @@ def json_rules(schema, is_required):
     if schema.get("nullable"):
         rules.append(("nullable",))
     if "enum" in schema:
-        rules.append(("enum", schema["enum"]))
+        is_text = all(isinstance(each, str) for each in schema["enum"])
+        rules.append(("enum", frozenset(schema["enum"]) if is_text else schema["enum"]))
     type_ = schema.get("type")
     if type_ in ("integer", "number") and ("minimum" in schema or "maximum" in schema):
         low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
@@ -1210,13 +1263,14 @@ def custom_message(schema):
 
 # -- the walkers
 class Findings:
-    """What reading an object brought to light, as paths: fields unknown, unheeded, refused."""
+    """What reading an object brought to light, as paths: fields unknown, unheeded, refused; the
+    first FAULTS of each."""
     def __init__(self):
         self.unknown, self.hints, self.refused = [], [], []
 
-    def note(self, field, path):
-        if field.flag:
-            (self.hints if field.flag == "~" else self.refused).append(path)
+    def note(self, found, path):
+        if len(found) < FAULTS:
+            found.append(path)
 
 def zero_of(field):
     """What Go's zero value of a field's type is, None for that of a message."""
@@ -1252,24 +1306,36 @@ def clean(field, value, findings, path):
     """The value as the API server would hold it: types checked, unknown fields and nulls dropped,
     quantities in canonical form. What was dropped or cannot be honoured goes to findings. path:
     where it stands, such as "spec.containers[0].name". Raises Mismatch."""
+    if field.kind == "[]":
+        return clean_list(field, value, findings, path)
     if field.kind:
-        wanted = list if field.kind == "[]" else dict
-        if not isinstance(value, wanted):
-            word = "a list" if wanted is list else "a map"
-            raise Mismatch(f"want {word}, found {TYPE_WORDS[type(value)]}", path)
-        one = element(field)
-        if wanted is list:
-            return [clean(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
-        items = [(key, zero_of(one) if item is None else item)
-                 for key, item in sorted(value.items())]
-        place = f"{path}.%s" if isinstance(field.type, Field) else f"{path}[%s]"
-        return {key: clean(one, item, findings, place % key) for key, item in items
-                if item is not None}
+        return clean_map(field, value, findings, path)
     if is_message(field.type):
         return clean_message(message_of(field.type), value, findings, path)
     if field.type.startswith("SchemaOr") and isinstance(value, dict):
         return clean_message(message_of("JSONSchemaProps"), value, findings, path)
     return clean_scalar(field.type, value, path)
+
+def clean_list(field, value, findings, path):
+    """clean() of a list; those of custom resources have no bound but the object's."""
+    one = element(field)
+    if not isinstance(value, list):
+        raise Mismatch(f"want a list, found {TYPE_WORDS[type(value)]}", path)
+    if len(value) > LIST_ITEMS and one is not field.type:
+        raise Mismatch(f"a list may have {LIST_ITEMS} items", path)
+    return [clean(one, item, findings, f"{path}[{i}]") for i, item in enumerate(value)]
+
+def clean_map(field, value, findings, path):
+    """clean() of a map."""
+    one, out = element(field), {}
+    if not isinstance(value, dict):
+        raise Mismatch(f"want a map, found {TYPE_WORDS[type(value)]}", path)
+    place = f"{path}.%s" if one is field.type else f"{path}[%s]"
+    for key, item in sorted(value.items()):
+        item = zero_of(one) if item is None else item
+        if item is not None:
+            out[key] = clean(one, item, findings, place % key[:STEP_CHARS])
+    return out
 
 TYPE_WORDS = {str: "a string", bool: "a boolean", int: "a number", float: "a number",
               list: "a list", dict: "an object", type(None): "null"}
@@ -1286,19 +1352,20 @@ def clean_message(fields, value, findings, path):
         raise Mismatch(f"want an object, found {TYPE_WORDS[type(value)]}", path)
     out, is_object = {}, not path or "metadata" in fields.by_name
     for name, item in value.items():
-        where = f"{path}.{name}" if path else name
+        where = f"{path}.{name[:STEP_CHARS]}" if path else name[:STEP_CHARS]
         field = fields.by_name.get(name, fields.rest)
         if is_object and name in ("kind", "apiVersion"):
             out[name] = item    # those of the object, which the caller checks
         elif field is None:
-            findings.unknown.append(where)
+            findings.note(findings.unknown, where)
         elif item is None:
             out.update({name: None} if ("nullable",) in field.rules else {})
         else:
             item = clean(field, item, findings, where)
             if not is_absent(field, item):
                 out[name] = item
-                findings.note(field, where)
+                if field.flag:
+                    findings.note(findings.hints if field.flag == "~" else findings.refused, where)
     for field in fields.at_all:
         if field.name not in out:
             out[field.name] = empty(field)
@@ -1319,8 +1386,10 @@ def empty(field):
 FOREIGN = "k2d.io/container"
 # annotation of pods that the API did not make: `kubectl drain` skips them
 MIRROR = "kubernetes.io/config.mirror"
-# labels: we derived it
-COMPUTED = ("endpoints.kubernetes.io/managed-by", "endpointslice.kubernetes.io/managed-by")
+# label of an EndpointSlice: the Service that it is for; labels that tell who derived an object
+SERVICE_NAME, MANAGED_BY = "kubernetes.io/service-name", {
+    "Endpoints": "endpoints.kubernetes.io/managed-by",
+    "EndpointSlice": "endpointslice.kubernetes.io/managed-by"}
 
 def key_of(obj):
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
@@ -1348,9 +1417,6 @@ def is_foreign(obj, kind="Pod"):
 
 def is_published(obj):
     return is_foreign(obj, "Service")
-
-def is_computed(obj):
-    return any(label in labels_of(obj) for label in COMPUTED)
 
 def home_of(obj):
     """The Kind that an object at rest is of."""
@@ -1549,15 +1615,14 @@ def own_address():
             return ""
 
 # -- files
-def read_text(path):
-    """A whole file. Raises OSError, UnicodeError."""
-    with open(path) as file:
-        return file.read()
-
 def read_bytes(path, limit):
     """The beginning of a file. Raises OSError."""
     with open(path, "rb") as file:
         return file.read(limit)
+
+def read_text(path):
+    """A file, or the first MiB of it. Raises OSError, UnicodeError."""
+    return read_bytes(path, FILE_BYTES).decode()
 
 def first_line(path):
     return read_text(path).split("\n")[0] if os.path.exists(path) else ""
@@ -1570,6 +1635,13 @@ def write_text(path, text):
 def make_folder(path, mode=0o700):
     """Make a folder and those above it, unless they are there."""
     os.makedirs(path, mode, exist_ok=True)
+
+def keep_private(path):
+    """Have a folder, and the files right in it, for root alone, whatever has made them."""
+    os.chmod(path, 0o700)
+    for entry in os.scandir(path):
+        if entry.is_file(follow_symlinks=False):
+            os.chmod(entry.path, 0o600)
 
 def list_folder(path):
     """The names in a folder; none if it is not there."""
@@ -1605,6 +1677,9 @@ def write_in_place(path, text, create=False):
     descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
     try:
         data, size = text.encode(), os.fstat(descriptor).st_size
+        if size > max(FILE_BYTES, len(data)):           # by the container's own doing
+            size = 0
+            os.ftruncate(descriptor, size)
         if os.pread(descriptor, size, 0).rstrip(b"\n") != data.rstrip(b"\n"):
             os.pwrite(descriptor, data.ljust(size, b"\n"), 0)
     finally:
@@ -1671,11 +1746,13 @@ def set_group(folder, group, only_if_root_differs=False):
                 fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent)
             except FileNotFoundError:   # who else uses the volume has removed it
                 continue
-            mode, path = os.fstat(fd).st_mode, f"/proc/self/fd/{fd}"
-            if not stat.S_ISLNK(mode):
-                os.chown(path, -1, group)
-                os.chmod(path, stat.S_IMODE(mode) | (0o2770 if stat.S_ISDIR(mode) else 0o660))
-            os.close(fd)
+            try:
+                mode, path = os.fstat(fd).st_mode, f"/proc/self/fd/{fd}"
+                if not stat.S_ISLNK(mode):
+                    os.chown(path, -1, group)
+                    os.chmod(path, stat.S_IMODE(mode) | (0o2770 if stat.S_ISDIR(mode) else 0o660))
+            finally:
+                os.close(fd)
 
 def make_scratch(folder, mode, group):
     """An empty folder with this mode and group, unless it is there."""
@@ -1859,6 +1936,16 @@ def dial(host, port, deadline):
     left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
     return socket.create_connection((host, port), left)
 
+def is_own_address(ip):
+    """Whether an address is this host's: a socket can then be bound to it."""
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET,
+                       socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+            return True
+        except OSError:
+            return False
+
 def connect_inside(pid, port):
     """A connection to a port of the loopback that a process sees; a server there may listen on
     nothing else. Made in a thread that ends at once, so that none of ours is ever left in that
@@ -1893,14 +1980,21 @@ def pieces(sock, deadline):
     """What a socket receives until its end. Raises OSError, and Timeout at the deadline."""
     while deadline is None or time.monotonic() < deadline:
         sock.settimeout(deadline and max(deadline - time.monotonic(), 0.001))
-        got = sock.recv(65536)
+        got = sock.recv(1 << 18)
         if not got:
             return
         yield got
     raise Timeout("timed out")
 
-def drain(sock):
-    return b"".join(iter(lambda: sock.recv(65536), b""))
+def drain(sock, data, deadline=None):
+    """These bytes and what a socket receives until its end. Raises OSError, and Told for more than
+    anybody should have to say."""
+    parts, size = [data], len(data)
+    for got in pieces(sock, deadline):
+        parts.append(got)
+        size += len(got)
+        must(size <= ANSWER_BYTES, f"an answer of more than {ANSWER_BYTES >> 20} MiB")
+    return b"".join(parts)
 
 def unblocked(call, argument):
     """What a call of a socket's returns; None where it would have to wait."""
@@ -1928,7 +2022,7 @@ Change = namedtuple("Change", "version kind type key raw labels old")
 def durable(kind, obj):
     """The part of an object that goes to disk, None if no part does. What k2d computes again at
     each start does not."""
-    if kind.kept == "memory" or is_computed(obj):
+    if kind.kept == "memory":
         return None
     if kind.kept == "disk" or kind.kept == "pod" and has_ended(obj):
         return obj
@@ -2077,36 +2171,47 @@ class Store:
             finally:
                 self.writer, self.pending = None, {}
 
-    def put(self, obj, keep=False):
+    def put(self, obj, on_disk=None):
         """Create or replace an object inside a transaction; returns it with its version, the same
-        if nothing changed. keep: store it even though it is derived (what clients write to the pod
-        of a foreign container)."""
+        if nothing changed. on_disk: False for one that is derived from others; None: as before,
+        and a new one is. Raises ApiError 413."""
         kind, key = home_of(obj), key_of(obj)
+        must(kind and key[1] and bool(key[0]) == kind.namespaced, f"{obj['kind']} {key}: no place")
         old = self.row(kind.id, key)
         was_on_disk = bool(old) and old.on_disk is not None
         obj["metadata"]["resourceVersion"] = str(old.version if old else 0)
         meta = obj["metadata"] = {name: obj["metadata"][name]
                                   for name in message_of("ObjectMeta").by_name
                                   if obj["metadata"].get(name) not in (None, {}, [])}
-        if old and is_same(dumps(obj), old.raw) and (was_on_disk or not keep):
+        if old and is_same(dumps(obj), old.raw) and on_disk in (None, was_on_disk):
             return obj
         self.next_version += 1
         meta["resourceVersion"] = str(self.next_version)
         raw = dumps(obj)
-        is_derived = FOREIGN in meta.get("annotations", ())
-        stored = durable(kind, obj) if keep or was_on_disk or not is_derived else None
-        on_disk = None
-        if stored is not None:
-            on_disk = self.to_disk(kind, key, raw if stored is obj else dumps(stored), old)
-        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), on_disk)
+        if len(raw) > OBJECT_BYTES:
+            raise ApiError(413, "RequestEntityTooLarge", f"{kind.name} {'/'.join(key)} would have "
+                           f"{len(raw)} bytes; {OBJECT_BYTES} are allowed")
+        if on_disk is None:
+            on_disk = was_on_disk or not old
+        hash_ = self.to_disk(kind, key, obj if on_disk else None, old)
+        row = self.pending[kind.id, key] = Row(raw, self.next_version, meta.get("labels"), hash_)
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw,
                                    row.labels, old))
         return obj
 
-    def to_disk(self, kind, key, text, old):
-        """Have the transaction write a text to the disk, unless it is there; returns its hash."""
+    def to_disk(self, kind, key, obj, old):
+        """Have the transaction write an object, or what of it is durable, unless that is there;
+        None: remove it. Returns the hash of what is there then."""
+        stored, before = durable(kind, obj) if obj else None, old.on_disk if old else None
+        if stored is None:
+            if before is not None:
+                self.statements.append(
+                    ("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
+                     (kind.id, *key)))
+            return None
+        text = dumps(stored)
         wanted = hash(self.unversioned(text))
-        if not old or old.on_disk != wanted:
+        if before != wanted:
             self.statements.append(("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)",
                                     (kind.id, *key, text.decode())))
         return wanted
@@ -2118,10 +2223,7 @@ class Store:
         if old:
             self.next_version += 1
             obj["metadata"]["resourceVersion"] = str(self.next_version)
-            if old.on_disk is not None:
-                self.statements.append(
-                    ("DELETE FROM objects WHERE kind = ? AND namespace = ? AND name = ?",
-                     (kind.id, *key)))
+            self.to_disk(kind, key, None, old)
             self.pending[kind.id, key] = None
             self.changes.append(Change(self.next_version, kind, "DELETED", key, dumps(obj),
                                        old.labels, old))
@@ -2155,8 +2257,8 @@ class Store:
                 self.ring_bytes -= len(gone.raw)
             kinds = {change.kind.id for change in self.changes}
             watches = [watch for watch in self.watches if watch.kind.id in kinds]
-        for listener in self.listeners:
-            listener(self.changes, watches)
+        for listener in self.listeners:     # what is stored is stored, whoever stumbles over it
+            guarded(listener, self.changes, watches)
 
     def write(self):
         """The transaction's statements, synced, or none of them. Raises ApiError 500."""
@@ -2172,7 +2274,8 @@ class Store:
             raise ApiError(500, "InternalError", f"the data path cannot be written: {error}")
 
     def close(self):
-        with self.writing:
+        """Close the file, unless a transaction does not come to its end: none of it is there."""
+        if self.writing.acquire(timeout=3):
             self.db.close()
 
 # == 9. Connections [host] ===================================================================
@@ -2192,8 +2295,10 @@ class WorkQueue:
     """Keys to work on, each once however often it was added, by at most so many threads that live
     only while there is work. A key is worked on by one thread at a time. Failures come back after
     a growing pause."""
-    def __init__(self, name, work, threads, hub):
+    def __init__(self, name, work, threads, hub, tell=lambda key, problem: None):
+        """tell(key, problem): called with what went wrong, besides the log."""
         self.name, self.work, self.threads, self.hub = name, work, threads, hub
+        self.tell = tell
         self.lock = threading.Lock()               # guards what follows; never held while working
         self.waiting, self.busy, self.due, self.failures = {}, set(), {}, {}
         self.members, self.closed = set(), False   # the idents of its threads
@@ -2252,6 +2357,7 @@ class WorkQueue:
             if problem:
                 self.failures[key] = failures
                 log(f"{' '.join(map(str, key))}: {problem}")
+                guarded(self.tell, key, problem.strip().split("\n")[-1])
                 self.add_after(min(0.5 * 2 ** min(failures, 8), 60), key)
             with self.lock:
                 self.busy.discard(key)
@@ -2260,15 +2366,13 @@ class WorkQueue:
         """Work on a key; returns what went wrong, which must not stop the others."""
         try:
             self.work(key)
-        except (EngineError, ApiError) as error:
-            return str(error) or "failed"
-        except Exception:
-            return trace()
+        except Exception as error:
+            return fault_text(error)
 
     def close(self):
         """Take no more work and wait, not long, for what is under way."""
         self.closed = True
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 3
         while self.members and time.monotonic() < deadline:
             time.sleep(0.02)
 
@@ -2294,7 +2398,8 @@ class Hub:
         self.mouth.setblocking(False)
         self.selector.register(self.ears, selectors.EVENT_READ, lambda ears, mask: ears.recv(4096))
         self.requests = WorkQueue("request", self.serve, REQUEST_THREADS, self)
-        self.connections, self.parked, self.running, self.bookmarks_due = set(), {}, True, False
+        self.connections, self.parked = {}, {}      # all; those between requests; oldest first
+        self.running, self.bookmarks_due = True, False
         self.ident = 0                          # of its thread
 
     # -- for any thread
@@ -2320,9 +2425,9 @@ class Hub:
                 wait = (min(max(0, self.timers[0][0] - time.monotonic()), 86400) if self.timers
                         else None)
             for key, mask in self.selector.select(wait):
-                self.guard(key.data, key.fileobj, mask)
+                guarded(key.data, key.fileobj, mask)
             for _, _, function, args in self.take_due():
-                self.guard(function, *args)
+                guarded(function, *args)
     def take_due(self):
         """The timers that are due."""
         due, begun = [], time.monotonic()
@@ -2330,15 +2435,6 @@ class Hub:
             while self.timers and self.timers[0][0] <= begun:
                 due.append(heapq.heappop(self.timers))
         return due
-
-    @staticmethod
-    def guard(function, *args):
-        """What the function returns; a fault in one connection or timer is logged and costs the
-        others nothing."""
-        try:
-            return function(*args)
-        except Exception:
-            log(f"{threading.current_thread().name}: {trace()}")
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
@@ -2362,13 +2458,23 @@ class Hub:
                 raw.setblocking(False)
                 connection = Connection(self.context.wrap_socket(raw, server_side=True,
                                                                  do_handshake_on_connect=False))
-            except OSError:     # nobody more now, or one who has gone already
+            except OSError as error:    # nobody more now, or one who has gone already
+                if error.errno in (EMFILE, ENFILE, ENOMEM):     # readable it stays: not now
+                    self.selector.unregister(listener)
+                    self.after(1, self.selector.register, listener, mask, self.on_accept)
                 return
-            self.connections.add(connection)
+            self.connections[connection] = None
             self.expect(connection, HEAD_SECONDS)
             if len(self.connections) > CONNECTIONS:
-                self.close(next(iter(self.parked), connection))     # the one idle for longest
+                self.close(self.least_wanted())
             self.on_ready(connection)
+
+    def least_wanted(self):
+        """The connection to close where there are too many: the one idle for longest, or the
+        first of many that do not come to the end of their handshake."""
+        strangers = [each for each in self.connections if each.state == "handshake"]
+        is_flood = len(strangers) > CONNECTIONS // 4
+        return strangers[0] if is_flood or not self.parked else next(iter(self.parked))
 
     def expect(self, connection, seconds):
         """Close the connection unless it gets on before the deadline."""
@@ -2402,7 +2508,7 @@ class Hub:
 
     def close(self, connection):
         self.forget(connection)
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         connection.state = "closed"
         if connection.watch:
             self.store.unwatch(connection.watch)
@@ -2421,6 +2527,8 @@ class Hub:
             self.want(connection, selectors.EVENT_READ)
         except ssl.SSLWantWriteError:
             self.want(connection, selectors.EVENT_WRITE)
+            if not connection.deadline:         # a watch whose client does not read
+                self.expect(connection, IO_SECONDS)
         except OSError:     # reset, no TLS at all, an unknown certificate authority
             self.close(connection)
 
@@ -2446,14 +2554,15 @@ class Hub:
 
     # -- requests
     def release(self, connection):
-        """A connection's thread goes on, but no longer counts as one that answers a request."""
-        connection.state = "streaming"
-        self.requests.allow(1)
+        """A connection's thread goes on, but no longer counts as one that answers a request: it
+        waits for its client, or for the engine."""
+        if connection.state == "lent":
+            connection.state = "streaming"
+            self.requests.allow(1)
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
-        connection.sock.settimeout(IO_SECONDS)
-        self.call(self.give_back, connection, self.guard(self.handle, connection))
+        self.call(self.give_back, connection, guarded(self.handle, connection))
 
     def give_back(self, connection, keep):
         if connection.state == "streaming":
@@ -2489,6 +2598,7 @@ class Hub:
         """Send what a watch has to say; notice that its client has gone."""
         while watch.out:
             sent = connection.sock.send(watch.out[0])
+            connection.deadline = connection.deadline if watch.ended else None
             watch.out_bytes -= sent
             rest = watch.out.pop(0)[sent:]
             watch.out[:0] = [rest] if rest else []
@@ -2549,8 +2659,9 @@ class Hub:
             except OSError:
                 got = b""
             *lines, data = (data + (got or b"")).split(b"\n")
+            data = data[:FILE_BYTES]    # a longer line is no JSON in the end, and passed over
             for line in filter(bytes.strip, lines):
-                self.guard(on_line, line)
+                guarded(on_line, line)
             if got == b"":
                 self.selector.unregister(sock)
                 sock.close()
@@ -2600,6 +2711,15 @@ def parse_head(data):
         raise bad_request("Content-Length and Transfer-Encoding exclude each other")
     return found[1], found[2], int(found[3]), headers
 
+def warning_texts(warnings):
+    """The sentences of Warning headers (RFC 9111, 5.5), as few and as plain as all clients can
+    take; the last says how many more there are."""
+    plain = [re.sub(r"[^ -\[\]-~]", "?", text.replace('"', "'"))[:180]
+             for text in dict.fromkeys(warnings)]
+    if len(plain) > WARNINGS:
+        plain[WARNINGS - 1:] = [f"and {len(plain) - WARNINGS + 1} warnings more"]
+    return plain
+
 class Handler:
     """One request: read, answered, and no more. respond(handler) -> Answer, or for one that goes
     on a function that sends it."""
@@ -2607,6 +2727,7 @@ class Handler:
         self.connection, self.hub, self.respond = connection, hub, respond
         self.sock = connection.sock
         self.keep, self.wish, self.warnings = False, False, []
+        self.deadline = time.monotonic() + IO_SECONDS   # for the body, then for the answer
         self.method, self.target, self.headers = "", "", Headers()
 
     def run(self):
@@ -2647,10 +2768,10 @@ class Handler:
                     self.headers.get("Transfer-Encoding"))
         self.keep = self.wish and not has_body                  # a stranger's body is not read
 
-    def read_body(self):
+    def read_body(self, limit):
         """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError
         where it ends early."""
-        self.deadline = time.monotonic() + IO_SECONDS
+        self.limit = limit
         coding = self.headers.get("Transfer-Encoding", "").lower()
         if coding not in ("", "chunked"):
             raise ApiError(501, "", f"Transfer-Encoding {coding[:40]!r} is not supported")
@@ -2659,7 +2780,6 @@ class Handler:
         else:
             body = self.read(self.length(self.headers.get("Content-Length", "0"), 10))
         self.keep = self.wish
-        self.sock.settimeout(IO_SECONDS)
         return body
 
     def chunks(self):
@@ -2675,23 +2795,41 @@ class Handler:
         while self.read_line():                                 # trailers
             continue
 
-    @staticmethod
-    def length(text, base, before=0):
+    def length(self, text, base, before=0):
         """How many bytes a text announces. Raises ApiError 400, 413."""
         if not re.fullmatch("[0-9a-fA-F]{1,15}" if base == 16 else "[0-9]{1,15}", text):
             raise bad_request(
                 f"the length {text[:40]!r} of the body or of a chunk of it is no number")
-        if before + int(text, base) > BODY_BYTES:
-            raise ApiError(413, "RequestEntityTooLarge", f"the body may have {BODY_BYTES} bytes")
+        if before + int(text, base) > self.limit:
+            raise ApiError(413, "RequestEntityTooLarge", f"the body may have {self.limit} bytes")
         return int(text, base)
 
+    def wait(self, call, argument):
+        """What a call of the socket's returns, in the time that is left for the whole request."""
+        try:
+            self.sock.settimeout(PATIENCE_S)
+            return call(argument)
+        except Timeout:
+            self.step_aside()
+            self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))
+            return call(argument)
+
+    def step_aside(self):
+        """Leave the place of this thread to another request's."""
+        self.hub.call(self.hub.release, self.connection)
+
     def receive(self):
-        # for all, not for each bit
-        self.sock.settimeout(max(0.01, self.deadline - time.monotonic()))
-        got = self.sock.recv(65536)
+        got = self.wait(self.sock.recv, 65536)
         if not got:
             raise OSError("hung up in the middle of a request")
         return got
+
+    def write(self, data):
+        """Send it all. Raises OSError where the client takes too long."""
+        self.deadline = time.monotonic() + IO_SECONDS + len(data) / SLOWEST
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self.wait(self.sock.send, rest):]
 
     def read(self, size):
         parts, held = [self.connection.buffer], len(self.connection.buffer)
@@ -2717,18 +2855,15 @@ class Handler:
                    **filled(Connection="" if self.keep else "close")}
         lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
                  *(f"{name}: {value}" for name, value in headers.items())]
-        for warning in dict.fromkeys(self.warnings):
-            text = re.sub(r"[\x00-\x1f\x7f]", " ", warning)[:256].replace("\\", "\\\\").replace(
-                '"', '\\"')
-            lines.append(f'Warning: 299 - "{text}"')
-        self.sock.sendall("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
+        lines += [f'Warning: 299 - "{text}"' for text in warning_texts(self.warnings)]
+        self.write("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     def take_over(self, code, headers):
         """Begin an answer that may go on for days, to the end of the connection."""
         self.keep = code == 101     # such a head says itself what becomes of the connection
         self.write_head(code, headers)
         self.keep = False
-        self.hub.call(self.hub.release, self.connection)
+        self.step_aside()
 
 # == 11. Who =================================================================================
 # Who is asking, by token, and what they may, by RBAC. Nothing here is ever logged.
@@ -2773,7 +2908,7 @@ def resource_rules(*wanted, verbs):
 def path_rules(*paths):
     return [{"verbs": ["get"], "nonResourceURLs": list(paths)}]
 
-CONNECTS = ("attach", "exec", "portforward")    # to get them is no mere reading
+CONNECTS = ("attach", "exec", "portforward", "proxy")   # to get them is no mere reading
 COMMON = [kind.plural for kind in KINDS if kind.namespaced and
           kind.group != "rbac.authorization.k8s.io" and kind.kept != "-" and
           kind.plural not in ("secrets", "resourcequotas", "limitranges", "leases", "events")]
@@ -2782,7 +2917,7 @@ VIEW = resource_rules(*COMMON, "namespaces", "resourcequotas", "limitranges", "e
 EDIT = (VIEW + resource_rules("secrets", "leases", verbs=READ) +
         resource_rules(*COMMON, "secrets", "leases", verbs=WRITE) +
         [{"verbs": READ.split(), "apiGroups": [""],
-          "resources": [f"pods/{name}" for name in CONNECTS]}])
+          "resources": ["services/proxy", *(f"pods/{name}" for name in CONNECTS)]}])
 PUBLIC = ["/healthz", "/livez", "/readyz", "/version", "/version/"]
 ROLES = {  # the ClusterRoles that every cluster has, and what they allow
     "cluster-admin": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
@@ -2811,6 +2946,7 @@ class Access:
     def __init__(self, settings, store):
         self.settings, self.store, self.folder = settings, store, settings.path("pki")
         make_folder(self.folder)
+        keep_private(self.folder)
         self.certify()
         token = settings.path("token")
         if not settings.secret and not first_line(token):
@@ -2841,7 +2977,8 @@ class Access:
 
     # -- who is asking
     def user(self, headers):
-        """The User of a request's headers, impersonation included. Raises ApiError 401, 403."""
+        """The User of a request's headers, impersonation included. Raises ApiError 400, 401,
+        403."""
         given = headers.get("Authorization")
         scheme, _, token = (given or "").partition(" ")
         user = ANONYMOUS if given is None else None
@@ -2849,16 +2986,26 @@ class Access:
             user = self.user_of(token.strip())
         if not user:
             raise ApiError(401, "Unauthorized", "Unauthorized")
-        name = headers.get("Impersonate-User")
-        if not name:
-            return user
+        asked = [field for field in headers if field.startswith("impersonate-")]
+        return self.impersonate(user, headers, asked) if asked else user
+
+    def impersonate(self, user, headers, asked):
+        """The User whom a user wants to be, by these headers."""
+        odd = set(asked) - {"impersonate-user", "impersonate-group", "impersonate-uid"}
+        name, uid = headers.get("Impersonate-User"), headers.get("Impersonate-Uid")
+        if odd or not name:
+            raise bad_request(f"{', '.join(asked)}: want Impersonate-User, and take groups and a "
+                              "uid with it")
         groups = [group for group in headers.get("Impersonate-Group", "").split(",") if group]
-        for resource, who in (("users", name), *(("groups", group) for group in groups)):
-            if not self.allowed(user, "impersonate", "", resource, name=who):
+        wanted = [("", "users", name), *(("", "groups", group) for group in groups)]
+        if uid:
+            wanted.append(("authentication.k8s.io", "uids", uid))
+        for group, resource, who in wanted:
+            if not self.allowed(user, "impersonate", group, resource, name=who):
                 kind = KIND["Pod"]._replace(plural=resource)
                 raise forbidden(kind, who,
                                 f'User "{user.name}" cannot impersonate resource "{resource}"')
-        return self.impersonated(name, groups, headers.get("Impersonate-Uid", ""))
+        return self.impersonated(name, groups, uid or "")
 
     @staticmethod
     def impersonated(name, groups, uid):
@@ -2986,11 +3133,16 @@ class Access:
         name = ref["name"] if ref else name_of(obj)
         if self.allowed(user, verb, kind.group, of.plural, namespace, name):
             return
+        if not role:
+            raise not_found(of, name)
+        own = list(self.rules(user, namespace))
         for rule in self.rules_of(role):
-            if not all(self.allowed(user, *each) for each in rights_of(rule, namespace)):
+            rights = list(islice(rights_of(rule), RIGHTS + 1))
+            lacks = lambda right: not any(permits(each, *right) for each in own)
+            if len(rights) > RIGHTS or any(map(lacks, rights)):
                 raise forbidden(kind, name_of(obj),
                                 f'user "{user.name}" is attempting to grant RBAC permissions not '
-                                f"currently held: {json.dumps(rule)}")
+                                f"currently held: {json.dumps(rule)[:FAULT_CHARS]}")
 
     def review(self, request, given):
         """The status of an authentication or authorization review."""
@@ -3030,15 +3182,17 @@ class Access:
                 "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\n"
                 "current-context: k2d\n")
 
-def rights_of(rule, namespace):
-    """All that a PolicyRule gives, as arguments of Access.allowed() after the user."""
+RIGHTS = 10_000             # of one rule, that are compared with those of who gives them
+
+def rights_of(rule):
+    """All that a PolicyRule gives, as arguments of permits() after the rule."""
     names = rule.get("resourceNames") or [None]
     for verb in rule["verbs"]:
         for group in rule.get("apiGroups", ()):
             for resource in rule.get("resources", ()):
-                yield from ((verb, group, resource, namespace, name) for name in names)
+                yield from ((verb, group, resource, name, None) for name in names)
         for path in rule.get("nonResourceURLs", ()):
-            yield verb, None, None, namespace, None, path
+            yield verb, None, None, None, path
 
 # == 12. Requests ============================================================================
 # What a request is about: which resource, which object, in which form it wants its answer.
@@ -3211,7 +3365,7 @@ def parse_field_selector(kind, text):
     """"a.b=c,d!=e" as [(path, equal, value)]. Raises ApiError 400 for other fields."""
     known = ["metadata.name", *["metadata.namespace"] * kind.namespaced, *kind.fields]
     terms = []
-    for term in filter(None, text.split(",")):
+    for term in filter(None, text.split(",", TERMS)):
         found = re.fullmatch(r"([^=!]+)(==|=|!=)(.*)", term)
         if not found or found[1] not in known:
             raise bad_request(f"field selector {term[:80]!r}: want FIELD=VALUE or "
@@ -3256,10 +3410,10 @@ def parse_json(data, duplicates=None):
 
     def find(value, path):  # only now is it known where the doubled keys stand
         _, keys = twice.get(id(value), (None, ()))
-        duplicates.extend(path + key for key in keys)
+        duplicates.extend(path + key[:STEP_CHARS] for key in keys[:FAULTS - len(duplicates)])
         if isinstance(value, dict):
             for key, item in value.items():
-                find(item, f"{path}{key}.")
+                find(item, f"{path}{key[:STEP_CHARS]}.")
         elif isinstance(value, list):
             for i, item in enumerate(value):
                 find(item, f"{path[:-1]}[{i}].")
@@ -3336,9 +3490,9 @@ def varint(data, at):
     raise ValueError("varint too long")
 
 def wire_fields(data):
-    """The (field number, value) pairs of a protobuf message; value is int or bytes. Raises
+    """The (field number, value) pairs of a protobuf message; value is int or a memoryview. Raises
     ValueError, IndexError."""
-    at = 0
+    at, data = 0, memoryview(data)
     while at < len(data):
         key, at = varint(data, at)
         wire = key & 7
@@ -3351,6 +3505,9 @@ def wire_fields(data):
         if at > len(data):
             raise ValueError("truncated message")
         yield key >> 3, value
+
+def wire_text(data):
+    return str(data, "utf-8")
 
 def signed(value):
     return value - (1 << 64) if value >> 63 else value
@@ -3366,12 +3523,12 @@ def wire_time(data, fraction=""):
 
 def wire_int_or_string(data):
     found = dict(wire_fields(data))
-    return found.get(3, b"").decode() if found.get(1) else signed(found.get(2, 0))
+    return wire_text(found.get(3, b"")) if found.get(1) else signed(found.get(2, 0))
 
 def wire_raw(data):
     """RawExtension and FieldsV1 hold JSON; what a refused field holds need not be read."""
     try:
-        return parse_json(dict(wire_fields(data)).get(1, b"null"))
+        return parse_json(bytes(dict(wire_fields(data)).get(1, b"null")))
     except (ValueError, IndexError, TypeError):
         return {"": "not read"}
 
@@ -3382,18 +3539,18 @@ def wire_schema(data, type_):
     first = dict(found)
     if type_ == "SchemaOrBool":
         return schema(first[2]) if 2 in first else bool(first.get(1))
-    read = schema if type_ == "SchemaOrArray" else bytes.decode
+    read = schema if type_ == "SchemaOrArray" else wire_text
     return (schema(first[1]) if 1 in first
             else [read(value) for number, value in found if number == 2])
 
 WIRE = {  # how a scalar stands on the wire -> its JSON value
-    "string": bytes.decode, "int": signed, "bool": bool, "IntOrString": wire_int_or_string,
+    "string": wire_text, "int": signed, "bool": bool, "IntOrString": wire_int_or_string,
     "Raw": wire_raw,
     "Time": wire_time, "MicroTime": lambda data: wire_time(data, ".{:06d}"),
     "bytes": lambda value: base64.b64encode(value).decode(),
     "Double": lambda data: struct.unpack("<d", data)[0],
-    "Quantity": lambda data: dict(wire_fields(data)).get(1, b"0").decode(),
-    "ExtraValue": lambda data: [value.decode() for _, value in wire_fields(data)],
+    "Quantity": lambda data: wire_text(dict(wire_fields(data)).get(1, b"0")),
+    "ExtraValue": lambda data: [wire_text(value) for _, value in wire_fields(data)],
     **{name: lambda data,
        name=name: wire_schema(data, name) for name in SCALARS if name.startswith("SchemaOr")}}
 
@@ -3408,7 +3565,8 @@ def from_protobuf(fields, data):
             out.update(read(value))
         elif field.kind == "{}":
             entry = dict(wire_fields(value))
-            out.setdefault(field.name, {})[entry.get(1, b"").decode()] = read(entry.get(2, b""))
+            key = wire_text(entry.get(1, b""))
+            out.setdefault(field.name, {})[key] = read(entry.get(2, b""))
         elif field.kind:
             out.setdefault(field.name, []).append(read(value))
         else:
@@ -3421,7 +3579,7 @@ def parse_protobuf(data, type_):
         if data[:4] != b"k8s\0":
             raise ValueError("no k8s prefix")
         envelope = dict(wire_fields(data[4:]))
-        named = {number: value.decode() for number, value in wire_fields(envelope.get(1, b""))}
+        named = {number: wire_text(value) for number, value in wire_fields(envelope.get(1, b""))}
         meta = {key: named[number] for number, key in ((1, "apiVersion"), (2, "kind"))
                 if named.get(number)}
         return dict(meta, **from_protobuf(message_of(type_), envelope.get(2, b"")))
@@ -3452,6 +3610,8 @@ def parse_body(data, media, kind, duplicates=None):
 def json_patch(current, operations):
     """Apply a JSON patch (RFC 6902). Raises ApiError 422 where an operation does not apply."""
     document, copied = json.loads(dumps(current)), 0
+    if len(operations) > 10_000:                                # the API server's own limit
+        raise ApiError(413, "RequestEntityTooLarge", "a JSON patch may have 10000 operations")
     for operation in operations:
         try:
             copied += patch_once(document, operation)
@@ -3499,7 +3659,8 @@ def change_present(op, where, last, value):
         where[last] = value
     elif op == "remove":
         where.pop(last)
-    elif op != "test" or json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True):
+    elif op != "test" or found != value or (
+            json.dumps(found, sort_keys=True) != json.dumps(value, sort_keys=True)):
         raise ValueError("is not what is there")
 
 def merge_patch(current, patch):
@@ -3531,7 +3692,8 @@ def strategic_merge(fields, current, patch):
     for key, value in patch.items():
         if key.startswith(DELETES):
             name = key[len(DELETES):]
-            out[name] = [item for item in out.get(name, ()) if item not in value]
+            gone = set(map(dumps, value))
+            out[name] = [item for item in out.get(name, ()) if dumps(item) not in gone]
         elif key[:1] != "$":
             merge_field(out, key, value, known.get(key), orders.pop(key, None))
     for name in orders.keys() & out.keys():
@@ -3607,14 +3769,14 @@ def in_order(items, order, before, identity, new_last=False):
     (mergeSortedSlice). new_last: what was not there before comes after what was."""
     rank = {at: i for i, at in reversed(list(enumerate(order)))}
     place = {at: i for i, at in reversed(list(enumerate(before)))}
-    named = sorted((item for item in items if identity(item) in rank),
-                   key=lambda item: rank[identity(item)])
-    others, out = [item for item in items if identity(item) not in rank], []
+    named = deque(sorted((item for item in items if identity(item) in rank),
+                         key=lambda item: rank[identity(item)]))
+    others, out = deque(item for item in items if identity(item) not in rank), []
     while named and others:
         first, second = place.get(identity(others[0])), place.get(identity(named[0]))
         others_turn = first is not None and (new_last if second is None else first < second)
-        out.append((others if others_turn else named).pop(0))
-    return out + named + others
+        out.append((others if others_turn else named).popleft())
+    return [*out, *named, *others]
 
 # == 15. Apply ===============================================================================
 # Server-side apply: which applier owns which field (KEP-555, sigs.k8s.io/structured-merge-diff).
@@ -3662,6 +3824,8 @@ def walk(field, value, path=(), is_own=True, out=None):
     out, parts = {} if out is None else out, parts_of(field, value)
     if path in out:
         raise bad_request(f"{path_text(path)} is there twice")
+    if len(out) > OWNED_FIELDS:
+        raise bad_request(f"what is applied may have {OWNED_FIELDS} fields")
     if path and (not parts or is_own):
         out[path] = value if parts is None else PARTS
     for name, below, part, owns in parts or ():
@@ -3679,21 +3843,26 @@ def to_fields_v1(paths):
     """A field set as FieldsV1: a tree in which {} marks the end of a path and "." a path that
     others go through."""
     tree = {}
-    for path in sorted(paths):
+    for path in paths:
         node = tree
-        for i, element in enumerate(path):
-            if path[:i] in paths:
-                node["."] = {}
+        for element in path:
             node = node.setdefault(element, {})
-    return tree
+        node["."] = {}
+    return pruned(tree)
 
-def from_fields_v1(tree, path=()):
-    out = set()
+def pruned(tree):
+    """A tree of field paths in order, without the "." of those that nothing goes through."""
+    return {name: pruned(below) if below.keys() != {"."} else {}
+            for name, below in sorted(tree.items())}
+
+def from_fields_v1(tree, path=(), out=None):
+    out = set() if out is None else out
     for element, below in tree.items():
         if element == "." or not below:
             out.add(path if element == "." else path + (element,))
         else:
-            out |= from_fields_v1(below, path + (element,))
+            from_fields_v1(below, path + (element,), out)
+    must(len(out) <= OWNED_FIELDS, "too many fields")
     return out
 
 Manager = namedtuple("Manager", "name version subresource")
@@ -3704,7 +3873,7 @@ def read_managers(entries):
         return {Manager(e.get("manager", ""), e.get("apiVersion", ""), e.get("subresource", "")):
                 (from_fields_v1(e.get("fieldsV1") or {}), e.get("time"))
                 for e in entries or () if e.get("operation") == "Apply"}
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, Told):
         raise bad_request(
             "metadata.managedFields: want a list of entries as the server gives them")
 
@@ -3751,7 +3920,11 @@ def apply_patch(field, live, config, managers, manager, force):
     others = {each: paths for each, (paths, _) in managers.items() if each != manager}
     new, before = apply_merge(field, live, config), walk(field, live)
     kept = wanted.union(*others.values())
-    held = {path[:i] for path in kept for i in range(1, len(path) + 1)}
+    held = set()                                                # and what they stand in
+    for path in kept:
+        while path and path not in held:
+            held.add(path)
+            path = path[:-1]
     gone = last[0] - held
     if gone:
         new = remove_paths(field, new, to_fields_v1(gone))
@@ -3815,8 +3988,15 @@ def default_pod_spec(spec):
     if name:
         spec["serviceAccountName"] = spec["serviceAccount"] = name
 
+def check_mounts(spec, at=".spec", claims=()):
+    """claims: what volumeClaimTemplates give besides the volumes."""
+    names = {volume["name"] for volume in (*spec.get("volumes", ()), *claims)}
+    for where, container in containers_of(spec):
+        for i, mount in enumerate(container.get("volumeMounts", ())):
+            yield (mount["name"] not in names, f"{at}{where}.volumeMounts[{i}].name", "NotFound",
+                   "is the name of no volume")
+
 def check_pod_spec(spec):
-    volumes = {volume["name"] for volume in spec.get("volumes", ())}
     regular = {container["name"] for container in spec.get("containers", ())}
     for i, container in enumerate(spec.get("initContainers", ())):
         at = f".initContainers[{i}]"
@@ -3826,10 +4006,6 @@ def check_pod_spec(spec):
                           ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")):
             yield (not is_sidecar(container), f"{at}.{field}", "Forbidden",
                    "is for those with restartPolicy Always")
-    for at, container in containers_of(spec):
-        for i, mount in enumerate(container.get("volumeMounts", ())):
-            yield (mount["name"] not in volumes, f"{at}.volumeMounts[{i}].name", "NotFound",
-                   "is the name of no volume")
     needs_server = spec.get("dnsPolicy") == "None" and not dig(spec, "dnsConfig.nameservers")
     yield (needs_server, ".dnsConfig.nameservers", "Required",
            "dnsPolicy None has no other name server")
@@ -3880,7 +4056,7 @@ def admit_priority(store, pod):
         raise forbidden(KIND["Pod"], name_of(pod),
                         f"no PriorityClass with name {wanted} was found")
     value = chosen["value"] if chosen else 0
-    if chosen and spec.get("priority", value) not in (0, value):
+    if spec.get("priority", value) != value:
         raise forbidden(KIND["Pod"], name_of(pod),
                         f"its PriorityClass gives priority {value}, not {spec['priority']}")
     if chosen:
@@ -4073,6 +4249,10 @@ def default_rolling(message_name):
             fill_defaults(message_of(message_name), strategy.setdefault("rollingUpdate", {}))
     return default
 
+def check_template(spec):
+    claims = [{"name": name_of(each)} for each in spec.get("volumeClaimTemplates", ())]
+    return check_mounts(dig(spec, "template.spec", {}), ".template.spec", claims)
+
 def check_workload(spec):
     selector, labels = spec.get("selector"), dig(spec, "template.metadata.labels", {})
     if is_plain(selector):
@@ -4080,6 +4260,7 @@ def check_workload(spec):
     mismatch = bool(selector) and not selects(selector_of(selector), labels)
     yield selector == {}, ".selector", "Invalid", "selects everything"
     yield mismatch, ".template.metadata.labels", "Invalid", "the selector does not select them"
+    yield from check_template(spec)
     policy = dig(spec, "template.spec.restartPolicy", "Always")
     yield policy != "Always", ".template.spec.restartPolicy", "NotSupported", "must be Always"
 
@@ -4112,6 +4293,7 @@ def default_job(job):
          podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
 
 def check_job_spec(spec):
+    yield from check_template(spec)
     restart = dig(spec, "template.spec.restartPolicy")
     indexed = spec.get("completionMode") == "Indexed"
     yield (restart == "Always", ".template.spec.restartPolicy", "Required",
@@ -4226,9 +4408,9 @@ def check_slice(obj):
     type_ = obj.get("addressType")
     for i, endpoint in enumerate(obj.get("endpoints", ())):
         for j, address in enumerate(endpoint["addresses"] if type_ in ("IPv4", "IPv6") else ()):
-            good = is_address(address) and (":" in address) == (type_ == "IPv6")
+            good = is_endpoint(address) and (":" in address) == (type_ == "IPv6")
             yield (not good, f".endpoints[{i}].addresses[{j}]", "Invalid",
-                   f"must be an {type_} address")
+                   f"must be an {type_} address, and not loopback, link-local or multicast")
 
 def ingress_ips(obj):
     """The addresses in the status of a Service or an Ingress."""
@@ -4480,6 +4662,7 @@ DEFAULTS = {  # message -> what fills it in beyond the defaults of SCHEMA
     "LimitRangeItem": default_limits, "Subject": default_subject,
 }
 CHECKS = {  # message -> its check
+    "Pod": lambda pod: check_mounts(pod["spec"]),
     "PodSpec": check_pod_spec, "Container": check_container, "EnvVar": check_env,
     "ResourceRequirements": check_resources,
     **dict.fromkeys(("LabelSelectorRequirement", "NodeSelectorRequirement"), check_requirement),
@@ -4691,7 +4874,8 @@ def check_below(field, value, path, faults, old):
     one = one if one is field.type else one._replace(rules=())
     if one.rules or one.kind or is_message(one.type):
         for i, item in enumerate(value) if field.kind == "[]" else value.items():
-            at = f"{path}.{i}" if is_custom_map(field) else f"{path}[{i}]"
+            step = str(i)[:STEP_CHARS]
+            at = f"{path}.{step}" if is_custom_map(field) else f"{path}[{step}]"
             check_field(one, item, at, faults)
 
 def is_custom_map(field):
@@ -4716,7 +4900,7 @@ def broken(rule, details, value, field):
         return False, "", "", ""
     if rule == "enum":
         return (value not in details[0], "", "NotSupported",
-                f"must be one of {', '.join(map(str, details[0]))}", value)
+                f"must be one of {', '.join(sorted(map(str, details[0])))}"[:FAULT_CHARS], value)
     low, high = details
     if rule == "range":
         return not low <= value <= high, "", "Invalid", f"must be {low} to {high}", value
@@ -4781,9 +4965,8 @@ class Writer:
         meta = obj["metadata"] = without(obj["metadata"], "selfLink", "resourceVersion",
                                          "deletionTimestamp", "deletionGracePeriodSeconds",
                                          "managedFields", "generation", "namespace")
-        if request and "annotations" in meta:
-            # ours alone: it means a container of somebody else
-            meta["annotations"].pop(FOREIGN, None)
+        # ours alone: it means a container of somebody else
+        meta.get("annotations", {}).pop(FOREIGN, None)
         if managers:
             meta["managedFields"] = write_managers(managers)
         with self.store.transaction():
@@ -4918,7 +5101,7 @@ class Writer:
         port["nodePort"] = number
 
     # -- the end of an object
-    def settle(self, obj, keep=False):
+    def settle(self, obj, on_disk=None):
         """Store a changed object, or remove it if it was only waiting for its last finalizer."""
         kind = home_of(obj)
         with self.store.transaction():
@@ -4926,7 +5109,7 @@ class Writer:
             if is_deleting(obj) and not obj["metadata"].get("finalizers") and not is_waiting:
                 obj["metadata"].pop("finalizers", None)
                 return self.store.remove(obj)
-            return self.store.put(obj, keep)
+            return self.store.put(obj, on_disk)
 
     def delete(self, obj, options=None):
         """Delete one object inside or outside a transaction; returns what is left of it, None if
@@ -4951,7 +5134,7 @@ class Writer:
         meta.update(filled(finalizers=finalizers))
         if not dry_run:
             with self.store.transaction():
-                self.store.put(obj, keep=is_foreign(obj))
+                self.store.put(obj, on_disk=True if is_foreign(obj) else None)
         return obj
 
     @staticmethod
@@ -5094,6 +5277,13 @@ def note_faults(request, faults):
 def reply(request, code, obj):
     return answer(code, shown(request.kind, dumps(obj), request.form))
 
+NO_CONTROLLER = "stored, but k2d has no controller for it yet: it makes no pods", ""
+UNHEEDED = {  # kind -> (what does not happen to what is stored, the kind that tells that it does)
+    **dict.fromkeys(("StatefulSet", "DaemonSet", "Job", "CronJob"), NO_CONTROLLER),
+    "NetworkPolicy": ("stored, but not enforced: every pod reaches every other", ""),
+    "Ingress": ("acted on by an Ingress controller, such as Traefik's chart, and there is none",
+                "IngressClass")}
+
 class Api:
     """The verbs. Every method may run in any thread. by_verb, by_subresource, by_kept: which
     method answers what; what streams has its entries there from outside."""
@@ -5112,6 +5302,10 @@ class Api:
         if kind.id == "Endpoints":
             request.warnings.append(
                 "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        is_written = request.verb in ("create", "update", "patch") and not subresource
+        what, actor = UNHEEDED.get(kind.id, ("", "")) if is_written else ("", "")
+        if what and not self.store.keys(actor):
+            request.warnings.append(f"{kind.name}: {what}")
         verb = (self.by_kept.get(kind.kept) or self.by_subresource.get(subresource) or
                 self.by_verb[request.verb])
         return verb(request)
@@ -5212,7 +5406,8 @@ class Api:
             self.check_version(request, given["metadata"], old["metadata"])
             new = self.changed(request, old, served, given, managers)
             if not request.dry_run:
-                new = self.writer.settle(new, keep=is_foreign(old))
+                # what clients write to the pod of a foreign container stays
+                new = self.writer.settle(new, True if is_foreign(old) else None)
         return answer(200, to_scale(kind, new)) if is_scale else reply(request, 200, new)
 
     @staticmethod
@@ -5548,9 +5743,12 @@ class Watch:
 
     def bookmark(self, version, initial=False):
         notes = {"k8s.io/initial-events-end": "true"} if initial else {}
-        return self.encode("BOOKMARK", dumps({
-            "kind": self.kind.name, "apiVersion": group_version(self.kind),
-            "metadata": {"resourceVersion": str(version), **filled(annotations=notes)}}))
+        meta = {"resourceVersion": str(version), **filled(annotations=notes)}
+        told = {"kind": self.form.kind or self.kind.name,
+                "apiVersion": self.form.version or group_version(self.kind), "metadata": meta}
+        if self.form.kind == "Table":
+            told = {**to_table(self.kind, [], self.form), "metadata": meta}
+        return self.encode("BOOKMARK", dumps(told))
 
 def serve_watch(handler, store, watch, first, seconds):
     """Send the first events of a watch, then leave it to the hub; watch None: that was all."""
@@ -5623,11 +5821,15 @@ def read_columns(text):
 
 COLUMNS_OF = read_columns(COLUMNS)
 # [?(@left op right)], [index], .name
-STEP = re.compile(r"\[\?\(@([^!=]*?)(?:\s*([!=]=)\s*(.+?))?\s*\)\]|"
+STEP = re.compile(r"\[\?\(@([^!=()\s]*)(?:\s*([!=]=)([^()]*))?\)\]|"
                   r"\[(-?\d+|\*)\]|\.((?:\\.|[^.\[\]\\])+)")
+
+PATH_CHARS = 500            # of a path, which is searched more than once
 
 def json_steps(path):
     """A path such as .a[0]['b'][?(@.c=="d")].e[*] as groups of STEP; None if unreadable."""
+    if len(path) > PATH_CHARS:
+        return None
     path = re.sub(r"\[(['\"])(.*?)\1\]", r".\2", path)
     return None if STEP.sub("", path) else [(*groups, re.sub(r"\\(.)", r"\1", name))
                                             for *groups, name in STEP.findall(path)]
@@ -6898,7 +7100,7 @@ def remove_volumes(settings, uid):
 # http.client, which would bring the email package along: with http.server, 3.4 MB resident of the
 # 25 that we may use.
 
-class EngineError(Exception):
+class EngineError(Told):
     """The engine answered with an error; str() is its message."""
     def __init__(self, status, message):
         super().__init__(message)
@@ -6912,8 +7114,53 @@ def reaching_engine():
     """Around talks with the engine: a socket that fails, or no good answer, is EngineGone."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineGone(0, f"the container engine does not answer: {error}")
+
+CALL_S = 120                # for an answer, or for its head where it may go on: SD cards are slow
+# What we read of the engine's answers, in the notation of SCHEMA
+MESSAGES.update(read_schema("""
+engine.Created: *Id|req; engine.Version: *Arch; engine.Volume: *Mountpoint|req;
+engine.Listed: *Id|req Labels:{} NetworkSettings:engine.Addresses;
+engine.Container: *Id|req *Name|req *Created:Time *Image *RestartCount:int
+  State:engine.State(*Status *Running:bool *Restarting:bool *Pid:int *ExitCode:int *Error
+  *OOMKilled:bool *StartedAt:Time *FinishedAt:Time)+
+  Config:engine.Config(*Image *Tty:bool *OpenStdin:bool *StdinOnce:bool *Labels:{}
+  *ExposedPorts:{}Raw Env:[] Cmd:Raw Entrypoint:Raw WorkingDir StopSignal StopTimeout:int User)+
+  HostConfig:engine.HostConfig(*Memory:int *NetworkMode *PortBindings:{}Raw
+  RestartPolicy:engine.Policy(*Name)+)+ NetworkSettings:engine.Addresses+
+  *Mounts:[]engine.Mount(Source Destination RW:bool);
+engine.Addresses: *Ports:{}Raw *Networks:{}engine.Endpoint(*IPAddress
+  IPAMConfig:engine.Static(*IPv4Address));
+engine.Place: *HostIp *HostPort;
+engine.Exec: *Running:bool *ExitCode:int *Pid:int;
+engine.Image: *RepoTags:[] *RepoDigests:[] *Size:int Architecture Config:engine.Config+;
+engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
+engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
+  *Runtimes:{}Raw;
+engine.Event: id *Action *timeNano:int Actor:engine.Actor(*ID *Attributes:{})+;
+engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
+
+def shaped(value, type_, is_checked=True):
+    """An answer of the engine's as a type of MESSAGES, or "[]TYPE": with all its fields that are
+    there always, and none that are not in it. Raises EngineError."""
+    field, faults = Field("", type_.strip("[]"), "[]" if type_[0] == "[" else ""), Faults()
+    try:
+        found = clean(field, value, Findings(), "")
+    except Mismatch as error:
+        raise EngineError(0, f"odd answer of the engine's: {error}")
+    if is_checked:
+        check_field(field, found, "", faults)
+    if faults:
+        raise EngineError(0, f"odd answer of the engine's: {faults[0]['field']} is missing")
+    return found
+
+def refusal_text(text):
+    """The engine's message in the body of a refusal."""
+    try:
+        return str(dig(json.loads(text), "message") or text)[:FAULT_CHARS]
+    except ValueError:
+        return text[:FAULT_CHARS]
 
 class Engine:
     """Calls to the engine at DOCKER_HOST. Any thread may call; every method blocks."""
@@ -6930,7 +7177,7 @@ class Engine:
     def negotiate(self):
         """Learn the API version, the older of the two. Engines before 19.03 (1.40) are refused."""
         self.prefix = ""    # an engine that comes back may be an older one
-        sock, head, _ = self.stream("GET", "/_ping", timeout=10)
+        sock, head, _ = self.stream("GET", "/_ping")
         sock.close()
         found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
         version = min((int(found[1]), int(found[2])) if found else (1, 40), (1, 52))
@@ -6944,7 +7191,7 @@ class Engine:
     def stream(self, method, path, body=None, timeout=None, headers=()):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so
         that it is not chunked and ends with the connection. A body of bytes is a tar archive.
-        Raises EngineError, EngineGone."""
+        timeout: for what comes after the head. Raises EngineError, EngineGone."""
         data = b"" if body is None else body
         data = data if isinstance(data, bytes) else dumps(data)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost",
@@ -6952,37 +7199,38 @@ class Engine:
                  "Content-Type: application/" + ("x-tar" if isinstance(body, bytes) else "json")]
         sock = socket.socket(self.family)
         try:
-            sock.settimeout(timeout)
+            sock.settimeout(CALL_S)
             sock.connect(self.address)
             sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
             head, rest = read_answer_head(sock)
             status = int(head.split(None, 2)[1])
             if status >= 400:
-                text = (rest + drain(sock)).decode("utf-8", "replace").strip()
-                raise EngineError(status, json.loads(text)["message"] if text[:1] == "{" else text)
+                text = drain(sock, rest, time.monotonic() + CALL_S).decode("utf-8", "replace")
+                raise EngineError(status, refusal_text(text.strip()))
+            sock.settimeout(timeout)
             return sock, head, rest
         except BaseException:
             sock.close()
             raise
-    def log(self, id_, query, timeout=None):
+    def log(self, id_, query):
         """(socket, first bytes) of a container's log. Raises EngineError, EngineGone."""
         path = f"/containers/{id_}/logs?" + urllib.parse.urlencode(query)
-        sock, _, rest = self.stream("GET", path, timeout=timeout)
+        sock, _, rest = self.stream("GET", path)
         return sock, rest
 
     @reaching_engine()
-    def call(self, method, path, body=None, expect=()):
-        """The decoded body of a call that answers at once; None if it has none, or a status that
-        the caller expects. Raises EngineError, EngineGone."""
+    def call(self, method, path, body=None, expect=(), shape=""):
+        """The body of a call that answers at once, as shaped() has it; None if no shape is given,
+        or for a status that the caller expects. Raises EngineError, EngineGone."""
         try:
-            sock, _, rest = self.stream(method, path, body, timeout=60)
+            sock, _, rest = self.stream(method, path, body)
         except EngineError as error:
             if error.status in expect:
                 return None
             raise
         with sock:
-            data = rest + drain(sock)
-        return json.loads(data) if data[:1] in (b"{", b"[") else None
+            data = drain(sock, rest, time.monotonic() + CALL_S)
+        return shaped(json.loads(data), shape) if shape else None
 
     def pull(self, image, login=None, tell=None):
         """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for
@@ -6991,13 +7239,24 @@ class Engine:
                    else ())
         self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), None, headers, tell)
 
+    def make_exec(self, id_, body):
+        """Have a command ready in a container: the path of the exec."""
+        made = self.call("POST", f"/containers/{id_}/exec", body, shape="engine.Created")
+        return "/exec/" + made["Id"]
+
+    def look_at_exec(self, path):
+        return self.call("GET", path + "/json", shape="engine.Exec")
+
+    def architecture(self):
+        return self.call("GET", "/version", shape="engine.Version")["Arch"]
+
     def ensure_sandbox(self):
         """Make the image of sandboxes, unless it is there. Raises EngineError, EngineGone."""
-        if self.call("GET", f"/images/{SANDBOX_IMAGE}/json", expect=(404,)):
+        if self.call("GET", f"/images/{SANDBOX_IMAGE}/json", None, (404,), "engine.Image"):
             return
         import io
         import tarfile
-        arch = self.call("GET", "/version").get("Arch")
+        arch = self.architecture()
         if arch not in SANDBOX_CODE:
             raise EngineError(
                 501, f"pods of several containers: no sandbox for the architecture {arch}")
@@ -7021,16 +7280,18 @@ class Engine:
             while True:     # one JSON object a line; an error comes with status 200
                 *lines, text = text.split(b"\n")
                 for line in map(json.loads, filter(bytes.strip, lines)):
-                    if line.get("error"):
-                        raise EngineError(500, line["error"])
-                    if line.get("status") == "Downloading" and dig(line, "progressDetail.total"):
-                        layers[line["id"]] = line["progressDetail"]
+                    told = shaped(line, "engine.Progress")
+                    if told.get("error"):
+                        raise EngineError(500, told["error"][:FAULT_CHARS])
+                    if told["status"] == "Downloading" and told["progressDetail"]["total"]:
+                        layers[told["id"]] = told["progressDetail"]
                 if tell and layers:
-                    there = sum(layer.get("current", 0) for layer in layers.values())
+                    there = sum(layer["current"] for layer in layers.values())
                     tell(there, sum(layer["total"] for layer in layers.values()))
                 got = sock.recv(65536)
                 if not got:
                     return
+                must(len(text) <= FILE_BYTES, "the engine does not end its line")
                 text += got
 
 def read_answer_head(sock):
@@ -7126,6 +7387,8 @@ def log_frames(buffer, tty):
     frames, at = [], 0
     while len(buffer) - at >= 8:
         stream, size = buffer[at], struct.unpack_from(">I", buffer, at + 4)[0]
+        if size > ANSWER_BYTES:
+            raise ValueError("no frame of the engine's")
         if len(buffer) - at - 8 < size:
             break
         frames.append((stream, buffer[at + 8:at + 8 + size]))
@@ -7136,15 +7399,17 @@ def log_frames(buffer, tty):
 # Pure: what the engine told -> statuses, phases, conditions; and whole pods for containers that
 # somebody else started.
 def engine_time(text):
-    """The engine's "2026-01-02T03:04:05.678901234Z" in whole seconds; None for its zero."""
+    """The engine's "2026-01-02T03:04:05.678901234Z" in whole seconds; None for its zero, or
+    None."""
     return None if not text or text.startswith("0001") else text[:19] + "Z"
 
 INTERRUPTED = "ended by a restart of the engine or of its host"
 
 def address_in(info):
     """The address of a container in the first of its networks, "" for none."""
-    for network in dig(info, "NetworkSettings.Networks", {}).values():
-        return network.get("IPAddress") or dig(network, "IPAMConfig.IPv4Address", "")
+    for network in info["NetworkSettings"]["Networks"].values():
+        ip = network["IPAddress"] or dig(network, "IPAMConfig.IPv4Address", "")
+        return ip if is_address(ip) else ""
     return ""
 
 # A container's runs, from one inspect to the next:
@@ -7168,16 +7433,16 @@ class Found:
         a run that ended since; message: what that run, or the last one, left as its termination
         message."""
         state, config = info["State"], info["Config"]
-        self.id, self.image_id, self.tty = info["Id"], info["Image"], bool(config.get("Tty"))
-        self.image, self.pid, self.message = config["Image"], state.get("Pid", 0), message
-        self.container = dig(config, ["Labels", CONTAINER_NAME])
-        self.state, self.exit_code = state.get("Status", "exited"), state.get("ExitCode", 0)
-        self.error, self.oom = state.get("Error", ""), bool(state.get("OOMKilled"))
-        self.started_at, self.finished_at = state.get("StartedAt", ""), state.get("FinishedAt", "")
+        self.id, self.image_id, self.tty = info["Id"], info["Image"], config["Tty"]
+        self.image, self.pid, self.message = config["Image"], state["Pid"], message
+        self.container = config["Labels"].get(CONTAINER_NAME)
+        self.state, self.exit_code = state["Status"] or "exited", state["ExitCode"]
+        self.error, self.oom = state["Error"][:FAULT_CHARS], state["OOMKilled"]
+        self.started_at, self.finished_at = state["StartedAt"], state["FinishedAt"]
         self.ip = address_in(info)
         # The engine counts its own restarts, and forgets them at `docker restart`; Kubernetes
         # counts every new run.
-        self.restarts = self.counted = info.get("RestartCount", 0)
+        self.restarts = self.counted = info["RestartCount"]
         self.last, self.run_began, self.prior_began = None, "", ""
         if self.running and engine_time(self.finished_at):
             self.run_began = self.finished_at   # a run's log begins where the previous run ended
@@ -7423,16 +7688,22 @@ def renamed_container(obj, old):
 def published_ports(info):
     """What a container publishes to other machines, as ports of a Service."""
     ports = {}
-    published = dig(info, "NetworkSettings.Ports") or dig(info, "HostConfig.PortBindings", {})
+    published = info["NetworkSettings"]["Ports"] or info["HostConfig"]["PortBindings"]
     for port, places in sorted(published.items()):
         number, _, protocol = port.partition("/")
-        for place in places or ():
-            host, bound = place.get("HostIp") or "", int(place.get("HostPort") or 0)
+        for place in shaped(places, "[]engine.Place"):
+            host, bound = place["HostIp"], port_number(place["HostPort"])
             if bound and not host.startswith("127.") and host != "::1":
                 ports[protocol, bound] = {"name": f"{protocol}-{bound}",
                                           "protocol": protocol.upper(), "port": bound,
-                                          "targetPort": int(number)}
+                                          "targetPort": port_number(number)}
     return list(ports.values())
+
+def port_number(text):
+    """A port of the engine's, 0 for "". Raises EngineError."""
+    if not re.fullmatch(r"\d{0,5}", text):
+        raise EngineError(0, f"odd answer of the engine's: port {text[:40]!r}")
+    return int(text or 0)
 
 def from_docker_ports(info, pod, host_ip):
     """The Service of the ports that a container of plain `docker run` publishes to other machines,
@@ -7454,35 +7725,36 @@ def from_docker_ports(info, pod, host_ip):
 
 def foreign_ports(config, host):
     """The ports of a container of plain `docker run`."""
-    ports, bindings = [], host.get("PortBindings") or {}
-    for port in sorted({*(config.get("ExposedPorts") or ()), *bindings}):
+    ports, bindings = [], host["PortBindings"]
+    for port in sorted({*config["ExposedPorts"], *bindings}):
         number, _, protocol = port.partition("/")
-        bound = (bindings.get(port) or [{}])[0].get("HostPort")
-        ports.append({"containerPort": int(number), "protocol": (protocol or "tcp").upper(),
-                      **filled(hostPort=int(bound or 0))})
+        places = shaped(bindings.get(port, []), "[]engine.Place")
+        bound = port_number(places[0]["HostPort"]) if places else 0
+        ports.append({"containerPort": port_number(number),
+                      "protocol": (protocol or "tcp").upper(), **filled(hostPort=bound)})
     return ports
 
 def foreign_container(info, name, mounts):
     """The one container of the pod that a container of plain `docker run` is."""
     config, host = info["Config"], info["HostConfig"]
-    limit = quantity_text(host["Memory"] * 10 ** 9) if host.get("Memory") else ""
-    env = [dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env") or ()]
+    limit = quantity_text(host["Memory"] * 10 ** 9) if host["Memory"] else ""
+    env = [dict(zip(("name", "value"), pair.split("=", 1))) for pair in config.get("Env", ())]
     places = [{"name": f"mount-{i}", "mountPath": mount["Destination"],
                **filled(readOnly=not mount.get("RW"))} for i, mount in enumerate(mounts)]
     return {**filled(name=name[:63], image=config["Image"], command=config.get("Entrypoint"),
                      args=config.get("Cmd"), workingDir=config.get("WorkingDir"),
                      ports=foreign_ports(config, host), env=env, volumeMounts=places,
-                     imagePullPolicy="IfNotPresent", stdin=config.get("OpenStdin"),
-                     tty=config.get("Tty")),
+                     imagePullPolicy="IfNotPresent", stdin=config["OpenStdin"],
+                     tty=config["Tty"]),
             "resources": {"limits": {"memory": limit}} if limit else {}}
 
 def from_docker_container(info, name, node):
     """The pod that a container of plain `docker run` is, without status."""
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
-    named = {k: v for k, v in (config.get("Labels") or {}).items() if fits("labelkey", k)}
+    named = {k: v for k, v in config["Labels"].items() if fits("labelkey", k)}
     labels = {k: v for k, v in named.items() if fits("labelvalue", v)}
-    mounts = [mount for mount in info.get("Mounts") or () if mount.get("Source")]
-    policy = dig(host, "RestartPolicy.Name", "no")
+    mounts = [mount for mount in info["Mounts"] if mount.get("Source")]
+    policy = host["RestartPolicy"]["Name"]
     volumes = [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
                for i, mount in enumerate(mounts)]
     return {"kind": "Pod", "apiVersion": "v1",
@@ -7492,7 +7764,7 @@ def from_docker_container(info, name, node):
                          "creationTimestamp": engine_time(info["Created"]),
                          "annotations": {FOREIGN: info["Name"].lstrip("/"), MIRROR: "docker",
                                          **without(named, *labels)}},
-            "spec": {**filled(volumes=volumes, hostNetwork=host.get("NetworkMode") == "host"),
+            "spec": {**filled(volumes=volumes, hostNetwork=host["NetworkMode"] == "host"),
                      "containers": [foreign_container(info, name, mounts)],
                      "terminationGracePeriodSeconds": config.get("StopTimeout") or 10,
                      "restartPolicy": {"no": "Never", "": "Never", "on-failure": "OnFailure"}.get(
@@ -7593,17 +7865,17 @@ class Known:
 
     def on_event(self, line):
         """Note an event of the engine, as JSON; returns the key to look at, or None."""
-        event = json.loads(line)
-        id_, action = dig(event, "Actor.ID") or event.get("id"), event.get("Action", "")
-        said = dig(event, "Actor.Attributes", {})
+        event = shaped(json.loads(line), "engine.Event")
+        id_, action = event["Actor"]["ID"] or event.get("id"), event["Action"]
+        said = event["Actor"]["Attributes"]
         with self.lock:
             ours = self.keys.get(said.get(POD_UID))
             if ours and action == "create":
                 return None
             key = ours or self.foreign.get(id_, ("", id_))
             if action == "die":
-                code = said.get("exitCode") or said.get("containerExitCode") or 0
-                self.exits[id_] = int(code), event.get("timeNano", 0)
+                code = said.get("exitCode") or said.get("containerExitCode") or "0"
+                self.exits[id_] = int(code) if code.isdigit() else 0, event["timeNano"]
             self.look_at(key, id_)
         return key
 
@@ -7671,7 +7943,8 @@ class Worker:
         self.event = k2d.event
         self.access, self.network, self.names = k2d.access, k2d.network, k2d.names
         self.on_digested = k2d.on_digested
-        self.known, self.queue = Known(k2d.store), WorkQueue("pods", self.reconcile, 4, k2d.hub)
+        self.known = Known(k2d.store)
+        self.queue = WorkQueue("pods", self.reconcile, 4, k2d.hub, self.tell_fault)
         self.prober = Prober(self, k2d.hub)
         self.stopper = Stopper(self, k2d.hub)
         self.starter = Starter(self, k2d.on_image)
@@ -7687,6 +7960,11 @@ class Worker:
         for uid in list_folder(self.settings.path("pods")):
             if uid not in keys:
                 self.remove_files(uid)
+    def tell_fault(self, key, problem):
+        """A pass over a pod went wrong, and will be tried again: its event says why."""
+        pod = self.store.get("Pod", *key)
+        if pod:
+            self.event(pod, "Warning", "FailedSync", f"error syncing pod: {problem}")
 
     # -- what the engine tells
     def on_event(self, line):
@@ -7697,10 +7975,13 @@ class Worker:
 
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
-        listed = {info["Id"]: info for info in self.engine.call("GET", "/containers/json?all=1")}
+        listed = {}
+        for told in self.engine.call("GET", "/containers/json?all=1", shape="[]Raw"):
+            info = guarded(shaped, told, "engine.Listed")   # an odd one hides no other
+            listed.update({info["Id"]: info} if info else {})
         # Docker makes its bridge anew at each start, which nothing else tells; a Podman that
         # restarts ends nothing.
-        bridge = self.engine.call("GET", "/networks/bridge", expect=(404,))
+        bridge = self.engine.call("GET", "/networks/bridge", None, (404,), "engine.Network")
         self.engine_began = seconds_of(dig(bridge, "Created")) or 0
         for key in self.known.on_list(listed):
             self.queue.add(key)
@@ -7711,7 +7992,18 @@ class Worker:
             self.on_digested()
 
     def inspect(self, id_):
-        return self.engine.call("GET", f"/containers/{id_}/json", expect=(404,))
+        return self.engine.call("GET", f"/containers/{id_}/json", None, (404,),
+                                "engine.Container")
+
+    def look_again(self, key):
+        """refresh() it; where the engine's answer is odd, the others do not wait for this one."""
+        try:
+            return self.refresh(key)
+        except EngineGone:
+            raise
+        except Exception:
+            self.digest(key)
+            raise
 
     def refresh(self, key):
         """Inspect what events named for this key; returns whether a container of ours vanished,
@@ -7734,7 +8026,7 @@ class Worker:
             exit_ = self.known.exits.pop(id_, None)
         if info is None:
             return self.known.on_removed(id_)
-        labels = dig(info, "Config.Labels", {})
+        labels = info["Config"]["Labels"]
         uid, name = labels.get(POD_UID), labels.get(CONTAINER_NAME)
         if uid in self.known.keys:
             self.note(uid, self.look(uid, name, info, exit_))
@@ -7746,7 +8038,7 @@ class Worker:
         """The Found of a container of a pod, by its inspect and the exit that an event told."""
         slot, pod = self.known.slot(uid, name), self.known.pod(uid)
         before, state = slot.found or slot.gone, info["State"]
-        ended = exit_ or not state.get("Running") and (not before or before.running)
+        ended = exit_ or not state["Running"] and (not before or before.running)
         container = container_named(pod["spec"], name) if pod else {}
         # An init container that is done is no reason to run it again.
         is_init = is_ending_init(dig(pod, "spec", {}), container)
@@ -7758,10 +8050,10 @@ class Worker:
     def is_interruption(self, state):
         """Whether a run that ended well, unseen, did so because the engine or the machine went
         down: it is not done."""
-        at = seconds_of(state.get("FinishedAt"))
+        at = seconds_of(state["FinishedAt"])
         boot = int(re.search(r"btime (\d+)", read_text("/proc/stat"))[1])
         since = (self.lost_at or self.engine_began - DOWN_S) - STOPPING_S
-        return (bool(at) and state.get("ExitCode") == 0 and
+        return (bool(at) and state["ExitCode"] == 0 and
                 (at < boot or since <= at < self.engine_began))
 
     def note(self, uid, found):
@@ -7782,9 +8074,9 @@ class Worker:
         path, state = self.file_of(uid, container["name"], "termination-log"), info["State"]
         if not os.path.exists(path):
             return ""
-        goes_on = bool(state.get("Running") or state.get("Restarting"))
+        goes_on = state["Running"] or state["Restarting"]
         words = take_bytes(path, MESSAGE_BYTES, empty=goes_on)
-        failed = state.get("ExitCode") or state.get("Running")
+        failed = state["ExitCode"] or state["Running"]
         if (not words and failed and
                 container.get("terminationMessagePolicy") == "FallbackToLogsOnError"):
             words = self.end_of_log(info, before.run_began if before else "")
@@ -7794,9 +8086,10 @@ class Worker:
         query = {"stdout": 1, "stderr": 1, "tail": 80}
         if since:
             query["since"] = exact_seconds(since).lstrip("0")
-        sock, rest = self.engine.log(info["Id"], query, timeout=10)
-        with sock:
-            frames, _ = log_frames(rest + drain(sock), bool(info["Config"].get("Tty")))
+        sock, rest = self.engine.log(info["Id"], query)
+        with sock, reaching_engine():
+            data = drain(sock, rest, time.monotonic() + 10)
+        frames, _ = log_frames(data, info["Config"]["Tty"])
         return b"".join(data for _, data in frames)[-2048:]
 
 
@@ -7810,7 +8103,7 @@ class Worker:
             old = self.known.foreign_pods().get(id_[:32])
             taken = {name for _, name in self.store.keys("Pod", "default")}
             name = name_of(old) if old else foreign_name(real_name, id_, taken)
-            pod = from_docker_container(info, name, self.settings.node)
+            pod = shaped(from_docker_container(info, name, self.settings.node), "Pod", False)
             if old:     # what clients wrote to its metadata stays
                 pod.update(metadata=renamed_container(pod, old), status=old.get("status", {}))
             uid, container = uid_of(pod), pod["spec"]["containers"][0]["name"]
@@ -7821,7 +8114,7 @@ class Worker:
                 self.known.foreign[id_] = self.known.keys[uid] = "default", name
                 slot.found = latest
             pod["status"] = self.status(pod)
-            self.store.put(pod)
+            self.store.put(pod, None if old else False)
             self.adopt_ports(info, pod)
 
     def adopt_ports(self, info, pod):
@@ -7832,7 +8125,7 @@ class Worker:
             if other:
                 service["metadata"] = renamed_container(service, other)
             self.network.writer.allocate(service, other)
-            self.store.put(service)
+            self.store.put(service, None if other else False)
 
     # -- a pass
     def reconcile(self, key):
@@ -7841,7 +8134,7 @@ class Worker:
         if key[0] == GONE:
             self.remove_leftovers(key[1])
             return self.digest(key)
-        vanished = self.refresh(key)
+        vanished = self.look_again(key)
         pod = self.store.get("Pod", *key) if key[0] else None
         if pod and key in self.known.undigested:
             # what is there, before the rest of a pass may take long
@@ -7925,7 +8218,8 @@ class Worker:
     def remove_leftovers(self, uid):
         """The containers and files of a pod that is no longer stored."""
         filters = urllib.parse.quote(json.dumps({"label": [f"{POD_UID}={uid}"]}))
-        for info in self.engine.call("GET", "/containers/json?all=1&filters=" + filters):
+        for info in self.engine.call("GET", "/containers/json?all=1&filters=" + filters,
+                                     shape="[]engine.Created"):
             self.remove_container(info["Id"])
         self.remove_files(uid)
         self.known.forget(uid)
@@ -8176,7 +8470,7 @@ class Starter:
             if name != SANDBOX:
                 self.check_user(pod, container, body)
             path = "/containers/create?name=" + urllib.parse.quote(container_name(pod, name))
-            id_ = self.engine.call("POST", path, body)["Id"]
+            id_ = self.engine.call("POST", path, body, shape="engine.Created")["Id"]
         except EngineGone:
             raise
         except EngineError as error:
@@ -8223,7 +8517,8 @@ class Starter:
         raise ConfigError(text, "CreateContainerError")
 
     def image(self, name):
-        return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json")
+        return self.engine.call("GET", f"/images/{urllib.parse.quote(name)}/json",
+                                shape="engine.Image")
 
     def check_user(self, pod, container, body):
         """What only the image tells of the user: whether runAsNonRoot holds, and whom a runAsGroup
@@ -8232,7 +8527,8 @@ class Starter:
         both = security_context(pod, container)
         uid, non_root, why = both.get("runAsUser"), both.get("runAsNonRoot"), ""
         if uid is None and (non_root or "runAsGroup" in both):
-            user = (dig(self.image(container["image"]), "Config.User") or "0").partition(":")[0]
+            image = self.image(container["image"])
+            user = (image["Config"].get("User") or "0").partition(":")[0]
             if "runAsGroup" in both:
                 body["User"] = f"{user}:{both['runAsGroup']}"
             if not user.isdigit():
@@ -8275,8 +8571,8 @@ class Starter:
             info, took = self.image(image), f"{time.monotonic() - began:.3g}s"
             tell("Normal", "Pulled",
                  f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
-                 f"Image size: {info.get('Size', 0)} bytes.")
-            result, ours = "pulled", self.engine.call("GET", "/version").get("Arch")
+                 f"Image size: {info['Size']} bytes.")
+            result, ours = "pulled", self.engine.architecture()
             if info.get("Architecture", ours) != ours:
                 tell("Warning", "Failed",
                      f'Image "{image}" is made for {info["Architecture"]}, this node is {ours}')
@@ -8511,7 +8807,8 @@ class Stopper:
     def signal(self, found, name):
         if found.state == "paused":
             self.engine.call("POST", f"/containers/{found.id}/unpause", expect=ENDED)
-        self.engine.call("POST", f"/containers/{found.id}/kill?signal={name}", expect=ENDED)
+        query = urllib.parse.urlencode({"signal": name})
+        self.engine.call("POST", f"/containers/{found.id}/kill?{query}", expect=ENDED)
 
 # == 30. Probes and hooks ====================================================================
 # What asks a container how it is, and what tells it that it has started or must stop:
@@ -8560,7 +8857,7 @@ def run_exec(engine, id_, command, deadline, timeout_s):
     except EngineError as error:
         return None, str(error)
     if info["Running"]:
-        end_exec(info.get("Pid"))   # the engine has no call for it
+        end_exec(info["Pid"])   # the engine has no call for it
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
     frames = sorted(log_frames(data, False)[0], key=lambda frame: frame[0])
     text = b"".join(text for _, text in frames)[:OUTPUT_BYTES].decode("utf-8", "replace")
@@ -8572,17 +8869,16 @@ def exec_to_end(engine, id_, command, deadline):
     """(the beginning of what a command in a container says, its inspect after its end or the
     deadline). Raises EngineError."""
     body = {"AttachStdout": True, "AttachStderr": True, "Cmd": command}
-    path = "/exec/" + engine.call("POST", f"/containers/{id_}/exec", body)["Id"]
-    sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False},
-                                  timeout=60)
+    path = engine.make_exec(id_, body)
+    sock, _, data = engine.stream("POST", path + "/start", {"Detach": False, "Tty": False})
     with sock, reaching_engine(), suppress(Timeout):
         for more in pieces(sock, deadline):
             data += more if len(data) < 1 << 16 else b""    # a frame of it has at most 32 KiB
-    info = engine.call("GET", path + "/json")
+    info = engine.look_at_exec(path)
     # it may outlive its output
     while info["Running"] and not (deadline and time.monotonic() > deadline):
         time.sleep(0.05)
-        info = engine.call("GET", path + "/json")
+        info = engine.look_at_exec(path)
     return data, info
 
 def end_exec(pid):
@@ -8719,7 +9015,7 @@ def check_grpc(host, port, service, deadline, timeout_s):
                 sock.sendall(b"" if data else http2_frame(4, 1, 0, b""))
                 data += more
                 status = grpc_status(data)
-                if status is not None:
+                if status is not None or len(data) > 1 << 16:
                     break
     except Timeout:
         return False, f"timeout: health rpc did not complete within {timeout_s}s"
@@ -8759,7 +9055,7 @@ class Prober:
     def __init__(self, worker, hub):
         # (uid, container name) -> Run, replaced whole
         self.worker, self.our_start, self.runs = worker, time.time(), {}
-        self.queue = WorkQueue("probe", self.probe_once, 8, hub)
+        self.queue = WorkQueue("probe", self.probe_once, 8, hub, self.tell_fault)
 
     def watch(self, pod, container, found):
         """From now on probe this run of a container; cheap if that is under way."""
@@ -8771,6 +9067,11 @@ class Prober:
         run = self.runs[key] = Run(found.started_at, probes)
         self.schedule(pod, container, run,
                       [kind for kind in probes if kind == "startup" or "startup" not in probes])
+    def tell_fault(self, key, problem):
+        """A probe went wrong in our own code, and will be tried again."""
+        pod = self.worker.known.pod(key[0])
+        if pod:
+            self.tell(pod, key[1], key[2], None, problem)
 
     def schedule(self, pod, container, run, kinds):
         """Have the first probes come: for readiness as soon as it may, else at a tick of a clock
@@ -8856,23 +9157,33 @@ HostPort = namedtuple("HostPort", "ip protocol port endpoint")  # ip "" is every
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
 
-def ready_endpoints(subsets, name):
-    """[(ip, port)] of the ready addresses of Endpoints at its port of a name; no IPv6."""
+def slices_of(store, namespace, name):
+    """The EndpointSlices of a Service."""
+    return store.list("EndpointSlice", namespace, [Requirement(SERVICE_NAME, "=", {name})])
+
+def ready_endpoints(slices, name):
+    """[(ip, port)] of the ready endpoints in EndpointSlices at their port of a name; no IPv6."""
     found = []
-    for subset in subsets:
-        ports = [port["port"] for port in subset.get("ports", ()) if port.get("name", "") == name]
-        addresses = [one["ip"] for one in subset.get("addresses", ()) if ":" not in one["ip"]]
-        found += [(ip, port) for port in ports for ip in addresses]
+    for each in slices:
+        ports = [port["port"] for port in each.get("ports", ())
+                 if port.get("name", "") == name and "port" in port]
+        found += [(ip, port) for port in ports for ip in ready_addresses(each)
+                  if ":" not in ip]
     return sorted(found)
 
-def service_ports(service, endpoints):
-    """The ServicePorts of a Service, by its Endpoints or None; [] without a cluster IP."""
+def ready_addresses(each):
+    """The addresses in an EndpointSlice that traffic may be sent to."""
+    return [ip for endpoint in each.get("endpoints", ()) for ip in endpoint["addresses"][:1]
+            if dig(endpoint, "conditions.ready", True) and is_endpoint(ip)]
+
+def service_ports(service, slices):
+    """The ServicePorts of a Service, by its EndpointSlices; [] without a cluster IP."""
     spec, ip, affinity_s = service["spec"], cluster_ip(service), None
     if spec.get("sessionAffinity") == "ClientIP":
         affinity_s = dig(spec, "sessionAffinityConfig.clientIP.timeoutSeconds", 10800)
     return [ServicePort(
                 ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
-                ready_endpoints(dig(endpoints, "subsets", ()), port.get("name", "")), affinity_s)
+                ready_endpoints(slices, port.get("name", "")), affinity_s)
             for port in (spec.get("ports", ()) if ip else ())]
 
 def balance(match, endpoints, affinity_s, tag):
@@ -8954,8 +9265,9 @@ def jumps(settings, has_docker_user):
 class Network:
     """The bridge, its routes and NAT rules. Called by the controller thread, except where a method
     says otherwise."""
-    def __init__(self, settings, engine, store, writer):
+    def __init__(self, settings, engine, store, writer, event=None):
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
+        self.event = event
         self.applied, self.problem, self.dns_port = None, "", 0
         self.hairpins = set()               # ports of the bridge that have that mode
         # lock: held while addresses are chosen; never across I/O
@@ -8981,8 +9293,8 @@ class Network:
     def ensure(self):
         """Make the engine's network, routes and jumps where they lack. Raises EngineError."""
         s = self.settings
-        found = self.engine.call("GET", "/networks/" + s.network, expect=(404,))
-        subnets = [config.get("Subnet") for config in dig(found, "IPAM.Config", ())]
+        found = self.engine.call("GET", "/networks/" + s.network, None, (404,), "engine.Network")
+        subnets = [pool["Subnet"] for pool in dig(found, "IPAM.Config", ())]
         if not found:
             self.engine.call("POST", "/networks/create",
                              {"Name": s.network, "Driver": "bridge", "CheckDuplicate": True,
@@ -9017,22 +9329,49 @@ class Network:
                 run_checked("iptables", "-w", "-t", table, "-I", chain, *arguments.split())
 
     def sync(self):
-        """Bring the NAT rules in line with the present Services, endpoints and pods."""
+        """Bring the NAT rules in line with the present Services, endpoints and pods. What cannot
+        become a rule is left out, and told; it holds up no other."""
         if self.problem:
             return
-        s, services, published = self.settings, [], []
-        for service in self.store.list("Service"):
-            services += service_ports(service, self.store.get("Endpoints", *key_of(service)))
-        services.append(ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None))
-        for protocol in ("udp", "tcp"):
-            services.append(ServicePort(s.upstream_ip, protocol, 53, None, upstream_resolver(),
-                                        None))
-        for pod in self.store.list("Pod", holding=b'"hostPort"'):
-            published += ports_of(pod)
-        text = nat_rules(s, services, sorted(published), self.bridge_netfilter())
-        if text != self.applied:
+        parts = self.parts()
+        text = self.rules_of(parts)
+        if text == self.applied:
+            return
+        try:
             run_checked("iptables-restore", "-w", "--noflush", stdin=text.encode())
-            self.applied = text
+        except OSError:
+            good = self.rules_of(list(filter(self.is_rule, parts)))
+            run_checked("iptables-restore", "-w", "--noflush", stdin=good.encode())
+        self.applied = text
+
+    def parts(self):
+        """[(object, its ServicePorts, its HostPorts)] of all that rules are for."""
+        s, slices, parts, upstream = self.settings, {}, [], upstream_resolver()
+        for each in self.store.list("EndpointSlice"):
+            key = key_of(each)[0], labels_of(each).get(SERVICE_NAME)
+            slices.setdefault(key, []).append(each)
+        for service in self.store.list("Service"):
+            parts.append((service, service_ports(service, slices.get(key_of(service), ())), []))
+        own = [ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None),
+               *(ServicePort(s.upstream_ip, protocol, 53, None, upstream, None)
+                 for protocol in ("udp", "tcp"))]
+        pods = self.store.list("Pod", holding=b'"hostPort"')
+        return [*parts, (None, own, []), *((pod, [], ports_of(pod)) for pod in pods)]
+
+    def rules_of(self, parts):
+        """The rules for some of parts()."""
+        services = [port for _, ports, _ in parts for port in ports]
+        published = [port for _, _, ports in parts for port in ports]
+        return nat_rules(self.settings, services, sorted(published), self.bridge_netfilter())
+
+    def is_rule(self, part):
+        """Whether one of parts() can be rules; else its object gets an event."""
+        code, said = run("iptables-restore", "-w", "--noflush", "--test",
+                         stdin=self.rules_of([part]).encode())
+        if code:
+            self.event(part[0], "Warning", "FailedRules", "left out of the host's NAT: " +
+                       said.decode("utf-8", "replace").strip()[:FAULT_CHARS], component="k2d")
+        return not code
 
     def set_hairpin(self):
         """Where br_netfilter is on, a pod that reaches itself by its own Service must get its
@@ -9147,8 +9486,8 @@ DNS_TYPES = {"A": 1, "CNAME": 5, "PTR": 12, "AAAA": 28, "SRV": 33, "ANY": 255}
 NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 
 def dns_name(name):
-    return (b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) +
-            b"\0")
+    labels = [label[:63].encode() for label in name.split(".") if label]
+    return b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
 
 def read_question(data):
     """(id, flags, number of additional records, name, type, end of the question) of a DNS query
@@ -9184,7 +9523,7 @@ def answer_dns(data, resolve):
             answers)
 
 def address_record(owner, ip):
-    return owner, DNS_TYPES["A"], ipaddress.IPv4Address(ip).packed
+    return owner, DNS_TYPES["AAAA" if ":" in ip else "A"], ipaddress.ip_address(ip).packed
 
 class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
@@ -9251,19 +9590,18 @@ class Names:
             targets = [(f"{host}.{base}", subset) for host, _, subset in hosts]
         for target, having in targets:
             for port in having.get("ports", ()):
-                if front == [f"_{port.get('name')}", f"_{port.get('protocol', 'TCP').lower()}"]:
+                named = [f"_{port.get('name')}", f"_{port.get('protocol', 'TCP').lower()}"]
+                if "port" in port and front == named:
                     rdata = struct.pack("!HHH", 0, 100, port["port"]) + dns_name(target)
                     found.append((name, DNS_TYPES["SRV"], rdata))
         return found
 
     def hosts_of(self, service):
-        """[(host name, address, the subset it is in)] of the endpoints of a Service."""
-        places = ["addresses"]
-        if service["spec"].get("publishNotReadyAddresses"):
-            places.append("notReadyAddresses")
-        subsets = dig(self.store.get("Endpoints", *key_of(service)), "subsets", ())
-        return [(a.get("hostname") or a["ip"].replace(".", "-"), a["ip"], subset)
-                for subset in subsets for place in places for a in subset.get(place, ())]
+        """[(host name, address, the EndpointSlice it is in)] of the endpoints of a Service."""
+        return [(endpoint.get("hostname") or ip.replace(".", "-").replace(":", "-"), ip, each)
+                for each in slices_of(self.store, *key_of(service))
+                for endpoint in each.get("endpoints", ())
+                for ip in ready_addresses({"endpoints": [endpoint]})]
 
     def reverse(self, name):
         ip = ".".join(name.split(".")[-3::-1])
@@ -9282,6 +9620,7 @@ class Names:
 WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
 BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
                             "pv.kubernetes.io/bound-by-controller")
+MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
@@ -9307,10 +9646,12 @@ class Controllers:
     def __init__(self, k2d):
         self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
         self.names = k2d.names
-        self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub)
+        self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub, self.tell_fault)
+        self.event = k2d.event
         self.started = False    # whether start() has looked at all: NAT wants the whole picture
         workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
-        garbage, self.scheduling = Garbage(k2d, self), Scheduling(k2d, self)
+        self.garbage = garbage = Garbage(k2d, self)
+        self.scheduling = Scheduling(k2d, self)
         self.services = services
         self.reconcilers = {                        # kind, or what else is to be done -> method
             "Node": self.scheduling.taint_node, "schedule": self.scheduling.schedule,
@@ -9324,6 +9665,11 @@ class Controllers:
             "ServiceAccount": garbage.service_account,
             "CustomResourceDefinition": garbage.definition, "expire": garbage.expire}
         self.outside = {"nat", "hosts", "provision", "reclaim"}
+        self.observers = {                          # kind -> what a change of it concerns
+            "Service": self.observe_service, "Endpoints": self.observe_endpoints,
+            "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
+            "PersistentVolume": self.observe_storage, "StorageClass": self.observe_storage,
+            "Event": self.observe_event}
 
     def reconcile(self, key):
         what, *args = key
@@ -9337,6 +9683,13 @@ class Controllers:
             # these leave something behind
             if obj or what in ("Service", "CustomResourceDefinition"):
                 method(obj, *args)
+
+    def tell_fault(self, key, problem):
+        """A pass over an object went wrong, and will be tried again: its event says why."""
+        obj = self.store.get(*key) if key[0] in KIND else None
+        if obj:
+            self.event(obj, "Warning", "FailedSync", f"error syncing: {problem}",
+                       component="k2d")
 
     def add(self, *key):
         self.queue.add(key)
@@ -9362,23 +9715,24 @@ class Controllers:
     # -- what a change concerns
     def observe(self, changes, watches):
         for change in changes:
-            deleted = change.type == "DELETED"
-            self.observe_owners(change, deleted)
-            if change.kind.id in self.reconcilers:
-                self.add(change.kind.id, *change.key)
-            if change.kind.id == "Pod":
-                self.observe_pod(change, deleted)
-            else:
-                self.observe_other(change, deleted)
+            guarded(self.observe_one, change, change.type == "DELETED")
+
+    def observe_one(self, change, deleted):
+        if change.kind.id in self.reconcilers:
+            self.add(change.kind.id, *change.key)
+        self.observe_owners(change, deleted)
+        if change.kind.id == "Pod":
+            self.observe_pod(change, deleted)
+        else:
+            self.observe_other(change, deleted)
 
     def observe_owners(self, change, deleted):
         """Owners, finalizers, and the namespace with its quotas."""
         kind, (namespace, name), raw = change.kind, change.key, change.raw
-        meta = json.loads(raw)["metadata"] if deleted or b'"ownerReferences"' in raw else {}
-        for ref in meta.get("ownerReferences", ()):
+        for ref in self.garbage.note_owners(kind.id, change.key, raw):
             self.observe_owner(ref, namespace, deleted)
         if deleted:
-            self.add("collect", meta["uid"])
+            self.add("collect", uid_of(json.loads(raw)))
         elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
             self.add("finalize", kind.id, namespace, name)
         if kind.namespaced:
@@ -9397,8 +9751,7 @@ class Controllers:
     def observe_pod(self, change, deleted):
         pod, namespace = json.loads(change.raw), change.key[0]
         self.worker.on_pod(change)
-        if self.scheduling.is_concerned(change, pod, deleted):
-            self.add("schedule")
+        self.scheduling.on_pod(change, pod, deleted)
         if b'"hostPort"' in change.raw:
             self.add("nat")
         for claim in claims_of(pod):
@@ -9413,25 +9766,40 @@ class Controllers:
 
     def observe_other(self, change, deleted):
         kind, (namespace, name) = change.kind.id, change.key
-        if kind == "Service":
-            self.services.on_change(change, deleted)
-            self.names.changed += 1
-            self.add("hosts")
-        if kind in ("Service", "Endpoints"):
-            self.add("nat")
-        is_room = self.scheduling.waiting and kind in ("PersistentVolumeClaim", "Namespace")
-        if kind == "Node" or is_room:
-            self.add("schedule")
+        if kind in self.observers:
+            self.observers[kind](change, deleted)
+        if kind == "Node" or self.scheduling.waiting and kind in ("PersistentVolumeClaim",
+                                                                  "Namespace"):
+            self.scheduling.make_room()
         if kind in ("ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.worker.starter.retry(uid_of(pod))
                 self.worker.queue.add(key_of(pod))
-        if kind == "PersistentVolumeClaim":
-            self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec.volumeName", ""))
-        elif kind in ("PersistentVolume", "StorageClass"):
-            self.add_all("PersistentVolumeClaim", None)
-            self.add("finalize", kind, namespace, name)
-        elif kind == "Event" and not deleted:
+
+    def observe_service(self, change, deleted):
+        self.services.on_change(change, deleted)
+        self.names.changed += 1
+        self.add("hosts")
+        self.add("nat")
+
+    def observe_endpoints(self, change, deleted):
+        if deleted or change.key not in self.services.selectors:
+            self.add("Service", *change.key)
+
+    def observe_slice(self, change, deleted):
+        self.add("nat")
+        if deleted:                                             # which comes back, if it is ours
+            self.add("Service", change.key[0], (change.labels or {}).get(SERVICE_NAME, ""))
+
+    def observe_claim(self, change, deleted):
+        self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec.volumeName", ""))
+
+    def observe_storage(self, change, deleted):
+        self.add_all("PersistentVolumeClaim", None)
+        self.add("finalize", change.kind.id, *change.key)
+
+    def observe_event(self, change, deleted):
+        if not deleted:
             self.queue.add_after(
                 EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
 
@@ -9445,16 +9813,25 @@ class Controller:
         self.access, self.router, self.queue = k2d.access, router, router.queue
 
 class Scheduling(Controller):
-    """Binds pods to the one node."""
-    waiting = 0             # how many pods fit on no node: what changes may make room for them
+    """Binds pods to the one node. waiting: {key: version} of the pods that fit on no node; they
+    are looked at again when they change, or something makes room."""
+    def __init__(self, k2d, router):
+        super().__init__(k2d, router)
+        self.waiting = {}
 
-    def is_concerned(self, change, pod, deleted):
-        """Whether a change of a pod may let one be bound."""
-        if not deleted and b'"podIP":' not in change.raw:
-            return True
-        makes_room = (change.type != "MODIFIED" or change.labels != change.old.labels or
-                      has_ended(pod))
-        return bool(self.waiting) and (makes_room or b'"podIP":' not in change.old.raw)
+    def make_room(self):
+        self.waiting.clear()
+        self.router.add("schedule")
+
+    def on_pod(self, change, pod, deleted):
+        """A change of a pod may let it, or another, be bound."""
+        is_less = deleted or has_ended(pod) or change.old and change.labels != change.old.labels
+        if self.waiting and is_less and change.key not in self.waiting:
+            self.make_room()
+        elif deleted:
+            self.waiting.pop(change.key, None)
+        elif b'"podIP":' not in change.raw:
+            self.router.add("schedule")
 
     def taint_node(self, node, _, name):
         """Taint a cordoned node, offer its extended resources."""
@@ -9475,18 +9852,26 @@ class Scheduling(Controller):
         fit. Those that their maker has bound the kubelet takes or rejects."""
         ours = self.settings.node
         node = self.store.get("Node", "", ours)
-        pods = [pod for pod in self.store.list("Pod") if node and not has_ended(pod) and
-                pod["spec"].get("nodeName", ours) == ours]
-        settled = [pod for pod in pods if dig(pod, "status.podIP") or is_foreign(pod)]
-        waiting = [pod for pod in pods if pod not in settled and self.is_ready(pod)]
+        rows = self.store.rows["Pod"].items() if node else ()
+        known = [key for key, row in rows if self.waiting.get(key) != row.version]
+        settled, waiting = [], []
+        for pod in [self.store.get("Pod", *key) for key in known]:
+            if has_ended(pod) or pod["spec"].get("nodeName", ours) != ours:
+                continue
+            if dig(pod, "status.podIP") or is_foreign(pod):
+                settled.append(pod)
+            elif self.is_ready(pod):
+                waiting.append(pod)
         if not waiting:
-            self.waiting = 0
             return
         waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
                                       pod["metadata"]["creationTimestamp"], name_of(pod)))
         view = View(settled,
                     {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
-        self.waiting = sum(not self.place(pod, node, view) for pod in waiting)
+        for pod in waiting:
+            self.waiting.pop(key_of(pod), None)
+            if not self.place(pod, node, view):
+                self.waiting[key_of(pod)] = int(pod["metadata"]["resourceVersion"])
 
     @staticmethod
     def is_ready(pod):
@@ -9845,54 +10230,58 @@ class Services(Controller):
                 yield name
 
     def endpoints(self, service, namespace, name):
-        """The Endpoints and the EndpointSlice of a Service with a selector, from its pods."""
-        if not self.worker.known.digested:
+        """The EndpointSlices of a Service: with a selector from its pods, which Endpoints tell of,
+        too; without one they mirror the Endpoints that somebody has made."""
+        if not self.worker.known.digested or (namespace, name) == ("default", "kubernetes"):
             return                                              # absence means nothing yet
-        slice_name = f"{name}-{safe_hash([namespace, name], 5)}"
-        if not service or (namespace, name) not in self.selectors:
-            return self.underive(namespace, {"Endpoints": name, "EndpointSlice": slice_name})
-        subsets, slices, labels = {}, [], labels_of(service)
+        present, groups, by = self.store.row("Endpoints", (namespace, name)), {}, MIRROR_CONTROLLER
+        if service and (namespace, name) in self.selectors:
+            groups, by = self.from_pods(service), "endpointslice-controller.k8s.io"
+        elif present and present.on_disk is None:               # it had a selector
+            self.store.remove(json.loads(present.raw))
+        elif present and service:
+            groups = mirrored(json.loads(present.raw))
+        gone = {name_of(each): each for each in slices_of(self.store, namespace, name)
+                if self.store.row("EndpointSlice", key_of(each)).on_disk is None}
+        for (type_, ports), endpoints in groups.items():
+            slice_name = f"{name}-{safe_hash([namespace, name, type_, ports], 5)}"
+            gone.pop(slice_name, None)
+            self.derive("EndpointSlice", namespace, slice_name,
+                        {**labels_of(service), SERVICE_NAME: name}, by, service,
+                        {"addressType": type_, "endpoints": endpoints, "ports": as_ports(ports)})
+        for each in gone.values():
+            self.store.remove(each)
+
+    def from_pods(self, service):
+        """{(address type, ports): endpoints} of a Service with a selector, whose Endpoints
+        follow."""
+        (namespace, name), subsets, groups = key_of(service), {}, {}
         for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
             if dig(pod, "status.podIP") and not has_ended(pod):
                 ports = ports_in(service, pod)
                 place, address, endpoint = endpoint_of(pod, service, self.settings.node)
-                slices.append((ports, endpoint))
+                groups.setdefault(("IPv4", ports), []).append(endpoint)
                 if not is_deleting(pod):
                     subsets.setdefault(ports, {}).setdefault(place, []).append(address)
         told = []
         for ports, found in sorted(subsets.items()):
             told.append({**pick(found, ("addresses", "notReadyAddresses")),
-                         "ports": [filled(**p) for p in as_ports(ports)]})
-        self.derive("Endpoints", namespace, name, {**labels, COMPUTED[0]: "endpoint-controller"},
-                    None, filled(subsets=told))
+                         "ports": [filled(**port) for port in as_ports(ports)]})
+        self.derive("Endpoints", namespace, name, labels_of(service), "endpoint-controller", None,
+                    filled(subsets=told))
         # the numbers at least
-        ports = slices[0][0] if slices else ports_in(service, {"spec": {"containers": []}})
-        labels = {**labels, COMPUTED[1]: "endpointslice-controller.k8s.io",
-                  "kubernetes.io/service-name": name}
-        self.derive("EndpointSlice", namespace, slice_name, labels, service,
-                    {"addressType": "IPv4",
-                     "endpoints": [endpoint for own, endpoint in slices if own == ports],
-                     "ports": as_ports(ports)})
+        return groups or {("IPv4", ports_in(service, {"spec": {"containers": []}})): []}
 
-    def underive(self, namespace, names):
-        """Remove what was derived, by kind and name."""
-        for kind, name in names.items():
-            obj = self.store.get(kind, namespace, name)
-            if obj and is_computed(obj) and key_of(obj) != ("default", "kubernetes"):
-                self.store.remove(obj)
-
-    def derive(self, kind, namespace, name, labels, owner, body):
-        """Put an object that follows from others, keeping its identity."""
+    def derive(self, kind, namespace, name, labels, by, owner, body):
+        """Put an object that follows from others, keeping its identity; by: who derived it."""
         present = self.store.get(kind, namespace, name)
-        if present and not is_computed(present):
-            return                                              # a client's own
         obj = new_object(KIND[kind], name, namespace, **body)
         if present:
             obj["metadata"] = present["metadata"]
-        obj["metadata"]["labels"] = labels
+        obj["metadata"]["labels"] = {**labels, MANAGED_BY[kind]: by}
         if owner:
             obj["metadata"].update(ownerReferences=[owner_reference(owner)], generation=1)
-        self.store.put(obj)
+        self.store.put(obj, on_disk=False)
 
 
     def nat(self):
@@ -9909,6 +10298,22 @@ class Services(Controller):
                                hosts_text(pod, self.names.services()))
             except FileNotFoundError:   # on the host's network, not created yet, or just gone
                 continue
+
+def mirrored(endpoints):
+    """{(address type, ports): endpoints} of the EndpointSlices that say what Endpoints say."""
+    groups = {}
+    if labels_of(endpoints).get("endpointslice.kubernetes.io/skip-mirror") == "true":
+        return groups
+    for subset in endpoints.get("subsets", ()):
+        ports = tuple((port.get("name", ""), port["port"], port["protocol"])
+                      for port in subset.get("ports", ()))
+        for place in pick(subset, ("addresses", "notReadyAddresses")):
+            for one in subset[place]:
+                key = "IPv6" if ":" in one["ip"] else "IPv4", ports
+                groups.setdefault(key, []).append(
+                    {"addresses": [one["ip"]], "conditions": {"ready": place == "addresses"},
+                     **pick(one, ("hostname", "nodeName", "targetRef"))})
+    return groups
 
 def endpoint_of(pod, service, node):
     """What a pod is to a Service: (the list of Endpoints it is in, its entry there, its entry in
@@ -10042,8 +10447,9 @@ class Claims(Controller):
             return
         volume = "pvc-" + uid_of(claim)
         try:
-            path = self.engine.call("POST", "/volumes/create", {
-                "Name": volume, "Labels": {"k2d.io/claim": f"{namespace}/{name}"}})["Mountpoint"]
+            body = {"Name": volume, "Labels": {"k2d.io/claim": f"{namespace}/{name}"}}
+            made = self.engine.call("POST", "/volumes/create", body, shape="engine.Volume")
+            path = made["Mountpoint"]
             open_to_all(host_root() + path)                 # whoever the containers run as
         except (EngineError, OSError) as error:
             self.event(
@@ -10122,6 +10528,20 @@ def find_owner(store, ref, namespace):
 
 class Garbage(Controller):
     """Namespaces, owners and dependents, finalizers; quotas, tokens, definitions, Events."""
+    def __init__(self, k2d, router):
+        super().__init__(k2d, router)
+        self.owned = {}         # uid -> {(kind, key)} of what names it, or has, as an owner
+        for kind, rows in self.store.rows.items():
+            for key, row in rows.items():
+                self.note_owners(kind, key, row.raw)
+
+    def note_owners(self, kind, key, raw):
+        """Remember whose an object is; returns its ownerReferences."""
+        meta = json.loads(raw)["metadata"] if b'"ownerReferences"' in raw else {}
+        for ref in meta.get("ownerReferences", ()):
+            self.owned.setdefault(ref["uid"], set()).add((kind, key))
+        return meta.get("ownerReferences", ())
+
     def namespace(self, ns, _, name):
         since = seconds_of(ns["metadata"].get("deletionTimestamp"))
         if not since:
@@ -10172,14 +10592,15 @@ class Garbage(Controller):
 
     def dependents(self, uid):
         """[(object, its ownerReferences)] of all that name an object of this uid as an owner."""
-        kinds = [kind for kind in KINDS if is_stored(kind) and kind.id != "Event"]
-        found = [obj for kind in kinds for obj in self.store.list(kind.id, holding=uid.encode())]
-        pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found]
+        found = [self.store.get(kind, *key) for kind, key in sorted(self.owned.get(uid, ()))]
+        pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found if obj]
         return [(obj, refs) for obj, refs in pairs if uid in map(itemgetter("uid"), refs)]
 
     def collect(self, uid):
         """Delete what was owned by an object that is gone, unless somebody else owns it too."""
-        for obj, refs in self.dependents(uid):
+        dependents = self.dependents(uid)
+        self.owned.pop(uid, None)
+        for obj, refs in dependents:
             living = [ref for ref in refs
                       if find_owner(self.store, ref, key_of(obj)[0]) is not None]
             if not living and not is_deleting(obj):
@@ -10727,7 +11148,7 @@ class Terminal(Session):
         self.on_far(self.far, rest)
         self.resize()
         # The engine attaches to what has ended too, and would wait for its next start.
-        info = (self.engine.call("GET", self.target + "/json")
+        info = (self.engine.call("GET", self.target + "/json", shape="engine.Container")
                 if self.target.startswith("/containers") else {})
         ended = info and not info["State"]["Running"]
         # At the end of a stdin that may come again, the engine would leave us; the container's is
@@ -10769,11 +11190,11 @@ class Terminal(Session):
 
     def exit_status(self):
         """The Status of a command that failed, once it has ended; None for one that did well."""
-        pause, info = 0.01, self.engine.call("GET", self.target + "/json")
+        pause, info = 0.01, self.engine.look_at_exec(self.target)
         while info["Running"] and not self.gone:    # it may have closed its output and go on
             self.turn(pause)
-            pause, info = min(pause * 2, 1), self.engine.call("GET", self.target + "/json")
-        code = info.get("ExitCode")
+            pause, info = min(pause * 2, 1), self.engine.look_at_exec(self.target)
+        code = info["ExitCode"]
         text = ("command terminated with non-zero exit code: command terminated with exit "
                 f"code {code}")
         return (failure_status("NonZeroExitCode", text,
@@ -10893,10 +11314,9 @@ def serve_proxy(handler, sock, data):
         head, rest = read_answer_head(sock)
         lines = [line for line in head.split(b"\n")
                  if not line.lower().startswith(b"connection:")]
-        handler.sock.sendall(b"\n".join(lines).rstrip(b"\r") +
-                             b"\r\nConnection: close\r\n\r\n" + rest)
+        handler.write(b"\n".join(lines).rstrip(b"\r") + b"\r\nConnection: close\r\n\r\n" + rest)
         for got in iter(lambda: sock.recv(65536), b""):
-            handler.sock.sendall(got)
+            handler.write(got)
 
 # -- the requests
 WAITING = {  # reason -> what is said to those who want its log
@@ -10947,8 +11367,9 @@ def log_span(found, last, previous):
 
 class AtPod:
     """What requests for a pod's log, streams and ports are answered. Any thread."""
-    def __init__(self, store, access, engine, known):
-        self.store, self.access, self.engine, self.known = store, access, engine, known
+    def __init__(self, settings, store, access, engine, known):
+        self.settings, self.store, self.access = settings, store, access
+        self.engine, self.known = engine, known
         self.by_subresource = {"log": self.log, "proxy": self.proxy, "exec": self.connect,
                                "attach": self.connect, "portforward": self.connect}
 
@@ -11024,13 +11445,17 @@ class AtPod:
             raise not_found(request.kind, name)
         host, port = (self.service_target(obj, port) if obj["kind"] == "Service"
                       else self.pod_target(obj, port))
+        if not is_endpoint(host) or is_own_address(host) or (
+                ipaddress.ip_address(host) in self.settings.service_cidr):
+            raise forbidden(request.kind, name, f"{host} is no pod's own address, and may be "
+                            "that of the host")
         try:
             sock = dial(host, int(port), time.monotonic() + IO_SECONDS)
             if scheme == "https":
                 sock = unverified_tls().wrap_socket(sock, server_hostname=host)
         except (OSError, ValueError) as error:
             raise ApiError(503, "ServiceUnavailable", f"error trying to reach service: {error}")
-        path = re.search(rf"/{request.kind.plural}/[^/]+/proxy(.*)", request.target)[1]
+        path = re.match(r"(?:/+[^/?]+){7}(.*)", request.target)[1]      # what follows /proxy
         headers = {**without(request.headers, *HIDDEN), "host": f"{host}:{port}",
                    "connection": "close", "content-length": str(len(request.body)),
                    "x-forwarded-uri": request.target.partition("?")[0]}
@@ -11043,8 +11468,8 @@ class AtPod:
         """(address, port) of a ready endpoint. Raises ApiError 503."""
         wanted = [p for p in service["spec"].get("ports", ())
                   if port in ("", p.get("name"), str(p["port"]))]
-        subsets = dig(self.store.get("Endpoints", *key_of(service)), "subsets", ())
-        ends = ready_endpoints(subsets, wanted[0].get("name", "")) if wanted else []
+        slices = slices_of(self.store, *key_of(service))
+        ends = ready_endpoints(slices, wanted[0].get("name", "")) if wanted else []
         if not ends:
             raise ApiError(503, "ServiceUnavailable",
                            f'no endpoints available for service "{name_of(service)}"')
@@ -11094,7 +11519,7 @@ class AtPod:
             body = {**{"Attach" + each.title(): True for each in wanted}, "Tty": tty,
                     "Cmd": command}
             try:
-                target = "/exec/" + self.engine.call("POST", target + "/exec", body)["Id"]
+                target = self.engine.make_exec(found.id, body)
             except EngineError as error:
                 return text_answer(500, str(error))
             call = "POST", target + "/start", {"Detach": False, "Tty": tty}
@@ -11201,8 +11626,9 @@ class Usage:
         """Where the cgroup is out of reach: the engine measures, for a second or two."""
         try:
             into[key] = stats_samples(
-                self.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", expect=ENDED))
-        except EngineError as error:
+                self.engine.call("GET", f"/containers/{key[0]}/stats?stream=0", None, ENDED,
+                                 "Raw"))
+        except (EngineError, TypeError) as error:
             log(f"stats of {key[0][:12]}: {error}")
 
     @staticmethod
@@ -11284,8 +11710,8 @@ class NodeKeeper:
         return [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told]
 
     def list_images(self):
-        images = [((image.get("RepoDigests") or []) + (image.get("RepoTags") or []), image["Size"])
-                  for image in self.engine.call("GET", "/images/json")]
+        images = [(image["RepoDigests"] + image["RepoTags"], image["Size"])
+                  for image in self.engine.call("GET", "/images/json", shape="[]engine.Image")]
         images.sort(key=lambda image: -image[1])
         self.images = [{"names": names, "sizeBytes": size} for names, size in images if names][:50]
 
@@ -11388,8 +11814,10 @@ def answering_faults(what):
         yield
     except ApiError:
         raise
-    except Exception:
-        log(f"{what}: {trace()}")
+    except RecursionError:
+        raise bad_request("the body is nested too deeply")
+    except Exception as error:
+        log(f"{what}: {fault_text(error)}")
         raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
 
 class K2d:
@@ -11398,12 +11826,16 @@ class K2d:
         self.settings = settings
         make_folder(settings.data_path)
         self.store = Store(settings.path("k2d.db"))
+        keep_private(settings.data_path)
+        # the node is the same one after its host is renamed: its pods and volumes name it
+        settings.node = self.store.fact("node") or settings.node
+        self.store.set_fact("node", settings.node)
         self.access = Access(settings, self.store)
         self.hub, self.engine = Hub(self.store), Engine(settings.docker_host)
         self.recorder = Recorder(settings, self.store)
         self.writer = Writer(settings, self.store, self.access)
         self.event = self.recorder.event
-        self.network = Network(settings, self.engine, self.store, self.writer)
+        self.network = Network(settings, self.engine, self.store, self.writer, self.event)
         self.names = Names(settings, self.store)
         self.node = NodeKeeper(settings, self.store, self.engine, self.network)
         self.worker = Worker(self)
@@ -11412,9 +11844,11 @@ class K2d:
         self.api = Api(self.store, self.writer, self.access)
         self.api.by_kept["usage"] = self.usage.answer
         self.api.by_subresource.update(
-            AtPod(self.store, self.access, self.engine, self.worker.known).by_subresource)
+            AtPod(settings, self.store, self.access, self.engine,
+                  self.worker.known).by_subresource)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
+        self.heavy = threading.Lock()       # held while a large body is worked on
 
     def respond(self, handler):
         """The Answer to a request, or for one that goes on a function that sends it. Raises
@@ -11432,9 +11866,16 @@ class K2d:
             request = Request(handler.method, handler.target, handler.headers, user,
                               handler.warnings)
             admit(request, self.access)
-        request.body = handler.read_body()
+        if request.subresource in (*CONNECTS, "log"):           # the engine may take its time
+            handler.step_aside()
+        if not is_read or request.subresource == "proxy":
+            is_review = bool(request.kind) and request.kind.kept == "-"     # anybody may send one
+            request.body = handler.read_body(SMALL_BYTES if is_review else BODY_BYTES)
         with answering_faults(f"{handler.method} {path}"):
-            return self.respond_to(request)
+            if len(request.body) < SMALL_BYTES or request.subresource == "proxy":
+                return self.respond_to(request)
+            with self.heavy:                                    # as a dict it is 30 times as large
+                return self.respond_to(request)
 
 
     def respond_to(self, request):
@@ -11499,8 +11940,8 @@ class K2d:
         sock = None
         try:
             self.engine.negotiate()
-            self.node.info = self.engine.call("GET", "/info")
-            self.writer.runtime_names = tuple(self.node.info.get("Runtimes") or ())
+            self.node.info = self.engine.call("GET", "/info", shape="engine.Info")
+            self.writer.runtime_names = tuple(self.node.info["Runtimes"])
             self.network.ensure()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],
@@ -11512,8 +11953,8 @@ class K2d:
             self.retry_s = 1
             if again:
                 self.controllers.start()
-        except (EngineError, ApiError, OSError, ValueError, KeyError, TypeError) as error:
-            log(f"{error}; trying again in {self.retry_s} s")
+        except Exception as error:
+            log(f"{fault_text(error)}; trying again in {self.retry_s} s")
             if sock:
                 with suppress(OSError):             # the hub has closed it
                     sock.shutdown(socket.SHUT_RDWR)     # the hub sees it end, and calls us again
@@ -11525,7 +11966,7 @@ class K2d:
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
         self.worker.known.listed, self.worker.lost_at = False, time.time()
-        threading.Thread(target=self.node.update, args=(False,), daemon=True).start()
+        threading.Thread(target=guarded, args=(self.node.update, False), daemon=True).start()
         self.hub.after(self.retry_s, self.connect_engine)
 
     def on_digested(self):
@@ -11534,14 +11975,17 @@ class K2d:
         self.ready.set()
 
     def on_image(self):
-        self.hub.guard(self.node.update, True)
+        guarded(self.node.update, True)
 
 def bootstrap(settings, store, writer, services):
     """The objects that every cluster has."""
     def make(kind, name, labels=None, namespace="", **fields):
-        if not store.row(kind, (namespace, name)):
+        present = store.get(kind, namespace, name)
+        if not present:
             writer.create(KIND[kind], namespace,
                           {"metadata": {"name": name, "labels": labels}, **fields})
+        elif kind == "ClusterRole":                             # an older k2d may have given more
+            store.put({**present, **fields})
     with store.transaction():
         for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
             make("Namespace", name)
@@ -11567,10 +12011,10 @@ def bootstrap(settings, store, writer, services):
             if is_condition(crd, "Established"):
                 register(crd)
         ip, port = settings.host_ip, {"name": "https", "port": settings.port, "protocol": "TCP"}
-        services.derive("Endpoints", "default", "kubernetes", {COMPUTED[0]: "k2d"}, None,
+        services.derive("Endpoints", "default", "kubernetes", {}, "k2d", None,
                         {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]})
-        services.derive("EndpointSlice", "default", "kubernetes",
-                        {COMPUTED[1]: "k2d", "kubernetes.io/service-name": "kubernetes"}, None, {
+        services.derive("EndpointSlice", "default", "kubernetes", {SERVICE_NAME: "kubernetes"},
+                        "k2d", None, {
                             "addressType": "IPv4", "ports": [port],
                             "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})
 
@@ -11618,7 +12062,7 @@ def reset(settings):
 
 def remove_pods(settings, engine, uids):
     """Remove the containers and volumes of pods, and take others off our network."""
-    for info in engine.call("GET", "/containers/json?all=1"):
+    for info in engine.call("GET", "/containers/json?all=1", shape="[]engine.Listed"):
         if dig(info, ["Labels", POD_UID]) in uids:
             engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1", expect=ENDED)
         elif settings.network in dig(info, "NetworkSettings.Networks", {}):

@@ -200,6 +200,8 @@ def dns_answer(answer):
         at += 10
         if found == 1:
             answers.append(socket.inet_ntoa(answer[at:at + 4]))
+        elif found == 28:
+            answers.append(socket.inet_ntop(socket.AF_INET6, answer[at:at + 16]))
         elif found in (5, 12, 33):
             read_name(at + (6 if found == 33 else 0), parts := [])
             answers.append(".".join(parts))
@@ -887,14 +889,14 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 98_700),                             # 72,000
-        ("lines", 11_680),                              # 7,700
-        ("tokens a line of code", 10.4), ("KB in literals", 135.7),     # of these 120
+        ("tokens", 101_800),                             # 72,000
+        ("lines", 12_130),                              # 7,700
+        ("tokens a line of code", 10.4), ("KB in literals", 141),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
         ("lines of 100 characters", 0), ("lines of host functions", 660), ("sections with host functions", 7),
     ]
-    EARLY = set("""EngineError Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
-        own_address resolv_conf run_handler serve_watch shown upstream_resolver""".split())     # used above their section
+    EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
+        own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
     HOST = set("os socket ssl sqlite3 signal select selectors fcntl ctypes mmap shutil subprocess termios".split())
     HARMLESS = {"path", "environ", "sysconf", "getpid", "sep"}                  # of os
     FUNCTIONS, COMPREHENSIONS = (ast.FunctionDef, ast.AsyncFunctionDef), (
@@ -1135,7 +1137,8 @@ class Offline:
             self.settings, self.store, None, None)
         known = types.SimpleNamespace(found=lambda uid: {}, slots={})
         self.api.by_kept["usage"] = k2d.Usage(self.settings, self.store, None, known).answer
-        self.api.by_subresource.update(k2d.AtPod(self.store, self.access, None, known).by_subresource)
+        self.api.by_subresource.update(k2d.AtPod(
+            self.settings, self.store, self.access, None, known).by_subresource)
         self.do("POST", at("namespaces"), {"metadata": {"name": namespace}})
         self.do("POST", at("serviceaccounts", namespace), named("default", **{} if whole else {
             "automountServiceAccountToken": False}))
@@ -1145,7 +1148,12 @@ class Offline:
             self.do("POST", at("configmaps", namespace), configmap("kube-root-ca.crt", **{"ca.crt": ""}))
 
     respond, respond_to = k2d.K2d.respond, k2d.K2d.respond_to
-    sendall = lambda self, data: setattr(self, "said", self.said + data)        # it is its connection's socket, too
+    heavy = threading.Lock()
+
+    def send(self, data):                               # it is its connection's socket, too
+        self.said += data
+        return len(data)
+
     recv, settimeout = lambda self, size: b"", lambda self, seconds: None
     makefile = lambda self, *_: io.BytesIO(self.said)
 
@@ -1157,7 +1165,8 @@ class Offline:
         head = [f"{method} {path.replace(' ', '%20')} HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]
         self.said = b""
         connection = types.SimpleNamespace(sock=self, buffer="\r\n".join([*head, "\r\n"]).encode() + data)
-        k2d.Handler(connection, None, self.respond).run()
+        hub = types.SimpleNamespace(call=lambda *_: None, release=None)
+        k2d.Handler(connection, hub, self.respond).run()
         answer = http.client.HTTPResponse(self, method=method)
         answer.begin()
         text, is_json = answer.read(), "json" in answer.getheader("Content-Type")
@@ -1324,7 +1333,6 @@ class Stores(Pure):
         ("a pod's address", "Pod", {"phase": "Running", "podIP": "1.2.3.4", "startTime": "t"}, {},
          {"podIP": "1.2.3.4", "startTime": "t"}),
         ("an ended pod", "Pod", {"phase": "Failed", "reason": "r"}, {}, {"phase": "Failed", "reason": "r"}),
-        ("what we derived", "Endpoints", {}, {k2d.COMPUTED[0]: "k2d"}, None),
     ]
 
     def test_what_an_older_k2d_kept_of_kinds_that_are_always_empty_now(self):
@@ -1343,8 +1351,9 @@ class Stores(Pure):
         kept = [self.put(store, kind, "x") for kind in ("ConfigMap", "Secret", "Service")]
         self.put(store, "Event", "x")
         self.put(store, "Deployment", "x", status={"replicas": 1})
-        self.put(store, "Pod", "foreign", meta={"annotations": {k2d.FOREIGN: "c"}})
-        self.put(store, "Pod", "written", {"keep": True}, meta={"annotations": {k2d.FOREIGN: "c"}})
+        for name in ("foreign", "written"):
+            self.put(store, "Pod", name, {"on_disk": False})
+        self.put(store, "Pod", "written", {"on_disk": True})
         with store.transaction():
             store.remove(kept.pop(1))
             store.bury("u1")
@@ -1448,7 +1457,7 @@ class Heads(Pure):
             handler.headers = k2d.parse_head(b"POST / HTTP/1.1\r\n" + header)[3]
             here.sendall(data)
             here.shutdown(socket.SHUT_WR)
-            whole = handler.read_body()
+            whole = handler.read_body(k2d.BODY_BYTES)
             return whole, connection.buffer + b"".join(iter(lambda: there.recv(99), b""))
 
     def test_bodies_whole_and_one_byte_at_a_time(self):
@@ -2636,7 +2645,8 @@ class Replay(Pure):
             found = {cause if cause in more else cause.split(" ")[0] for cause in causes_of(answer.body)}
             return self.assertEqual(found, set(more), answer.body["message"])
         expected, *words = more or (None,)
-        warnings = answer.headers.get_all("Warning") or []
+        warnings = [text for text in answer.headers.get_all("Warning") or []
+                    if not any(what in text for what, _ in k2d.UNHEEDED.values())]
         self.assertEqual([word in text for word, text in itertools.zip_longest(words, warnings, fillvalue="-")],
                          [True] * len(words), warnings)
         if isinstance(expected, dict):
@@ -3021,13 +3031,14 @@ class OpenAPI(Pure):
             for number in reversed(numbers):
                 ((found, data),) = k2d.wire_fields(data)
                 self.assertEqual(found, number)
-            return json.loads(data) if name == "Any" else data.decode() if inner is None else self.gnostic(inner, data)
+            text = str(data, "utf-8") if inner is None else ""
+            return json.loads(text) if name == "Any" else text if inner is None else self.gnostic(inner, data)
         fields, out = {number: (key, inner) for key, (number, inner) in k2d.GNOSTIC[name].items()}, {}
         for number, item in k2d.wire_fields(data):
             key, inner = fields[number]
             if key in "*x":
                 pair = dict(k2d.wire_fields(item))
-                out[pair[1].decode()] = self.gnostic(inner, pair.get(2, b""))
+                out[k2d.wire_text(pair[1])] = self.gnostic(inner, pair.get(2, b""))
             elif key in ("parameters", "allOf", "required"):
                 out.setdefault(key, []).append(self.gnostic(inner, item))
             else:
@@ -3815,8 +3826,9 @@ def inspected(status="running", code=0, name="/ns_p_c", **more):
     zero, began = "0001-01-01T00:00:00Z", "2026-01-02T03:04:05.6Z"
     state = {"Status": status, "ExitCode": code, "StartedAt": zero if status == "created" else began,
              "FinishedAt": began if status in ("exited", "restarting") else zero, **state}
-    return {"Id": "0123456789abcdef" * 4, "Name": name, "Image": "sha256:1", "Created": began, "State": state,
+    told = {"Id": "0123456789abcdef" * 4, "Name": name, "Image": "sha256:1", "Created": began, "State": state,
             "Config": {"Image": WEB, **config}, "HostConfig": host, "NetworkSettings": {}, **more}
+    return k2d.shaped(told, "engine.Container")
 
 
 class FromDocker(Pure):
@@ -3956,7 +3968,7 @@ class FromDocker(Pure):
         self.each(self.CONTAINERS, lambda info, path: inside(
             path, k2d.from_docker_container(inspected(name="/x_1", **info), "x-1", "node")))
         self.each(self.PUBLISHED, lambda ports: [" ".join(map(str, port.values())) for port in (k2d.from_docker_ports(
-            {"NetworkSettings": {"Ports": ports}}, k2d.from_docker_container(inspected(), "x", "node"), "192.0.2.9") or
+            inspected(NetworkSettings={"Ports": ports}), k2d.from_docker_container(inspected(), "x", "node"), "192.0.2.9") or
             {"spec": {"ports": []}})["spec"]["ports"]])
         for info in (inspected(), inspected(Labels={"a": "b c"}, Env=["A=1"], PortBindings={"80/tcp": None})):
             made, findings = k2d.from_docker_container(info, "x", "node"), k2d.Findings()
@@ -4163,14 +4175,17 @@ class Rules(Pure):
     def test_ports_of_a_service(self):
         ports = [{"name": "a", "port": 80, "protocol": "TCP"},
                  {"name": "b", "port": 53, "protocol": "UDP", "nodePort": 30053}]
-        subsets = [{"addresses": [{"ip": "2"}, {"ip": "1"}], "notReadyAddresses": [{"ip": "3"}],
-                    "ports": [{"name": "a", "port": 8080}]}]
-        self.each([("none", {"clusterIP": "None"}, None, []), ("an alias", {}, None, []),
-                   ("by the port's name", {"clusterIP": "i", "ports": ports}, {"subsets": subsets}, [
-                       ("i", "tcp", 80, None, [("1", 8080), ("2", 8080)], None), ("i", "udp", 53, 30053, [], None)]),
-                   ("affinity", {"clusterIP": "i", "ports": ports[:1], "sessionAffinity": "ClientIP"}, None,
+        slices = [{"ports": [{"name": "a", "port": 8080}, {"name": "a"}], "endpoints": [
+            {"addresses": ["10.0.0.2", "10.0.0.9"]}, {"addresses": ["10.0.0.1"], "conditions": {"ready": True}},
+            *({"addresses": [ip]} for ip in ("fd00::1", "127.0.0.1", "169.254.169.254")),   # none that we may send to
+            {"addresses": ["10.0.0.3"], "conditions": {"ready": False}}]}]
+        both = [("10.0.0.1", 8080), ("10.0.0.2", 8080)]
+        self.each([("none", {"clusterIP": "None"}, [], []), ("an alias", {}, [], []),
+                   ("by the port's name", {"clusterIP": "i", "ports": ports}, slices, [
+                       ("i", "tcp", 80, None, both, None), ("i", "udp", 53, 30053, [], None)]),
+                   ("affinity", {"clusterIP": "i", "ports": ports[:1], "sessionAffinity": "ClientIP"}, [],
                     [("i", "tcp", 80, None, [], 10800)])],
-                  lambda spec, endpoints: [tuple(each) for each in k2d.service_ports({"spec": spec}, endpoints)])
+                  lambda spec, slices: [tuple(each) for each in k2d.service_ports({"spec": spec}, slices)])
 
     def test_hosts_files(self):
         services = [("web", "ns", "10.143.0.20"), ("db", "other", "10.143.0.21")]
@@ -4191,7 +4206,7 @@ class Rules(Pure):
 class DNS(Pure):
     WEB = [("web", {"ports": [{"name": "http", "port": 80}], "clusterIP": "10.143.0.20"}, [{"ip": "10.142.0.5"}]),
            ("db", {"ports": [{"name": "sql", "port": 1}], "clusterIP": "None"},
-            [{"ip": "10.142.0.6", "hostname": "first"}, {"ip": "10.142.0.7"}]),
+            [{"ip": "10.142.0.6", "hostname": "first"}, {"ip": "10.142.0.7"}, {"ip": "fd00::7"}]),
            ("out", {"type": "ExternalName", "externalName": "example.test"}, None)]
     CASES = [  # what, name (.L: .rec.svc.cluster.local), kind, (rcode, answers)
         ("a Service", "web.L", "A", (0, ["10.143.0.20"])),
@@ -4199,10 +4214,11 @@ class DNS(Pure):
         ("no other kind", "web.L", "AAAA", (0, [])),
         ("short", "web.rec", "A", (0, ["10.143.0.20"])), ("less short", "web.rec.svc", "A", (0, ["10.143.0.20"])),
         ("headless: its pods", "db.L", "A", (0, ["10.142.0.6", "10.142.0.7"])),
+        ("headless, IPv6", "db.L", "AAAA", (0, ["fd00::7"])),
         ("a pod by host name", "first.db.L", "A", (0, ["10.142.0.6"])),
         ("by address", "10-142-0-7.db.L", "A", (0, ["10.142.0.7"])), ("no such pod", "second.db.L", "A", (3, [])),
         ("a port", "_http._tcp.web.L", "SRV", (0, ["web.L"])),
-        ("ports of pods", "_sql._tcp.db.L", "SRV", (0, ["10-142-0-7.db.L", "first.db.L"])),
+        ("ports of pods", "_sql._tcp.db.L", "SRV", (0, ["10-142-0-7.db.L", "fd00--7.db.L", "first.db.L"])),
         ("another protocol", "_http._udp.web.L", "SRV", (3, [])), ("an alias", "out.L", "A", (0, ["example.test"])),
         ("below an alias", "x.out.L", "A", (3, [])),
         ("a pod without Service", "10-142-0-9.rec.pod.cluster.local", "A", (3, [])),
@@ -4220,9 +4236,12 @@ class DNS(Pure):
         k2d_ = Offline(self)
         for name, spec, addresses in self.WEB:
             k2d_.do("POST", at("services", "rec"), {"metadata": {"name": name}, "spec": spec})
-            if addresses:
-                k2d_.do("POST", at("endpoints", "rec"),
-                        {"metadata": {"name": name}, "subsets": [{"addresses": addresses, "ports": spec["ports"]}]})
+            for number, each in enumerate(addresses or ()):
+                told = {"addresses": [each["ip"]], **k2d.pick(each, ("hostname",))}
+                k2d_.do("POST", at("endpointslices", "rec"), {
+                    "metadata": {"name": f"{name}-{number}", "labels": {k2d.SERVICE_NAME: name}},
+                    "addressType": "IPv6" if ":" in each["ip"] else "IPv4", "endpoints": [told],
+                    "ports": spec["ports"]})
         names = k2d.Names(k2d_.settings, k2d_.store)
         names.changed = 1
         return names
