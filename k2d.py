@@ -50,7 +50,7 @@ import time
 import urllib.parse
 from collections import Counter, deque, namedtuple
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from errno import EMFILE, ENFILE, ENOMEM
 from functools import lru_cache
 from http import HTTPStatus
@@ -100,6 +100,7 @@ HEAD_SECONDS = 10
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
+DNS_CLIENTS = 64            # by TCP
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
 WARNINGS = 20               # headers of an answer
@@ -298,9 +299,13 @@ def seconds_of(timestamp):
     except ValueError:                                          # the 31st of February
         return None
 
+def time_text(seconds):
+    """Unix seconds as RFC 3339."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
 def in_seconds(seconds):
     """The time in so many seconds, as RFC 3339."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+    return time_text(time.time() + seconds)
 
 def exact_seconds(text):
     """The engine's timestamp as Unix seconds with nine decimals, padded so that texts compare."""
@@ -575,7 +580,7 @@ def selector_text(selector):
 # Which resources there are: routing, discovery, storage and Table read this table.
 Kind = namedtuple("Kind",
                   "name group version plural singular short namespaced verbs subresources marks "
-                  "kept id schema scale fields columns")
+                  "kept id schema scale fields columns warning")
 # kept     disk: whole; spec: without its status, which we compute; pod: see durable(); memory: not
 #          on disk; -: not at all, only created; empty: never any, though clients ask for the list;
 #          usage: measured when asked for
@@ -585,6 +590,7 @@ Kind = namedtuple("Kind",
 # scale    paths of spec.replicas, status.replicas and the selector
 # fields   what a field selector may name, besides metadata.name and metadata.namespace
 # columns  of a custom resource its additionalPrinterColumns, else None
+# warning  for each request, "" for none
 ALL = "create delete deletecollection get list patch update watch"
 KIND_TABLE = """
 group/version            kind                     short    scope     kept   subresources    marks
@@ -604,10 +610,10 @@ v1                       Secret                   -        Namespace disk   -   
 v1                       ServiceAccount           sa       Namespace disk   token           obj
 v1                       Service                  svc      Namespace disk   proxy,status    all,obj
 apps/v1                  ControllerRevision       -        Namespace disk   -               -
-apps/v1                  DaemonSet                ds       Namespace disk   status          all,gen
+apps/v1                  DaemonSet                ds       Namespace spec   status          all,gen
 apps/v1                  Deployment               deploy   Namespace spec   scale,status    all,gen
 apps/v1                  ReplicaSet               rs       Namespace spec   scale,status    all,gen
-apps/v1                  StatefulSet              sts      Namespace disk   scale,status    all,gen
+apps/v1                  StatefulSet              sts      Namespace spec   scale,status    all,gen
 events.k8s.io/v1         Event                    ev       Namespace memory -               -
 authentication.k8s.io/v1 SelfSubjectReview        -        Cluster   -      -               -
 authentication.k8s.io/v1 TokenReview              -        Cluster   -      -               -
@@ -617,8 +623,8 @@ authorization.k8s.io/v1  SelfSubjectRulesReview   -        Cluster   -      -   
 authorization.k8s.io/v1  SubjectAccessReview      -        Cluster   -      -               -
 autoscaling/v2           HorizontalPodAutoscaler  hpa      Namespace empty  -               all
 autoscaling/v1           HorizontalPodAutoscaler  hpa      Namespace empty  -               all
-batch/v1                 CronJob                  cj       Namespace disk   status          all,gen
-batch/v1                 Job                      -        Namespace disk   status          all,gen
+batch/v1                 CronJob                  cj       Namespace spec   status          all,gen
+batch/v1                 Job                      -        Namespace spec   status          all,gen
 networking.k8s.io/v1     IngressClass             -        Cluster   disk   -               gen
 networking.k8s.io/v1     Ingress                  ing      Namespace disk   status          gen
 networking.k8s.io/v1     NetworkPolicy            netpol   Namespace disk   -               gen
@@ -646,6 +652,8 @@ SELECTABLE = {  # kind: what a field selector may name
     "Secret": "type", "Namespace": "status.phase", "Node": "spec.unschedulable",
     "Service": "spec.clusterIP spec.type", "ReplicaSet": "status.replicas",
 }
+DEPRECATED = {
+    "Endpoints": "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
 SCALE_PATHS = "spec.replicas", "status.replicas", "spec.selector"
 
 def kind_of(line):
@@ -663,7 +671,7 @@ def kind_of(line):
     fields = tuple(SELECTABLE.get(name, "").split())
     return Kind(name, group, version, plural, name.lower(), words(short), scope == "Namespace",
                 verbs, words(subresources), words(marks), kept, name, schema, SCALE_PATHS, fields,
-                None)
+                None, DEPRECATED.get(name, ""))
 
 # custom resources come and go at its end
 KINDS = [kind_of(line) for line in KIND_TABLE.strip().split("\n")[1:]]
@@ -1936,6 +1944,17 @@ def dial(host, port, deadline):
     left = None if deadline is None else max(deadline - time.monotonic(), 0.001)
     return socket.create_connection((host, port), left)
 
+def listening_ports():
+    """{(protocol, port)} that programs of the host have, on other addresses than loopback."""
+    found = set()
+    for protocol, state in (("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")):
+        for line in read_text("/proc/net/" + protocol).splitlines()[1:]:
+            _, local, _, its_state = line.split()[:4]
+            address, _, port = local.partition(":")
+            if its_state == state and address[-2:] != "7F" and address[-8:] != "01000000":
+                found.add((protocol[:3].upper(), int(port, 16)))
+    return found
+
 def is_own_address(ip):
     """Whether an address is this host's: a socket can then be bound to it."""
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET,
@@ -2026,8 +2045,13 @@ def durable(kind, obj):
         return None
     if kind.kept == "disk" or kind.kept == "pod" and has_ended(obj):
         return obj
-    fields = ("podIP", "podIPs", "startTime") if kind.kept == "pod" else ()
-    return {**obj, "status": pick(obj.get("status", {}), fields)}
+    return {**obj, "status": pick(obj.get("status", {}), KEPT_STATUS.get(kind.id, ()))}
+
+KEPT_STATUS = {  # kind -> what of its status cannot be computed again
+    "Pod": ("podIP", "podIPs", "startTime"), "StatefulSet": ("currentRevision",),
+    "Job": ("conditions", "startTime", "completionTime", "succeeded", "failed", "completedIndexes",
+            "failedIndexes"),
+    "CronJob": ("lastScheduleTime", "lastSuccessfulTime")}
 
 def is_same(raw, other):
     """Whether two texts are one object; the order of its fields tells nothing."""
@@ -2386,6 +2410,34 @@ class Connection:
         self.deadline, self.watch = None, None
         self.mask, self.timed = 0, False
 
+class DnsClient:
+    """Who asks DNS by TCP: each message has its length before it (RFC 7766)."""
+    def __init__(self, sock, selector, answer_to):
+        self.sock, self.selector, self.answer_to, self.buffer = sock, selector, answer_to, b""
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ, self.on_data)
+
+    def on_data(self, sock, mask):
+        """Answer what is complete; who does not take an answer at once has to ask anew."""
+        try:
+            got = unblocked(sock.recv, 4096)
+            self.buffer += got or b""
+            while 2 < len(self.buffer) >= 2 + int.from_bytes(self.buffer[:2], "big"):
+                end = 2 + int.from_bytes(self.buffer[:2], "big")
+                found = self.answer_to(self.buffer[2:end], 65535) or b""
+                self.buffer = self.buffer[end:]
+                sock.sendall(len(found).to_bytes(2, "big") + found)
+        except OSError:
+            got = b""
+        if got == b"" or len(self.buffer) > 8192:
+            self.close()
+
+    def close(self):
+        """Hang up, unless that is done."""
+        if self.sock.fileno() >= 0:
+            self.selector.unregister(self.sock)
+            self.sock.close()
+
 class Hub:
     """The one thread that waits: connections between requests, watches, timers, DNS, the engine's
     events. Without a timer due it sleeps until something happens. after() and call() are for any
@@ -2633,21 +2685,34 @@ class Hub:
 
     # -- DNS
     def serve_dns(self, address, answer_to):
-        """Answer DNS by UDP at address, on a port of the kernel's choice, which is returned.
-        answer_to(query) -> bytes, or None for what is no query."""
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.setsockopt(socket.IPPROTO_IP, 15, 1)    # IP_FREEBIND: the bridge may not be there yet
-        udp.setblocking(False)
-        udp.bind((address, 0))
+        """Answer DNS by UDP and TCP at address, on a port of the kernel's choice, which is
+        returned. answer_to(query, longest) -> bytes, or None for what is no query."""
+        udp, tcp = (socket.socket(socket.AF_INET, kind)
+                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
+        for sock in (udp, tcp):
+            sock.setsockopt(socket.IPPROTO_IP, 15, 1)   # IP_FREEBIND: no bridge there yet, perhaps
+            sock.setblocking(False)
+        tcp.bind((address, 0))
+        udp.bind(tcp.getsockname())
+        tcp.listen(16)
         def on_query(sock, mask):
             with suppress(OSError):     # nothing more to read, or nobody to answer
                 for _ in range(64):
                     data, sender = sock.recvfrom(4096)
-                    found = answer_to(data)
+                    found = answer_to(data, 0)
                     if found:
                         sock.sendto(found, sender)
+        clients = deque()
+        def on_client(listener, mask):
+            with suppress(OSError):     # gone again
+                client = DnsClient(listener.accept()[0], self.selector, answer_to)
+                clients.append(client)
+                self.after(HEAD_SECONDS, client.close)
+                if len(clients) > DNS_CLIENTS:
+                    clients.popleft().close()
         self.selector.register(udp, selectors.EVENT_READ, on_query)
-        return udp.getsockname()[1]
+        self.selector.register(tcp, selectors.EVENT_READ, on_client)
+        return tcp.getsockname()[1]
 
     # -- the engine's events
     def follow(self, sock, data, on_line, on_end):
@@ -4292,6 +4357,8 @@ def default_job(job):
          backoffLimit=2 ** 31 - 1 if "backoffLimitPerIndex" in spec else 6,
          podReplacementPolicy="Failed" if "podFailurePolicy" in spec else "TerminatingOrFailed")
 
+INDEXES = 100_000           # of a Job
+
 def check_job_spec(spec):
     yield from check_template(spec)
     restart = dig(spec, "template.spec.restartPolicy")
@@ -4300,6 +4367,8 @@ def check_job_spec(spec):
            "must be OnFailure or Never")
     yield (indexed and "completions" not in spec, ".completions", "Required",
            "an Indexed job says how many")
+    yield (indexed and spec.get("completions", 0) > INDEXES, ".completions", "Invalid",
+           f"an Indexed job may have {INDEXES}")
     per_index = "backoffLimitPerIndex" in spec and not indexed
     yield per_index, ".backoffLimitPerIndex", "Invalid", "is for Indexed jobs"
 
@@ -4325,10 +4394,90 @@ def update_job(writer, old, new):
     changed = before["template"] != after["template"]
     yield changed and not is_asleep, "spec.template", "Invalid", IMMUTABLE
 
+CRON_WORDS = {"@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *", "@monthly": "0 0 1 * *",
+              "@weekly": "0 0 * * 0", "@daily": "0 0 * * *", "@midnight": "0 0 * * *",
+              "@hourly": "0 * * * *"}
+CRON_FIELDS = (  # lowest, highest, names from the lowest on
+    (0, 59, ""), (0, 23, ""), (1, 31, ""),
+    (1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    (0, 7, "sun mon tue wed thu fri sat"))
+
+def cron_numbers(text, low, high, names):
+    """The numbers that a field of a schedule means: "1,5-9/2,mon". Raises ValueError."""
+    numbers, known = set(), names.split()
+    value = lambda word: known.index(word) + low if word in known else int(word)
+    for part in text.lower().split(","):
+        span, slash, step = part.partition("/")
+        first, dash, last = span.partition("-")
+        if span in ("*", "?"):
+            begin, end = low, high
+        else:
+            begin = value(first)
+            end = value(last or first) if dash or not slash else high
+        if not low <= begin <= end <= high or slash and int(step) < 1:
+            raise ValueError(f"{part!r} is not within {low}-{high}")
+        numbers.update(range(begin, end + 1, int(step or 1)))
+    return numbers
+
+def parse_cron(text):
+    """(minutes, hours, days, months, weekdays, whether a day must meet both) of a schedule (cron,
+    as robfig/cron reads it). Raises ValueError."""
+    fields = CRON_WORDS.get(text, text).split()
+    if len(fields) != 5:
+        raise ValueError("want five fields, or @daily and the like")
+    found = [cron_numbers(field, *limits) for field, limits in zip(fields, CRON_FIELDS)]
+    found[4] = {day % 7 for day in found[4]}
+    return (*found, any(field[0] in "*?" for field in (fields[2], fields[4])))
+
+def zone_of(spec):
+    """The time zone of a CronJob; None is the host's own. Raises ValueError."""
+    if not spec.get("timeZone"):
+        return None
+    from zoneinfo import ZoneInfo
+    try:
+        return ZoneInfo(spec["timeZone"])
+    except (OSError, LookupError):
+        raise ValueError(f"{spec['timeZone'][:80]!r} is not known on this host")
+
+def cron_days(cron, day):
+    """The days from one on that a schedule means, for five years: leap days come in four, or
+    eight."""
+    _, _, days, months, weekdays, is_both = cron
+    for _ in range(366 * 9):
+        by_date, by_week = day.day in days, day.isoweekday() % 7 in weekdays
+        if day.month in months and (by_date and by_week if is_both else by_date or by_week):
+            yield day
+        day += timedelta(days=1)
+
+def next_time(cron, zone, after):
+    """The first time after one, Unix seconds, that a schedule means; None for never. What a change
+    of the clocks leaves out is passed over."""
+    minutes, hours, *_ = cron
+    begin = datetime.fromtimestamp(after, zone).replace(tzinfo=None)
+    for day in cron_days(cron, begin.replace(hour=0, minute=0, second=0, microsecond=0)):
+        for hour in sorted(hours):
+            for minute in sorted(minutes):
+                local = day.replace(hour=hour, minute=minute)
+                at = local.replace(tzinfo=zone).timestamp() if local >= begin else after
+                if at > after and datetime.fromtimestamp(at, zone).replace(tzinfo=None) == local:
+                    return at
+
+def last_time(cron, zone, after, until):
+    """The last time that a schedule means, after one and until another; None for none."""
+    for span in (3600, 86400, 32 * 86400, 370 * 86400, 9 * 366 * 86400):
+        found, at = None, next_time(cron, zone, max(after, until - span))
+        while at is not None and at <= until:
+            found, at = at, next_time(cron, zone, at)
+        if found or after >= until - span:
+            return found
+
 def check_cron_job_spec(spec):
-    fields, is_named = spec.get("schedule", "").split(), spec.get("schedule", "")[:1] == "@"
-    yield (not is_named and len(fields) != 5, ".schedule", "Invalid",
-           "must have five fields, or be @daily or the like")
+    for field, read in (("schedule", lambda: parse_cron(spec["schedule"])),
+                        ("timeZone", lambda: zone_of(spec))):
+        try:
+            read()
+        except ValueError as error:
+            yield True, "." + field, "Invalid", str(error)
 
 def check_budget(spec):
     both = "minAvailable" in spec and "maxUnavailable" in spec
@@ -5248,17 +5397,20 @@ def cleaned(request, body, kind, duplicates=()):
     note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
     unheeded = "accepted, but k2d does not act on it"
     request.warnings += [f"{path}: {unheeded}" for path in findings.hints]
-    request.warnings += taint_warnings(kind, obj)
+    request.warnings += value_warnings(kind, obj)
     for path in findings.refused:
         refused.add(path, "Forbidden", "k2d cannot honour this field")
     refused.check(kind, dig(obj, "metadata.name", ""))
     return {"kind": kind.name, "apiVersion": version, **without(obj, "kind", "apiVersion")}
 
-def taint_warnings(kind, obj):
-    """What is said of the taints of a Node that would evict what runs."""
+def value_warnings(kind, obj):
+    """What is said of values that do less than they say."""
     taints = dig(obj, "spec.taints", ()) if kind.id == "Node" else ()
-    return [f"spec.taints[{i}].effect: NoExecute keeps new pods out, and evicts none"
-            for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"]
+    ports = dig(obj, "spec.ports", ()) if kind.id == "Service" else ()
+    return ([f"spec.taints[{i}].effect: NoExecute keeps new pods out, and evicts none"
+             for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"] +
+            [f"spec.ports[{i}].protocol: SCTP is not forwarded"
+             for i, port in enumerate(ports) if port.get("protocol") == "SCTP"])
 
 def check_kind(body, kind, version):
     """Refuse an object of another kind, or version, than the place is for."""
@@ -5277,9 +5429,7 @@ def note_faults(request, faults):
 def reply(request, code, obj):
     return answer(code, shown(request.kind, dumps(obj), request.form))
 
-NO_CONTROLLER = "stored, but k2d has no controller for it yet: it makes no pods", ""
 UNHEEDED = {  # kind -> (what does not happen to what is stored, the kind that tells that it does)
-    **dict.fromkeys(("StatefulSet", "DaemonSet", "Job", "CronJob"), NO_CONTROLLER),
     "NetworkPolicy": ("stored, but not enforced: every pod reaches every other", ""),
     "Ingress": ("acted on by an Ingress controller, such as Traefik's chart, and there is none",
                 "IngressClass")}
@@ -5299,9 +5449,7 @@ class Api:
         """The Answer to a request for resources; a watch or a log is a function that takes over
         the connection."""
         kind, subresource = request.kind, request.subresource
-        if kind.id == "Endpoints":
-            request.warnings.append(
-                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        request.warnings += filter(None, [kind.warning])
         is_written = request.verb in ("create", "update", "patch") and not subresource
         what, actor = UNHEEDED.get(kind.id, ("", "")) if is_written else ("", "")
         if what and not self.store.keys(actor):
@@ -5444,7 +5592,7 @@ class Api:
         ApiError 409, 422."""
         kind, faults, is_patch = request.kind, Faults(), request.method == "PATCH"
         version, uid = meta.get("resourceVersion"), meta.get("uid") or present["uid"]
-        if version and version != present["resourceVersion"]:
+        if version not in (None, "", "0", present["resourceVersion"]):
             raise conflict(kind, request.name)
         if not is_patch and not version and (is_custom(kind) or kind.id in CONDITIONAL):
             faults.add("metadata.resourceVersion", "Invalid", "must be given for an update")
@@ -6331,7 +6479,12 @@ def custom_kind(id_, spec, names, version):
                 names.get("singular") or names["kind"].lower(), tuple(names.get("shortNames", ())),
                 spec["scope"] == "Namespaced", ALL, tuple(pick(below, ("scale", "status"))), marks,
                 "disk", id_, dumps(schema), scale, fields,
-                version.get("additionalPrinterColumns", []))
+                version.get("additionalPrinterColumns", []), deprecation(spec, names, version))
+
+def deprecation(spec, names, version):
+    """What is said of a version that is deprecated, "" of others."""
+    text = f"{spec['group']}/{version['name']} {names['kind']} is deprecated"
+    return version.get("deprecationWarning", text) if version.get("deprecated") else ""
 
 def exchange(table, old, new):
     """Put new entries into a table in place of those of the old keys; what stays is never missing:
@@ -7480,8 +7633,7 @@ class Found:
     def end_of(self, before, exit_, message):
         """The run before has ended as an event told."""
         code, nanos = exit_
-        ended = (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(nanos / 1e9)) if nanos
-                 else self.finished_at)
+        ended = time_text(nanos / 1e9) if nanos else self.finished_at
         before.message, before.oom = message, before.oom or self.oom
         self.last = before.terminated(code, ended)
 
@@ -8632,7 +8784,7 @@ class Starter:
             present = self.known.pod(uid_of(pod))
             if present:
                 present["status"].pop("podIPs", None)
-                present["status"]["podIP"] = self.worker.network.allocate()
+                present["status"]["podIP"] = self.worker.network.allocate(key_of(pod))
                 store.put(present)
         self.worker.remove_container(id_)
 
@@ -9152,10 +9304,13 @@ class Prober:
 # == 31. Network [host] ======================================================================
 # One flat bridge for all pods. Services are NAT rules of the kernel, which work while k2d is down.
 # endpoints: [(ip, port)]
-ServicePort = namedtuple("ServicePort", "ip protocol port node_port endpoints affinity_s")
+# host_ports: (what matches its packets to the host, its number) of a node port, a balancer's port
+ServicePort = namedtuple("ServicePort", "ip protocol port host_ports endpoints affinity_s")
 HostPort = namedtuple("HostPort", "ip protocol port endpoint")  # ip "" is every address
+RESTED = 500                # addresses that are kept for who may come back
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
+NOT_LOOPBACK = "! -d 127.0.0.0/8 "      # where programs of the host may have the same port
 
 def slices_of(store, namespace, name):
     """The EndpointSlices of a Service."""
@@ -9178,13 +9333,20 @@ def ready_addresses(each):
 
 def service_ports(service, slices):
     """The ServicePorts of a Service, by its EndpointSlices; [] without a cluster IP."""
-    spec, ip, affinity_s = service["spec"], cluster_ip(service), None
+    spec, ip, affinity_s, found = service["spec"], cluster_ip(service), None, []
     if spec.get("sessionAffinity") == "ClientIP":
         affinity_s = dig(spec, "sessionAffinityConfig.clientIP.timeoutSeconds", 10800)
-    return [ServicePort(
-                ip, port.get("protocol", "TCP").lower(), port["port"], port.get("nodePort"),
-                ready_endpoints(slices, port.get("name", "")), affinity_s)
-            for port in (spec.get("ports", ()) if ip else ())]
+    for port in spec.get("ports", ()) if ip else ():
+        protocol, host_ports = port.get("protocol", "TCP"), []
+        if port.get("nodePort"):
+            host_ports.append(("", port["nodePort"]))
+        if spec.get("type") == "LoadBalancer" and ingress_ips(service):
+            host_ports.append((NOT_LOOPBACK, port["port"]))
+        if protocol != "SCTP":                                  # no NAT of ours
+            ends = ready_endpoints(slices, port.get("name", ""))
+            found.append(ServicePort(ip, protocol.lower(), port["port"], host_ports, ends,
+                                     affinity_s))
+    return found
 
 def balance(match, endpoints, affinity_s, tag):
     """iptables rules that send what matches to one of the endpoints, all as likely."""
@@ -9215,7 +9377,7 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
     one moment.
 
     NAME-SVC   cluster addresses, asked by pods and by the host itself
-    NAME-PORT  node ports and host ports
+    NAME-PORT  node ports, host ports, and the ports of balancers
     NAME-MASQ  where a reply would not come back by the way it was NATed
     NAME-FWD   what the engine's rules would drop
     NAME-REJ   Service addresses and node ports without a ready endpoint: refused at once, not lost
@@ -9226,10 +9388,10 @@ def nat_rules(settings, services, host_ports, bridge_netfilter):
     for s in services:
         match = f"-A {p}-SVC -d {s.ip}/32 {port_match(s.protocol, s.port)}"
         svc += balance(match, s.endpoints, s.affinity_s, f"{p}-{s.protocol}-{s.port}")
-        if s.node_port:
-            match = port_match(s.protocol, s.node_port)
+        for where, number in s.host_ports:
+            match = where + port_match(s.protocol, number)
             ports += balance(f"-A {p}-PORT {match}", s.endpoints, s.affinity_s,
-                             f"{p}-{s.protocol}-{s.node_port}")
+                             f"{p}-{s.protocol}-{number}")
             refused += [] if s.endpoints else [f"-A {p}-REJ {TO_HOST} {match} -j REJECT"]
         pod_ips.update(ip for ip, _ in s.endpoints if ip != settings.gateway and
                        ipaddress.IPv4Address(ip) in settings.pod_cidr)
@@ -9270,6 +9432,7 @@ class Network:
         self.event = event
         self.applied, self.problem, self.dns_port = None, "", 0
         self.hairpins = set()               # ports of the bridge that have that mode
+        self.rested = {}    # key of a pod that is gone and may come back -> its address
         # lock: held while addresses are chosen; never across I/O
         self.lock, self.last_ip = threading.Lock(), 0
 
@@ -9352,9 +9515,10 @@ class Network:
             slices.setdefault(key, []).append(each)
         for service in self.store.list("Service"):
             parts.append((service, service_ports(service, slices.get(key_of(service), ())), []))
-        own = [ServicePort(s.dns_ip, "udp", 53, None, [(s.gateway, self.dns_port)], None),
-               *(ServicePort(s.upstream_ip, protocol, 53, None, upstream, None)
-                 for protocol in ("udp", "tcp"))]
+        own = [ServicePort(ip, protocol, 53, (), ends, None)
+               for ip, ends in ((s.dns_ip, [(s.gateway, self.dns_port)]),
+                                (s.upstream_ip, upstream))
+               for protocol in ("udp", "tcp")]
         pods = self.store.list("Pod", holding=b'"hostPort"')
         return [*parts, (None, own, []), *((pod, [], ports_of(pod)) for pod in pods)]
 
@@ -9384,13 +9548,24 @@ class Network:
         self.hairpins = ports
 
 
-    def allocate(self):
-        """A free pod address, in turn, so that a freed one rests. Any thread; the caller's
+    def keep_address(self, pod):
+        """A pod is gone: one of a StatefulSet has its address again when it comes back."""
+        ip = dig(pod, "status.podIP")
+        if ip and dig(controller_of(pod), "kind") == "StatefulSet":
+            self.rested[key_of(pod)] = ip
+            while len(self.rested) > RESTED:
+                del self.rested[next(iter(self.rested))]
+
+    def allocate(self, key):
+        """A free address for a pod, in turn, so that a freed one rests. Any thread; the caller's
         transaction stores it."""
         s = self.settings
-        rows = [self.store.row("Pod", key) for key in self.store.keys("Pod")]
-        taken = {ip.decode() for row in rows if row
+        taken = {ip.decode() for row in self.store.present("Pod").values() if row
                  for ip in re.findall(rb'"podIP":"([^"]+)"', row.raw)}
+        own = self.rested.pop(key, None)
+        if own and own not in taken:
+            return own
+        taken |= set(self.rested.values())
         size = s.pod_cidr.num_addresses - 256 - 2  # without gateway, and the engine's own last /24
         with self.lock:
             if not self.last_ip:
@@ -9505,22 +9680,25 @@ def read_question(data):
         raise ValueError("no query")
     return id_, flags, additional, ".".join(labels).lower(), type_, at + 5
 
-def answer_dns(data, resolve):
-    """The answer to a query, None if it is none. resolve(name, type) -> (rcode, [records])."""
+def answer_dns(data, resolve, longest=0):
+    """The answer to a query, None if it is none. resolve(name, type) -> (rcode, [records]);
+    longest: how many bytes it may have, by TCP."""
     try:
         id_, flags, additional, name, type_, end = read_question(data)
     except ValueError:
         return None
     code, records = resolve(name, type_)
     # additional: EDNS
-    question, limit, answers, count = data[12:end], 1232 if additional else 512, b"", 0
+    limit = longest or (1232 if additional else 512)
+    question, answers, count = data[12:end], b"", 0
     for owner, kind, rdata in random.sample(records, len(records)):
         more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
         # of very many, a different choice each time
         if 12 + len(question) + len(answers) + len(more) <= limit:
             answers, count = answers + more, count + 1
-    return (struct.pack("!6H", id_, 0x8400 | flags & 0x0100 | code, 1, count, 0, 0) + question +
-            answers)
+    cut_off = 0x0200 * (count < len(records))                   # TC: ask by TCP
+    return (struct.pack("!6H", id_, 0x8400 | cut_off | flags & 0x0100 | code, 1, count, 0, 0) +
+            question + answers)
 
 def address_record(owner, ip):
     return owner, DNS_TYPES["AAAA" if ":" in ip else "A"], ipaddress.ip_address(ip).packed
@@ -9533,12 +9711,17 @@ class Names:
         self.changed, self.known = 0, (None, [])
 
     def services(self):
-        """[(name, namespace, address)] of all Services with an address."""
+        """[(name, namespace, address)] of all Services with an address, and of pods that have a
+        name below a Service's."""
         # read before the store is: a change meanwhile makes us look again
         if self.known[0] != self.changed:
             count, every = self.changed, self.store.list("Service")
-            self.known = count, [(name_of(s), s["metadata"]["namespace"], cluster_ip(s))
-                                 for s in every if cluster_ip(s)]
+            found = [(*key_of(s)[::-1], cluster_ip(s)) for s in every if cluster_ip(s)]
+            for pod in self.store.list("Pod", holding=b'"subdomain"'):
+                host, ip = pod["spec"].get("hostname"), dig(pod, "status.podIP")
+                if host and ip and not has_ended(pod):
+                    found.append((f"{host}.{pod['spec']['subdomain']}", key_of(pod)[0], ip))
+            self.known = count, found
         return self.known[1]
 
     def write_hosts(self, pod):
@@ -9617,12 +9800,28 @@ class Names:
 # One function a kind: reads the store, decides, writes; a second pass finds nothing to do. One
 # thread runs them all, from one queue; what they create goes through the same admission as a
 # client's request.
-WORKLOADS = "Deployment", "ReplicaSet", "ReplicationController"
+WORKLOADS = ("Deployment", "ReplicaSet", "ReplicationController", "StatefulSet", "DaemonSet",
+             "Job", "CronJob")
 BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
                             "pv.kubernetes.io/bound-by-controller")
 MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
+TRACKING, INDEX = "batch.kubernetes.io/job-tracking", "batch.kubernetes.io/job-completion-index"
+INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
+CLOCK_DOUBT_S = 2 * 86400       # how far ahead a last schedule may be, after a clock was set back
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
+REVISION_LABEL, DELETION_COST = ("controller-revision-hash",
+                                 "controller.kubernetes.io/pod-deletion-cost")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+REVISION_HISTORY, DESIRED, MOST = (
+    "deployment.kubernetes.io/" + each
+    for each in ("revision-history", "desired-replicas", "max-replicas"))
+# annotations that a Deployment does not share with its ReplicaSets
+OF_SETS = (LAST_APPLIED, REVISION, REVISION_HISTORY, DESIRED, MOST)
+COMPONENTS = {  # kind -> who tells its Events
+    "ReplicationController": "replication-controller",
+    **{kind: kind.lower() + "-controller" for kind in (
+        "ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")}}
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
 
 def is_for(pv, claim):
@@ -9650,6 +9849,8 @@ class Controllers:
         self.event = k2d.event
         self.started = False    # whether start() has looked at all: NAT wants the whole picture
         workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
+        members, jobs = Members(k2d, self), Jobs(k2d, self)
+        cron_jobs = CronJobs(k2d, self)
         self.garbage = garbage = Garbage(k2d, self)
         self.scheduling = Scheduling(k2d, self)
         self.services = services
@@ -9657,7 +9858,10 @@ class Controllers:
             "Node": self.scheduling.taint_node, "schedule": self.scheduling.schedule,
             "ReplicaSet": workloads.replica_set, "ReplicationController": workloads.replica_set,
             "Deployment": workloads.deployment, "PodDisruptionBudget": workloads.budget,
+            "StatefulSet": members.stateful_set, "DaemonSet": members.daemon_set,
+            "Job": jobs.job, "CronJob": cron_jobs.cron_job,
             "Service": services.endpoints, "nat": services.nat, "hosts": services.hosts,
+            "balancers": services.balancers,
             "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume,
             "provision": claims.provision,
             "reclaim": claims.reclaim, "Namespace": garbage.namespace, "collect": garbage.collect,
@@ -9669,7 +9873,7 @@ class Controllers:
             "Service": self.observe_service, "Endpoints": self.observe_endpoints,
             "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
             "PersistentVolume": self.observe_storage, "StorageClass": self.observe_storage,
-            "Event": self.observe_event}
+            "Event": self.observe_event, "ReplicaSet": self.observe_set}
 
     def reconcile(self, key):
         what, *args = key
@@ -9681,7 +9885,7 @@ class Controllers:
                 return method(*args)
             obj = self.store.get(*key)
             # these leave something behind
-            if obj or what in ("Service", "CustomResourceDefinition"):
+            if obj or what in ("Service", "CustomResourceDefinition", "Job"):
                 method(obj, *args)
 
     def tell_fault(self, key, problem):
@@ -9753,16 +9957,22 @@ class Controllers:
         self.worker.on_pod(change)
         self.scheduling.on_pod(change, pod, deleted)
         if b'"hostPort"' in change.raw:
+            self.add("balancers")
             self.add("nat")
+        if b'"subdomain"' in change.raw and (deleted or change.type == "ADDED" or
+                                             b'"podIP":' not in change.old.raw):
+            self.names.changed += 1
+            self.add("hosts")
         for claim in claims_of(pod):
             self.add("PersistentVolumeClaim", namespace, claim)
             self.add("finalize", "PersistentVolumeClaim", namespace, claim)
         for name in self.services.selecting(namespace, change):
             self.add("Service", namespace, name)
         self.add_all("PodDisruptionBudget", namespace)
-        if change.type == "ADDED" and not controller_of(pod):       # an orphan may be adopted
-            self.add_all("ReplicaSet", namespace)
-            self.add_all("ReplicationController", namespace)
+        is_new = not change.old or change.labels != change.old.labels
+        if is_new and not controller_of(pod):                       # an orphan may be adopted
+            for kind in WORKLOADS:
+                self.add_all(kind, namespace)
 
     def observe_other(self, change, deleted):
         kind, (namespace, name) = change.kind.id, change.key
@@ -9771,6 +9981,8 @@ class Controllers:
         if kind == "Node" or self.scheduling.waiting and kind in ("PersistentVolumeClaim",
                                                                   "Namespace"):
             self.scheduling.make_room()
+        if kind == "Node":
+            self.add_all("DaemonSet", None)
         if kind in ("ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim"):
             for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
                 self.worker.starter.retry(uid_of(pod))
@@ -9781,6 +9993,7 @@ class Controllers:
         self.names.changed += 1
         self.add("hosts")
         self.add("nat")
+        self.add("balancers")
 
     def observe_endpoints(self, change, deleted):
         if deleted or change.key not in self.services.selectors:
@@ -9797,6 +10010,10 @@ class Controllers:
     def observe_storage(self, change, deleted):
         self.add_all("PersistentVolumeClaim", None)
         self.add("finalize", change.kind.id, *change.key)
+
+    def observe_set(self, change, deleted):
+        if not deleted and b'"ownerReferences"' not in change.raw:  # an orphan may be adopted
+            self.add_all("Deployment", change.key[0])
 
     def observe_event(self, change, deleted):
         if not deleted:
@@ -9825,6 +10042,8 @@ class Scheduling(Controller):
 
     def on_pod(self, change, pod, deleted):
         """A change of a pod may let it, or another, be bound."""
+        if deleted:
+            self.network.keep_address(pod)
         is_less = deleted or has_ended(pod) or change.old and change.labels != change.old.labels
         if self.waiting and is_less and change.key not in self.waiting:
             self.make_room()
@@ -9899,7 +10118,7 @@ class Scheduling(Controller):
             self.event(pod, "Warning", *refused)
         else:
             if not spec.get("hostNetwork"):
-                pod["status"]["podIP"] = self.network.allocate()
+                pod["status"]["podIP"] = self.network.allocate(key_of(pod))
             pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
             view.add(pod)
         self.store.put(pod)     # which the pod worker hears of, like everybody
@@ -9921,89 +10140,165 @@ class Scheduling(Controller):
         self.store.put(pod)
         return True
 
-class Workloads(Controller):
+class Replicated(Controller):
+    """What the controllers that make pods share: whose a pod is, how one is made and ended, and
+    the revisions of their templates."""
+    def pods_of(self, owner, every=False):
+        """The pods of a workload, those that have ended too if every. Those without an owner that
+        it selects become its own, and what it selects no longer is let go."""
+        selector, uid = selector_of(owner["spec"]["selector"]), uid_of(owner)
+        selected = list(self.store.list("Pod", key_of(owner)[0], selector))
+        if not is_deleting(owner):
+            self.adopt(owner, [pod for pod in selected if not controller_of(pod)])
+            self.release(uid, selector)
+        return [pod for pod in selected if dig(controller_of(pod), "uid") == uid and
+                (every or not has_ended(pod))]
+
+    def adopt(self, owner, orphans):
+        for pod in orphans:
+            if not is_deleting(pod) and not is_foreign(pod) and self.is_member(owner, pod):
+                pod["metadata"].setdefault("ownerReferences", []).append(owner_reference(owner))
+                self.store.put(pod)
+
+    def release(self, uid, selector):
+        for pod, refs in self.router.garbage.dependents(uid):
+            if pod["kind"] == "Pod" and not selects(selector, labels_of(pod)):
+                pod["metadata"]["ownerReferences"] = [ref for ref in refs if ref["uid"] != uid]
+                self.store.put(pod)
+
+    @staticmethod
+    def is_member(owner, pod):
+        """Whether a pod without an owner can be one of a workload's by its name."""
+        return True
+
+    def tell(self, owner, *words):
+        self.event(owner, *words, component=COMPONENTS[owner["kind"]])
+
+    def make_pod(self, owner, template, spec=None, **meta):
+        """One more pod of a workload. Raises ApiError, which its Events tell."""
+        labels = {**labels_of(template), **meta.pop("labels", {})}
+        notes = {**dig(template, "metadata.annotations", {}), **meta.pop("annotations", {})}
+        whole = {"ownerReferences": [owner_reference(owner)], "labels": labels,
+                 "annotations": notes, **meta}
+        try:
+            pod = self.writer.create(KIND["Pod"], key_of(owner)[0],
+                                     {"metadata": whole, "spec": spec or template["spec"]})
+        except ApiError as error:
+            # without the random end of a name, as the API server says it: a text that stays does
+            # not wake us again
+            base = name_of(owner)
+            text = re.sub(rf'"{base}-[^"]*"', f'"{base}-"', str(error))
+            self.tell(owner, "Warning", "FailedCreate", f"Error creating: {text}")
+            raise
+        self.tell(owner, "Normal", "SuccessfulCreate", f"Created pod: {name_of(pod)}")
+        return pod
+
+    def end_pod(self, owner, pod):
+        self.writer.delete(pod)
+        self.tell(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")
+    def end_once(self, owner, pod):
+        if not is_deleting(pod):
+            self.end_pod(owner, pod)
+
+    def look_later(self, owner, waits):
+        """Come back when the first of these seconds are over; None and 0 are none."""
+        later = [wait + 0.05 for wait in waits if wait]
+        if later:
+            self.queue.add_after(min(later), (owner["kind"], *key_of(owner)))
+
+    def revisions(self, owner):
+        """(the ControllerRevisions of a workload, the latest last; that of its present template,
+        which is made if there is none)."""
+        meta, number = owner["metadata"], lambda revision: revision["revision"]
+        data = {"spec": {"template": {**owner["spec"]["template"], "$patch": "replace"}}}
+        found = [obj for obj, _ in self.router.garbage.dependents(uid_of(owner))
+                 if obj["kind"] == "ControllerRevision"]
+        last = max(map(number, found), default=0)
+        present = next((each for each in found if each["data"] == data), None)
+        if not present:
+            hash_ = safe_hash([data, meta["uid"]])
+            notes = without(meta.get("annotations", {}), LAST_APPLIED, TEMPLATE_COUNT)
+            present = self.writer.create(
+                KIND["ControllerRevision"], meta["namespace"],
+                {"metadata": {"name": f"{meta['name']}-{hash_}", "annotations": notes,
+                              "labels": {**labels_of(owner["spec"]["template"]),
+                                         REVISION_LABEL: hash_},
+                              "ownerReferences": [owner_reference(owner)]},
+                 "data": data, "revision": last + 1})
+            found.append(present)
+        elif number(present) < last:                            # an earlier template again
+            present["revision"] = last + 1
+            self.store.put(present)
+        return sorted(found, key=number), present
+
+    def drop_revisions(self, owner, history, used):
+        """Keep the revisions in use, and so many of the others as the workload wants."""
+        others = [each for each in history if name_of(each) not in used]
+        limit = owner["spec"].get("revisionHistoryLimit", 10)
+        for each in others[:max(0, len(others) - limit)]:
+            self.writer.delete(each)
+
+class Workloads(Replicated):
     """ReplicaSets, ReplicationControllers, Deployments, PodDisruptionBudgets."""
     def replica_set(self, rs, namespace, name):
         spec, pods = rs["spec"], self.pods_of(rs)
         active = [pod for pod in pods if not is_deleting(pod)]
         failure = None if is_deleting(rs) else self.scale_pods(rs, active, replicas_of(rs))
         waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
-        later = [wait + 0.05 for wait in waits if wait]
-        if failure:
-            later.append(10)
-        if later:
-            self.queue.add_after(min(later), (rs["kind"], namespace, name))
+        self.look_later(rs, [*waits, failure and 10])
         wanted = labels_of(spec["template"]).items()
         labelled = sum(wanted <= labels_of(pod).items() for pod in active)
         counts = filled(fullyLabeledReplicas=labelled,
                         readyReplicas=len(waits) - waits.count(None),
                         availableReplicas=waits.count(0))
+        if rs["kind"] == "ReplicaSet":
+            counts["terminatingReplicas"] = len(pods) - len(active)
         failed = [condition(dig(rs, "status.conditions"), "ReplicaFailure", "True", "FailedCreate",
                             failure)]
         rs["status"] = {"replicas": len(active), **counts,
-                        "terminatingReplicas": len(pods) - len(active),
                         "observedGeneration": rs["metadata"]["generation"],
                         **filled(conditions=failure and failed)}
         self.store.put(rs)
 
-    def pods_of(self, rs):
-        """The pods of a ReplicaSet that have not ended; those without an owner that it selects
-        become its own."""
-        pods = list(self.store.list("Pod", rs["metadata"]["namespace"],
-                                    selector_of(rs["spec"]["selector"])))
-        for pod in pods:
-            is_orphan = not controller_of(pod) and not is_deleting(pod) and not is_foreign(pod)
-            if is_orphan and not is_deleting(rs):
-                pod["metadata"].setdefault("ownerReferences", []).append(owner_reference(rs))
-                self.store.put(pod)
-        return [p for p in pods if dig(controller_of(p), "uid") == uid_of(rs) and not has_ended(p)]
-
     def scale_pods(self, owner, pods, replicas):
         """Create or delete until there are so many; returns why one could not be made, or None."""
-        meta, template = owner["metadata"], owner["spec"]["template"]
-        surplus = len(pods) - replicas
-        component = ("replicaset-controller" if owner["kind"] == "ReplicaSet"
-                     else "replication-controller")
-        tell = lambda *words: self.event(owner, *words, component=component)
+        template, surplus = owner["spec"]["template"], len(pods) - replicas
         # what is made brings us back, for more: others may write between
         for _ in range(min(-surplus, 50)):
             try:
-                pods.append(self.writer.create(KIND["Pod"], meta["namespace"],
-                                               {"metadata": {
-                                                    "generateName": meta["name"] + "-",
-                                                    "ownerReferences": [owner_reference(owner)],
-                                                    **pick(template["metadata"],
-                                                           ("labels", "annotations"))},
-                                                "spec": template["spec"]}))
+                pods.append(self.make_pod(owner, template, generateName=name_of(owner) + "-"))
             except ApiError as error:
-                # without the random end of a name, as the API server says it: a text that stays
-                # does not wake us again
-                text = re.sub(rf'"{meta["name"]}-[^"]*"', f'"{meta["name"]}-"', str(error))
-                tell("Warning", "FailedCreate", f"Error creating: {text}")
-                return text
-            tell("Normal", "SuccessfulCreate", f"Created pod: {name_of(pods[-1])}")
-        if surplus > 0:     # the least useful first, the youngest among equals
+                return str(error)
+        if surplus > 0:     # the least useful first
             pods.sort(key=usefulness)
             for pod in pods[:surplus]:
-                self.writer.delete(pod)
-                tell("Normal", "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")
+                self.end_pod(owner, pod)
             del pods[:surplus]
 
     def deployment(self, d, namespace, name):
         if is_deleting(d):
             return
-        uid = uid_of(d)
-        sets = [rs for rs in self.store.list("ReplicaSet", namespace, holding=uid.encode())
-                if dig(controller_of(rs), "uid") == uid]
-        sets.sort(key=lambda rs: rs["metadata"]["creationTimestamp"])
+        sets = self.sets_of(d)
         new = self.new_replica_set(d, sets)
         old = [rs for rs in sets if rs is not new]
-        if new and not d["spec"].get("paused"):
+        is_scaled = any(replicas_of(rs) and annotation(rs, DESIRED) not in (
+            None, str(replicas_of(d))) for rs in sets)
+        if d["spec"].get("paused") or is_scaled:
+            self.scale_sets(d, new, old)
+        else:
             self.roll(d, new, old)
-        elif len([rs for rs in sets if replicas_of(rs)]) < 2 and sets:
-            # paused in mid-rollout: as it stands
-            self.set_replicas(d, max(sets, key=replicas_of), replicas_of(d))
         self.deployment_status(d, new, old)
+
+    def sets_of(self, d):
+        """The ReplicaSets of a Deployment, the oldest first; those without an owner that it
+        selects become its own."""
+        namespace, uid, selector = key_of(d)[0], uid_of(d), selector_of(d["spec"]["selector"])
+        sets = list(self.store.list("ReplicaSet", namespace, selector))
+        for rs in [rs for rs in sets if not controller_of(rs) and not is_deleting(rs)]:
+            rs["metadata"].setdefault("ownerReferences", []).append(owner_reference(d))
+            self.store.put(rs)
+        return sorted((rs for rs in sets if dig(controller_of(rs), "uid") == uid),
+                      key=lambda rs: rs["metadata"]["creationTimestamp"])
 
     def new_replica_set(self, d, sets):
         """The ReplicaSet of the present template, made if there is none; revisions in order."""
@@ -10016,9 +10311,14 @@ class Workloads(Controller):
         if not new:
             new = self.make_replica_set(d, template, last + 1)
             sets.append(new)
-        elif revision_of(new) < last:   # an earlier template is wanted again
-            new["metadata"]["annotations"][REVISION] = str(last + 1)
-        meta.setdefault("annotations", {})[REVISION] = annotation(new, REVISION)
+        notes = new["metadata"].setdefault("annotations", {})
+        if revision_of(new) < last or REVISION not in notes:    # an earlier template again
+            past = filter(None, (notes.get(REVISION_HISTORY), notes.get(REVISION)))
+            notes.update(filled(**{REVISION_HISTORY: ",".join(past)}))
+            notes[REVISION] = str(last + 1)
+        # the cause of the change, say, also when it is told later
+        notes.update(without(meta.get("annotations", {}), *OF_SETS))
+        meta.setdefault("annotations", {})[REVISION] = notes[REVISION]
         if new["spec"].get("minReadySeconds", 0) != ready_s:
             new["spec"]["minReadySeconds"] = ready_s
         self.store.put(new)
@@ -10031,26 +10331,41 @@ class Workloads(Controller):
         labels[HASH_LABEL] = hash_
         selector = {**spec["selector"],
                     "matchLabels": {**spec["selector"].get("matchLabels", {}), HASH_LABEL: hash_}}
-        notes = without(meta.get("annotations", {}),
-                        "kubectl.kubernetes.io/last-applied-configuration")
         return self.writer.create(
             KIND["ReplicaSet"], meta["namespace"],
             {"metadata": {"name": f"{meta['name']}-{hash_}", "labels": labels,
-                          "annotations": {**notes, REVISION: str(revision)},
+                          "annotations": {REVISION: str(revision)},
                           "ownerReferences": [owner_reference(d)]},
              "spec": {"replicas": 0, "minReadySeconds": spec.get("minReadySeconds", 0),
                       "selector": selector, "template": template}})
 
     def set_replicas(self, d, rs, count):
-        before = replicas_of(rs)
+        """Scale a ReplicaSet; it tells for which size of the whole that was."""
+        before, wanted, notes = replicas_of(rs), replicas_of(d), rs["metadata"]["annotations"]
+        notes.update({DESIRED: str(wanted), MOST: str(wanted + rolling_limits(d)[0])})
         if before != count:
             rs["spec"]["replicas"] = count
             rs["metadata"]["generation"] += 1
-            self.store.put(rs)
-            self.event(d, "Normal", "ScalingReplicaSet",
-                       f"Scaled {'up' if count > before else 'down'} replica set "
-                       f"{name_of(rs)} from {before} to {count}",
-                       component="deployment-controller")
+        self.store.put(rs)
+        if before != count:
+            self.tell(d, "Normal", "ScalingReplicaSet",
+                      f"Scaled {'up' if count > before else 'down'} replica set {name_of(rs)} "
+                      f"from {before} to {count}")
+
+    def scale_sets(self, d, new, old):
+        """Have the whole of another size, or while it is paused: of several ReplicaSets each keeps
+        its share (deployment controller, scale)."""
+        sets, wanted = [*old, *filter(None, [new])], replicas_of(d)
+        active = [rs for rs in sets if replicas_of(rs)]
+        if len(active) < 2:
+            for rs in active or [new] if new else active or sets[-1:]:
+                self.set_replicas(d, rs, wanted)
+        elif new and replicas_of(new) == wanted == dig(new, "status.availableReplicas"):
+            for rs in old:
+                self.set_replicas(d, rs, 0)
+        elif d["spec"]["strategy"]["type"] == "RollingUpdate":
+            for rs, count in shares(d, active):
+                self.set_replicas(d, rs, count)
 
     def roll(self, d, new, old):
         """One step of a rollout, as the deployment controller's rolloutRolling and
@@ -10106,14 +10421,14 @@ class Workloads(Controller):
         d["status"] = {key: value for key, value in status.items() if value or
                        key == "terminatingReplicas"}
         if complete:
-            self.drop_revisions(d, old)
+            self.drop_old_sets(d, old)
         self.store.put(d)
         progress = conditions[1]
         goes_on = progress["status"] == "True" and progress["reason"] != "NewReplicaSetAvailable"
         if goes_on and deadline < 2 ** 31 - 1:
             self.queue.add_after(deadline - late_s(progress) + 0.1, ("Deployment", *key_of(d)))
 
-    def drop_revisions(self, d, old):
+    def drop_old_sets(self, d, old):
         empty_sets = [rs for rs in old if not replicas_of(rs) and
                       not dig(rs, "status.replicas") and not is_deleting(rs)]
         empty_sets.sort(key=revision_of)
@@ -10141,14 +10456,22 @@ class Workloads(Controller):
                          observedGeneration=generation)
         pdb["status"] = {"observedGeneration": generation, "disruptionsAllowed": allowed,
                          "currentHealthy": healthy, "desiredHealthy": wanted,
-                         "expectedPods": expected, "conditions": [{**told, "message": ""}]}
+                         "expectedPods": expected, "conditions": [{**told, "message": ""}],
+                         **pick(pdb.get("status", {}), ("disruptedPods",))}
         self.store.put(pdb)
 
 def usefulness(pod):
-    """The order in which pods go when there are too many: the least useful first."""
-    return (bool(pod["spec"].get("nodeName")), dig(pod, "status.phase") == "Running",
-            is_condition(pod, "Ready"), -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0),
-            name_of(pod))
+    """The order in which pods go when there are too many: the least useful first (controller
+    package, ActivePodsWithRanks)."""
+    phases, ready = ("Pending", "Unknown", "Running"), get_condition(pod, "Ready")
+    phase, cost = dig(pod, "status.phase", "Pending"), annotation(pod, DELETION_COST) or ""
+    restarts_ = sum(each["restartCount"] for each in dig(pod, "status.containerStatuses", ()))
+    is_up = is_condition(pod, "Ready")
+    since = seconds_of(dig(ready, "lastTransitionTime")) if is_up else 0
+    return (bool(pod["spec"].get("nodeName")),
+            phases.index(phase) if phase in phases else -1, is_up,
+            int(cost) if re.fullmatch(r"-?\d{1,10}", cost) else 0, -(since or 0), -restarts_,
+            -(seconds_of(pod["metadata"]["creationTimestamp"]) or 0), name_of(pod))
 
 def bare_template(template):
     """A pod template without the label that tells its hash."""
@@ -10163,6 +10486,24 @@ def rolling_limits(d):
     surge = resolve_count(rolling["maxSurge"], replicas, True)
     unavailable = resolve_count(rolling["maxUnavailable"], replicas, False)
     return surge, min(max(unavailable, 0 if surge else 1), replicas)
+
+def shares(d, active):
+    """[(ReplicaSet, its size)] when the size of the whole changes in the middle of a rollout: in
+    proportion, what is left over goes to the largest, of equal ones to the newest."""
+    wanted, surge = replicas_of(d), rolling_limits(d)[0]
+    most = wanted + surge if wanted else 0
+    left = most - sum(map(replicas_of, active))
+    by_age = sorted(active, key=lambda rs: rs["metadata"]["creationTimestamp"], reverse=left > 0)
+    ranked, sizes = sorted(by_age, key=replicas_of, reverse=True), {}
+    for rs in ranked:
+        size, before = replicas_of(rs), int(annotation(rs, MOST) or most)
+        share = round(size * (wanted + surge) / max(before, 1)) - size if wanted else -size
+        step = max(min(share, left), 0) if left > 0 else min(max(share, left), 0)
+        sizes[name_of(rs)] = size + step
+        left -= step
+    if ranked:
+        sizes[name_of(ranked[0])] = max(0, sizes[name_of(ranked[0])] + left)
+    return [(rs, sizes[name_of(rs)]) for rs in ranked]
 
 def has_moved(status, before):
     """Whether a Deployment has come on from one status to another."""
@@ -10251,6 +10592,31 @@ class Services(Controller):
                         {"addressType": type_, "endpoints": endpoints, "ports": as_ports(ports)})
         for each in gone.values():
             self.store.remove(each)
+    def balancers(self):
+        """Give the Services of type LoadBalancer the host's address, the oldest first, unless
+        somebody else has one of their ports there: then they wait, and say so."""
+        services = [each for each in self.store.list("Service") if not is_published(each)]
+        taken = {(port["protocol"], port.get("nodePort")): f"Service {'/'.join(key_of(each))}"
+                 for each in services for port in each["spec"].get("ports", ())}
+        taken.update(dict.fromkeys(listening_ports(), "a program of the host"))
+        for pod in self.store.list("Pod", holding=b'"hostPort"'):
+            taken.update({(protocol, port): f"pod {'/'.join(key_of(pod))}"
+                          for _, protocol, port in host_ports(pod) if not has_ended(pod)})
+        for service in sorted(services, key=lambda each: each["metadata"]["creationTimestamp"]):
+            ports = service["spec"].get("ports", ())
+            wanted = [(port["protocol"], port["port"]) for port in ports]
+            clash = next((each for each in wanted if each in taken), None)
+            is_balancer, ingress = service["spec"]["type"] == "LoadBalancer", []
+            if is_balancer and clash:
+                self.event(service, "Warning", "SyncLoadBalancerFailed",
+                           f"port {clash[1]}/{clash[0]} of the host belongs to {taken[clash]}",
+                           component="service-controller")
+            elif is_balancer:
+                ingress = [{"ip": self.settings.host_ip, "ipMode": "VIP"}]
+                taken.update(dict.fromkeys(wanted, f"Service {'/'.join(key_of(service))}"))
+            service["status"] = {**service.get("status", {}),
+                                 "loadBalancer": filled(ingress=ingress)}
+            self.store.put(service)
 
     def from_pods(self, service):
         """{(address type, ports): endpoints} of a Service with a selector, whose Endpoints
@@ -10298,6 +10664,608 @@ class Services(Controller):
                                hosts_text(pod, self.names.services()))
             except FileNotFoundError:   # on the host's network, not created yet, or just gone
                 continue
+
+class Members(Replicated):
+    """StatefulSets (pkg/controller/statefulset) and DaemonSets (pkg/controller/daemon), whose one
+    node is this one."""
+    @staticmethod
+    def is_member(owner, pod):
+        return owner["kind"] == "DaemonSet" or ordinal_of(owner, pod) is not None
+
+    def stateful_set(self, ss, namespace, name):
+        if is_deleting(ss):
+            return
+        spec, status, (history, update) = ss["spec"], ss["status"], self.revisions(ss)
+        current = next((each for each in history
+                        if name_of(each) == status.get("currentRevision")), update)
+        pods = {ordinal_of(ss, pod): pod for pod in self.pods_of(ss, True)}
+        pods.pop(None, None)
+        failure = None
+        try:
+            self.step(ss, pods, current, update)
+        except ApiError as error:
+            failure = str(error)
+        ready_s = spec.get("minReadySeconds", 0)
+        waits = {i: available_in(pod, ready_s) for i, pod in pods.items()}
+        self.look_later(ss, [*waits.values(), failure and 10])
+        ss["status"] = self.stateful_status(ss, pods, waits, name_of(current), name_of(update))
+        used = {labels_of(pod).get(REVISION_LABEL) for pod in pods.values()}
+        self.drop_revisions(ss, history, {*used, name_of(current), name_of(update)})
+        self.store.put(ss)
+
+    def step(self, ss, pods, current, update):
+        """Bring {ordinal: pod} on: make what is missing, end what is too many, then what is of an
+        old revision. Raises ApiError."""
+        spec, strategy = ss["spec"], ss["spec"]["updateStrategy"]
+        begin, is_rolling = dig(spec, "ordinals.start", 0), strategy["type"] == "RollingUpdate"
+        wanted = range(begin, begin + replicas_of(ss))
+        # those before it keep their revision
+        part = begin + dig(strategy, "rollingUpdate.partition", 0) if is_rolling else begin
+        is_ordered = spec["podManagementPolicy"] == "OrderedReady"
+        revisions = {i: current if i < part else update for i in wanted}
+        if (self.is_filled(ss, pods, revisions, is_ordered) and
+                self.is_trimmed(ss, pods, wanted, is_ordered) and is_rolling):
+            self.replace_old(ss, pods, range(part, wanted.stop), update)
+
+    def is_filled(self, ss, pods, revisions, is_ordered):
+        """Make the pods that are missing; if they come in order, each waits for those before it.
+        Returns whether all are there."""
+        for i, revision in revisions.items():
+            pod = pods.get(i)
+            if not pod:
+                pods[i] = self.make_member(ss, i, revision)
+            elif has_ended(pod):
+                self.end_once(ss, pod)                          # the next one has its name
+            if is_ordered and not self.is_up(ss, pod):
+                return False
+        return True
+
+    def is_trimmed(self, ss, pods, wanted, is_ordered):
+        """End the pods that are too many, the last first. Returns whether none is left."""
+        surplus = sorted(set(pods) - set(wanted), reverse=True)
+        for i in surplus[:1] if is_ordered else surplus:
+            if not is_deleting(pods[i]):
+                self.keep_claims(ss, i, pods[i])
+                self.end_pod(ss, pods[i])
+        return not surplus
+
+    def replace_old(self, ss, pods, ordinals, update):
+        """End one pod of an old revision, the last first, once those after it serve."""
+        for i in reversed(ordinals):
+            is_old = labels_of(pods[i]).get(REVISION_LABEL) != name_of(update)
+            if is_old and not is_deleting(pods[i]):
+                return self.end_pod(ss, pods[i])
+            if not self.is_up(ss, pods[i]):
+                return
+
+    @staticmethod
+    def is_up(ss, pod):
+        """Whether a pod is there to stay, and serves: then the next one may come."""
+        ready_s = ss["spec"].get("minReadySeconds", 0)
+        return bool(pod) and not is_deleting(pod) and available_in(pod, ready_s) == 0
+
+    def make_member(self, ss, ordinal, revision):
+        """The pod of an ordinal by a revision, and its claims. Raises ApiError."""
+        template, name = revision["data"]["spec"]["template"], f"{name_of(ss)}-{ordinal}"
+        claims = {each: f"{each}-{name}" for each in map(name_of, claim_templates(ss))}
+        self.keep_claims(ss, ordinal)
+        others = [v for v in template["spec"].get("volumes", ()) if v["name"] not in claims]
+        volumes = [{"name": volume, "persistentVolumeClaim": {"claimName": claim}}
+                   for volume, claim in claims.items()]
+        spec = {**template["spec"], "hostname": name, "subdomain": ss["spec"]["serviceName"],
+                **filled(volumes=others + volumes)}
+        return self.make_pod(ss, template, spec, name=name, labels={
+            "statefulset.kubernetes.io/pod-name": name,
+            "apps.kubernetes.io/pod-index": str(ordinal), REVISION_LABEL: name_of(revision)})
+
+    def keep_claims(self, ss, ordinal, condemned=None):
+        """Have the claims of an ordinal, owned by whom they are to go with: by
+        persistentVolumeClaimRetentionPolicy the set, or a pod that is one too many (KEP-1847)."""
+        namespace, policy = key_of(ss)[0], ss["spec"]["persistentVolumeClaimRetentionPolicy"]
+        owners = [owner_reference(ss)] if policy["whenDeleted"] == "Delete" else []
+        if condemned and policy["whenScaled"] == "Delete":
+            owners = [without(owner_reference(condemned), "controller", "blockOwnerDeletion")]
+        for template in claim_templates(ss):
+            name = f"{name_of(template)}-{name_of(ss)}-{ordinal}"
+            claim = self.store.get("PersistentVolumeClaim", namespace, name)
+            if claim:
+                claim["metadata"]["ownerReferences"] = owners
+                self.store.put(claim)
+            elif not condemned:
+                labels = {**labels_of(template), **ss["spec"]["selector"].get("matchLabels", {})}
+                meta = {**pick(template["metadata"], ("annotations",)), "name": name,
+                        "labels": labels, "ownerReferences": owners}
+                self.writer.create(KIND["PersistentVolumeClaim"], namespace,
+                                   {"metadata": meta, "spec": template["spec"]})
+
+    @staticmethod
+    def stateful_status(ss, pods, waits, current, update):
+        of = lambda name: sum(labels_of(pod).get(REVISION_LABEL) == name and not is_deleting(pod)
+                              for pod in pods.values())
+        ready = sum(wait is not None for wait in waits.values())
+        is_rolling = ss["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+        if is_rolling and of(update) == ready == len(pods) == replicas_of(ss):
+            current = update                                # the rollout is complete
+        counts = filled(readyReplicas=ready, currentReplicas=of(current),
+                        updatedReplicas=of(update))
+        return {"observedGeneration": ss["metadata"]["generation"], "replicas": len(pods),
+                **counts, "availableReplicas": list(waits.values()).count(0),
+                "currentRevision": current, "updateRevision": update, "collisionCount": 0}
+
+    # -- DaemonSet
+    def daemon_set(self, ds, namespace, name):
+        if is_deleting(ds):
+            return
+        (history, update), ours = self.revisions(ds), self.settings.node
+        node, hash_ = self.store.get("Node", "", ours), labels_of(update)[REVISION_LABEL]
+        template = daemon_template(ds["spec"]["template"], ours)
+        probe = {"spec": template["spec"], "metadata": {"name": ""}}
+        belongs = bool(node) and is_wanted(probe, node)
+        runs, failure = belongs and not is_repelled(probe, node), None
+        pods = self.pods_of(ds, True)
+        try:
+            pods += self.place_daemon(ds, template, hash_, pods, belongs, runs)
+        except ApiError as error:
+            failure = str(error)
+        alive = [pod for pod in pods if not is_deleting(pod)]
+        waits = [available_in(pod, ds["spec"].get("minReadySeconds", 0)) for pod in alive]
+        self.look_later(ds, [*waits, failure and 10])
+        ds["status"] = daemon_status(ds, alive, waits, hash_, int(runs))
+        hashes = {hash_, *(labels_of(pod).get(REVISION_LABEL) for pod in pods)}
+        used = {name_of(each) for each in history if labels_of(each)[REVISION_LABEL] in hashes}
+        self.drop_revisions(ds, history, used)
+        self.store.put(ds)
+
+    def place_daemon(self, ds, template, hash_, pods, belongs, runs):
+        """End what has ended, or does not belong here; bring what runs here on. Returns the pods
+        made. Raises ApiError."""
+        for pod in [pod for pod in pods if has_ended(pod) or not belongs]:
+            self.end_once(ds, pod)
+        return self.replace_daemon(ds, template, hash_, pods) if runs else []
+
+    def replace_daemon(self, ds, template, hash_, pods):
+        """One step towards one pod of the present revision; returns those made. Raises
+        ApiError."""
+        spec, strategy = ds["spec"], ds["spec"]["updateStrategy"]
+        old, new = [], []
+        for pod in pods:
+            (new if labels_of(pod).get(REVISION_LABEL) == hash_ else old).append(pod)
+        rolling = strategy.get("rollingUpdate", {}) if strategy["type"] == "RollingUpdate" else {}
+        surge = bool(resolve_count(rolling.get("maxSurge", 0), 1, True))
+        is_up = lambda pod: available_in(pod, spec.get("minReadySeconds", 0)) == 0
+        due = [pod for pod in old if not is_deleting(pod) and strategy["type"] == "RollingUpdate"]
+        for pod in due:
+            if not surge or any(map(is_up, new)) or not is_up(pod):
+                self.end_pod(ds, pod)
+        if pods and not (surge and due and not new):        # the old one has yet to go
+            return []
+        return [self.make_pod(ds, template, generateName=name_of(ds) + "-",
+                              labels={REVISION_LABEL: hash_})]
+
+def ordinal_of(ss, pod):
+    """The number of a StatefulSet's pod, by its name; None for a name that is no such."""
+    found = re.fullmatch(re.escape(name_of(ss)) + r"-(\d{1,9})", name_of(pod))
+    return int(found[1]) if found else None
+
+def claim_templates(ss):
+    return ss["spec"].get("volumeClaimTemplates", ())
+
+DAEMON_TOLERATIONS = [("not-ready", "NoExecute"), ("unreachable", "NoExecute"),
+                      *((trouble, "NoSchedule") for trouble in (
+                          "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable"))]
+
+def daemon_template(template, node):
+    """A pod template that goes to one node alone, whatever trouble that has."""
+    spec = json.loads(dumps(template["spec"]))
+    tolerations = spec.setdefault("tolerations", [])
+    for trouble, effect in DAEMON_TOLERATIONS:
+        tolerations.append({"key": "node.kubernetes.io/" + trouble, "operator": "Exists",
+                            "effect": effect})
+    field = [{"key": "metadata.name", "operator": "In", "values": [node]}]
+    affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    terms = dig(affinity, "requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms")
+    affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": [
+        {**term, "matchFields": field} for term in terms or [{}]]}
+    return {**template, "spec": spec}
+
+def daemon_status(ds, alive, waits, hash_, wanted):
+    """The status of a DaemonSet; wanted: on how many nodes it is to run, 1 or 0."""
+    new = [pod for pod in alive if labels_of(pod).get(REVISION_LABEL) == hash_]
+    available = min(waits.count(0), wanted)
+    return {"observedGeneration": ds["metadata"]["generation"],
+            "desiredNumberScheduled": wanted,
+            "currentNumberScheduled": min(len(alive), wanted),
+            "numberMisscheduled": 0 if wanted else len(alive),
+            "numberReady": min(len(waits) - waits.count(None), wanted),
+            **filled(updatedNumberScheduled=min(len(new), wanted), numberAvailable=available,
+                     numberUnavailable=wanted - available)}
+
+class Jobs(Replicated):
+    """Jobs (pkg/controller/job). The end of a pod is counted, and the pod let go, in one
+    transaction: none is lost, or counted twice."""
+    def job(self, job, namespace, name):
+        if not job or is_deleting(job):
+            return self.let_go(self.of_name(namespace, name))
+        pods = self.pods_of(job, True)
+        if finished(job):
+            return self.after_end(job, pods)
+        self.tell_suspension(job)
+        set_verdict(job, self.count_ends(job, pods) or judge(job, pods))
+        is_over, failure = bool(target_of(job)), None
+        if is_over or job["spec"]["suspend"]:
+            for pod in filter(is_active, pods):
+                self.end_untold(job, pod)
+        else:
+            failure = self.fill_up(job, pods)
+        alive = [pod for pod in self.pods_of(job) if not has_ended(pod)]
+        if is_over and not alive:
+            self.end(job)
+        active = sum(map(is_active, alive))
+        job["status"] = {**without(job["status"], "active"), **filled(active=active),
+                         "terminating": len(alive) - active,
+                         "ready": sum(is_condition(pod, "Ready") for pod in alive),
+                         "uncountedTerminatedPods": {}}
+        self.look_later(job, [deadline_in(job), failure and 10])
+        self.store.put(job)
+
+    def of_name(self, namespace, name):
+        """The pods that a Job of a name has left, or leaves."""
+        for pod in self.store.list("Pod", namespace, holding=TRACKING.encode()):
+            owner = controller_of(pod) or {}
+            if (owner.get("kind"), owner.get("name")) == ("Job", name):
+                yield pod
+
+    def let_go(self, pods):
+        """These pods are counted, or need not be."""
+        for pod in pods:
+            meta = pod["metadata"]
+            if TRACKING in meta.get("finalizers", ()):
+                meta["finalizers"] = [each for each in meta["finalizers"] if each != TRACKING]
+                self.writer.settle(pod)
+
+    def end_untold(self, job, pod):
+        """End a pod that shall not count as failed."""
+        self.let_go([pod])
+        self.end_pod(job, pod)
+
+    def count_ends(self, job, pods):
+        """Count the pods that have ended since, and let them go; returns the verdict of a
+        podFailurePolicy, (type, reason, message), or None."""
+        spec, verdict = job["spec"], None
+        for pod in pods:
+            is_lost = dig(pod, "status.phase") == "Failed" or is_deleting(pod) and (
+                spec["podReplacementPolicy"] != "Failed")
+            if TRACKING not in pod["metadata"].get("finalizers", ()):
+                continue
+            if dig(pod, "status.phase") == "Succeeded":
+                count_success(job, index_of(pod))
+            elif is_lost:
+                verdict = count_failure(job, pod) or verdict
+            else:
+                continue
+            self.let_go([pod])
+        return verdict
+
+    def fill_up(self, job, pods):
+        """Make pods until as many run as should, or end what is too many; returns why one could
+        not be made, or None."""
+        spec, succeeded = job["spec"], job["status"].get("succeeded", 0)
+        active = list(filter(is_active, pods))
+        held = [pod for pod in pods if not has_ended(pod) and
+                (is_active(pod) or spec["podReplacementPolicy"] == "Failed")]
+        wanted = spec["parallelism"]
+        if "completions" in spec:
+            wanted = min(wanted, spec["completions"] - succeeded)
+        elif succeeded:
+            wanted = len(active)                                # one has said that all is done
+        for pod in sorted(active, key=usefulness)[:max(0, len(active) - wanted)]:
+            self.end_untold(job, pod)
+        places = free_places(job, held, pods, max(0, min(wanted - len(held), 50)))
+        self.look_later(job, [wait for _, wait in places])
+        try:
+            for index in [index for index, wait in places if not wait]:
+                self.make_worker(job, index, pods)
+        except ApiError as error:
+            return str(error)
+
+    def make_worker(self, job, index, pods):
+        """One pod of a Job. Raises ApiError."""
+        template, base = job["spec"]["template"], name_of(job)
+        if index is None:
+            return self.make_pod(job, template, generateName=base + "-", finalizers=[TRACKING])
+        spec, number = json.loads(dumps(template["spec"])), str(index)
+        fill(spec, hostname=f"{base}-{index}")
+        source = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}
+        for _, container in containers_of(spec):
+            container.setdefault("env", []).append(
+                {"name": "JOB_COMPLETION_INDEX", "valueFrom": source})
+        failures = sum(index_of(pod) == index and dig(pod, "status.phase") == "Failed"
+                       for pod in pods)
+        return self.make_pod(job, template, spec, generateName=f"{base}-{index}-",
+                             finalizers=[TRACKING], labels={INDEX: number},
+                             annotations={INDEX: number, INDEX_FAILURES: str(failures)})
+
+    def tell_suspension(self, job):
+        """Begin; or tell of a Job that was suspended, or goes on."""
+        status, is_asleep = job["status"], job["spec"]["suspend"]
+        if is_asleep != is_condition(job, "Suspended"):
+            word = "suspended" if is_asleep else "resumed"
+            told = condition(status.get("conditions"), "Suspended", str(is_asleep),
+                             "Job" + word.title(), "Job " + word, lastProbeTime=now())
+            put_condition(status, told)
+            status.pop("startTime", None)
+            self.tell(job, "Normal", word.title(), "Job " + word)
+        if not is_asleep:
+            fill(status, startTime=now())
+
+    def end(self, job):
+        """All its pods are gone: a Job that was to fail, or to be complete, is."""
+        status, target = job["status"], target_of(job)
+        is_failure = target["type"] == "FailureTarget"
+        reason, text = target["reason"], target["message"]
+        put_condition(status, condition([], "Failed" if is_failure else "Complete", "True", reason,
+                                        text, lastProbeTime=now()))
+        if is_failure:
+            return self.tell(job, "Warning", reason, text)
+        status["completionTime"] = now()
+        self.tell(job, "Normal", "Completed", "Job completed")
+
+    def after_end(self, job, pods):
+        """What is done with a Job that is over: it is removed, if and when it says so."""
+        self.let_go(pods)
+        ttl = job["spec"].get("ttlSecondsAfterFinished")
+        if ttl is None:
+            return
+        left = seconds_of(finished(job)["lastTransitionTime"]) + ttl - time.time()
+        if left > 0:
+            return self.look_later(job, [left])
+        self.writer.delete(job)
+
+class CronJobs(Replicated):
+    """CronJobs (pkg/controller/cronjob)."""
+    def cron_job(self, cron_job, namespace, name):
+        spec, status = cron_job["spec"], cron_job["status"]
+        jobs = [obj for obj, _ in self.router.garbage.dependents(uid_of(cron_job))
+                if obj["kind"] == "Job"]
+        self.drop_jobs(cron_job, jobs)
+        running = [job for job in jobs if not finished(job) and not is_deleting(job)]
+        if not spec.get("suspend") and not is_deleting(cron_job):
+            running = self.run_due(cron_job, running)
+        ends = [dig(job, "status.completionTime", "") for job in jobs]
+        last = max([*ends, status.get("lastSuccessfulTime") or ""])
+        active = [{**pick(job, ("kind", "apiVersion")),
+                   **pick(job["metadata"], ("namespace", "name", "uid", "resourceVersion"))}
+                  for job in running]
+        cron_job["status"] = {**without(status, "active"),
+                              **filled(lastSuccessfulTime=last, active=active)}
+        self.store.put(cron_job)
+
+    def run_due(self, cron_job, running):
+        """Start what is due, and come back when the next is; returns the Jobs that run then."""
+        spec, present = cron_job["spec"], time.time()
+        cron, zone, policy = parse_cron(spec["schedule"]), zone_of(spec), spec["concurrencyPolicy"]
+        due, coming = (last_time(cron, zone, since_of(cron_job, present), present),
+                       next_time(cron, zone, present))
+        self.look_later(cron_job, [coming and coming - present])
+        if not due:
+            return running
+        if running and policy == "Forbid":
+            self.tell(cron_job, "Normal", "JobAlreadyActive", "Not starting job because prior "
+                      "execution is running and concurrency policy is Forbid")
+            return running
+        for job in running if policy == "Replace" else ():
+            self.writer.delete(job)
+            self.tell(cron_job, "Normal", "SuccessfulDelete", f"Deleted job {name_of(job)}")
+        made = self.make_job(cron_job, due)
+        cron_job["status"]["lastScheduleTime"] = time_text(due)
+        return [*made, *(running if policy == "Allow" else ())]
+
+    def make_job(self, cron_job, due):
+        """[the Job of one due time], [] if there is one already."""
+        (namespace, name), template = key_of(cron_job), cron_job["spec"]["jobTemplate"]
+        name = f"{name[:52]}-{int(due // 60)}"
+        if self.store.row("Job", (namespace, name)):
+            return []
+        notes = {**dig(template, "metadata.annotations", {}),
+                 "batch.kubernetes.io/cronjob-scheduled-timestamp": time_text(due)}
+        meta = {"name": name, "ownerReferences": [owner_reference(cron_job)],
+                "annotations": notes, **pick(template.get("metadata", {}), ("labels",))}
+        job = self.writer.create(KIND["Job"], namespace,
+                                 {"metadata": meta, "spec": template["spec"]})
+        self.tell(cron_job, "Normal", "SuccessfulCreate", f"Created job {name}")
+        return [job]
+
+    def drop_jobs(self, cron_job, jobs):
+        """Remove the oldest Jobs that are over, beyond the limits of the history."""
+        for type_, field in (("Complete", "successfulJobsHistoryLimit"),
+                             ("Failed", "failedJobsHistoryLimit")):
+            over = [job for job in jobs if is_condition(job, type_) and not is_deleting(job)]
+            over.sort(key=lambda job: dig(job, "status.startTime", ""))
+            for job in over[:max(0, len(over) - cron_job["spec"].get(field, 1))]:
+                self.writer.delete(job)
+
+def since_of(cron_job, present):
+    """After which moment, Unix seconds, what was due is still to be done."""
+    spec, last = cron_job["spec"], dig(cron_job, "status.lastScheduleTime")
+    since = seconds_of(last or cron_job["metadata"]["creationTimestamp"])
+    if since > present + CLOCK_DOUBT_S:                         # the clock was wrong then
+        since = present
+    return max(since, present - spec.get("startingDeadlineSeconds", math.inf))
+
+def put_condition(status, new):
+    """Have a condition among others, in place of that of its type."""
+    others = [each for each in status.get("conditions", ()) if each["type"] != new["type"]]
+    status["conditions"] = [*others, new]
+
+def finished(job):
+    """The condition that says that a Job is over, or None."""
+    return next((get_condition(job, each) for each in ("Complete", "Failed")
+                 if is_condition(job, each)), None)
+
+def target_of(job):
+    """The condition that says how a Job is to end once its pods are gone, or None."""
+    return next((get_condition(job, each) for each in ("FailureTarget", "SuccessCriteriaMet")
+                 if is_condition(job, each)), None)
+
+def set_verdict(job, verdict):
+    if verdict and not target_of(job):
+        type_, *words = verdict
+        put_condition(job["status"],
+                      condition([], type_, "True", *words, lastProbeTime=now()))
+
+def is_active(pod):
+    return not has_ended(pod) and not is_deleting(pod)
+
+def deadline_in(job):
+    """Seconds until a Job has run for its activeDeadlineSeconds, None without an end."""
+    began, limit = dig(job, "status.startTime"), job["spec"].get("activeDeadlineSeconds")
+    left = seconds_of(began) + limit - time.time() if began and limit else None
+    return left and max(left, 0.5)
+
+def count_success(job, index):
+    status, done = job["status"], read_indexes(dig(job, "status.completedIndexes"))
+    if index is None:
+        status["succeeded"] = status.get("succeeded", 0) + 1
+        return
+    done.add(index)
+    status.update(completedIndexes=indexes_text(done), succeeded=len(done))
+
+def count_failure(job, pod):
+    """Count a pod that failed, as the podFailurePolicy says; returns the verdict of that, (type,
+    reason, message), or None."""
+    spec, status, (action, why) = job["spec"], job["status"], failure_action(job["spec"], pod)
+    if action == "Ignore":
+        return None
+    status["failed"] = status.get("failed", 0) + 1
+    limit, lost = spec.get("backoffLimitPerIndex"), read_indexes(status.get("failedIndexes"))
+    if limit is not None:
+        is_lost = action == "FailIndex" or failures_of(pod) >= limit
+        status["failedIndexes"] = indexes_text(lost | ({index_of(pod)} if is_lost else set()))
+    return ("FailureTarget", "PodFailurePolicy", why) if action == "FailJob" else None
+
+def free_places(job, held, pods, count):
+    """[(the index that a new pod is for, None without, seconds until it may come)], so many."""
+    spec, status = job["spec"], job["status"]
+    if spec["completionMode"] != "Indexed":
+        return [(None, pause_s(pods))] * count
+    taken, by_index = set(map(index_of, held)), {}
+    for field in ("completedIndexes", "failedIndexes"):
+        taken |= read_indexes(status.get(field))
+    for pod in pods:
+        by_index.setdefault(index_of(pod), []).append(pod)
+    free = (i for i in range(spec["completions"]) if i not in taken)
+    return [(i, pause_s(by_index.get(i, ()))) for i in islice(free, count)]
+
+def index_of(pod):
+    """The completion index of a pod, None without one."""
+    text = annotation(pod, INDEX) or ""
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+
+def failures_of(pod):
+    """How often its index had failed before it."""
+    text = annotation(pod, INDEX_FAILURES) or ""
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else 0
+
+def read_indexes(text):
+    """"1,3-5" -> {1, 3, 4, 5}"""
+    found = set()
+    for part in filter(None, (text or "").split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+def indexes_text(indexes):
+    """The other way."""
+    runs = []
+    for i in sorted(indexes):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1] = runs[-1][0], i
+        else:
+            runs.append((i, i))
+    return ",".join(f"{first}-{last}" if last > first + 1
+                    else ",".join(map(str, range(first, last + 1))) for first, last in runs)
+
+def ended_at(pod):
+    """When a pod ended, Unix seconds."""
+    ends = [seconds_of(dig(status, "state.terminated.finishedAt"))
+            for status in dig(pod, "status.containerStatuses", ())]
+    return max(filter(None, ends), default=None) or seconds_of(
+        pod["metadata"].get("deletionTimestamp")) or time.time()
+
+def pause_s(pods):
+    """Seconds until the next try after the failures among these pods, 0 for none."""
+    by_time = sorted(filter(has_ended, pods), key=ended_at)
+    failures = 0
+    for pod in by_time:
+        failures = failures + 1 if dig(pod, "status.phase") == "Failed" else 0
+    if not failures:
+        return 0
+    pause = min(BACKOFF_S * 2 ** min(failures - 1, 10), 600)
+    return max(0, ended_at(by_time[-1]) + pause - time.time())
+
+def failure_action(spec, pod):
+    """(what a podFailurePolicy says of a pod that failed, why); ("Count", "") without one."""
+    statuses = [(status["name"], dig(status, "state.terminated.exitCode"))
+                for field in ("initContainerStatuses", "containerStatuses")
+                for status in dig(pod, f"status.{field}", ())]
+    for i, rule in enumerate(dig(spec, "podFailurePolicy.rules", ())):
+        codes, patterns = rule.get("onExitCodes"), rule.get("onPodConditions", ())
+        for name, code in statuses if codes and dig(pod, "status.phase") == "Failed" else ():
+            is_meant = bool(code) and codes.get("containerName") in (None, name)
+            if is_meant and (code in codes["values"]) == (codes["operator"] == "In"):
+                return rule["action"], (f"Container {name} for pod {'/'.join(key_of(pod))} failed "
+                                        f"with exit code {code} matching {rule['action']} rule at "
+                                        f"index {i}")
+        for pattern in patterns:
+            found = get_condition(pod, pattern["type"])
+            if found and found["status"] == pattern["status"]:
+                return rule["action"], (f"Pod {'/'.join(key_of(pod))} has condition "
+                                        f"{pattern['type']} matching {rule['action']} rule at "
+                                        f"index {i}")
+    return "Count", ""
+
+def judge(job, pods):
+    """How a Job is to end by what was counted: (type, reason, message), or None to go on."""
+    spec, status = job["spec"], job["status"]
+    done, lost = (read_indexes(status.get(field))
+                  for field in ("completedIndexes", "failedIndexes"))
+    left, met = deadline_in(job), is_worn(spec, status, pods)
+    is_met = [is_sufficient(rule, done) for rule in dig(spec, "successPolicy.rules", ())]
+    over = lost and len(done | lost) >= spec.get("completions", math.inf)
+    verdicts = [
+        (any(is_met), "SuccessCriteriaMet", "SuccessPolicy", "Matched rules of successPolicy"),
+        (met, "FailureTarget", "BackoffLimitExceeded",
+         "Job has reached the specified backoff limit"),
+        (left is not None and left <= 0.5, "FailureTarget", "DeadlineExceeded",
+         "Job was active longer than specified deadline"),
+        (len(lost) > spec.get("maxFailedIndexes", math.inf), "FailureTarget",
+         "MaxFailedIndexesExceeded",
+         "Job has exceeded the specified maximal number of failed indexes"),
+        (over, "FailureTarget", "FailedIndexes", "Job has failed indexes"),
+        (has_completed(spec, status, pods), "SuccessCriteriaMet", "CompletionsReached",
+         "Reached expected number of succeeded pods")]
+    return next((told for holds, *told in verdicts if holds), None)
+
+def is_worn(spec, status, pods):
+    """Whether the pods of a Job have failed, or their containers begun again, too often."""
+    alive = [pod for pod in pods if not has_ended(pod)]
+    restarted = sum(each["restartCount"] for pod in alive
+                    for each in dig(pod, "status.containerStatuses", ()))
+    limit, policy = spec["backoffLimit"], spec["template"]["spec"]["restartPolicy"]
+    return status.get("failed", 0) > limit or (
+        policy == "OnFailure" and restarted > 0 and restarted >= limit)
+
+def has_completed(spec, status, pods):
+    succeeded = status.get("succeeded", 0)
+    if "completions" in spec:
+        return succeeded >= spec["completions"]
+    return succeeded and all(map(has_ended, pods))
+
+def is_sufficient(rule, done):
+    """Whether the completed indexes meet a rule of a successPolicy."""
+    wanted = read_indexes(rule["succeededIndexes"]) if "succeededIndexes" in rule else done
+    count = rule.get("succeededCount", len(wanted))
+    return bool(wanted) and len(wanted & done) >= count
 
 def mirrored(endpoints):
     """{(address type, ports): endpoints} of the EndpointSlices that say what Endpoints say."""
@@ -11906,9 +12874,8 @@ class K2d:
         """Start every part, in this order, and wait for the signal to end."""
         self.network.check_overlap()
         bootstrap(self.settings, self.store, self.writer, self.controllers.services)
-        resolve = self.names.resolve
-        self.network.dns_port = self.hub.serve_dns(self.settings.gateway,
-                                                   lambda data: answer_dns(data, resolve))
+        answer_to = lambda data, longest: answer_dns(data, self.names.resolve, longest)
+        self.network.dns_port = self.hub.serve_dns(self.settings.gateway, answer_to)
         self.worker.load()
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
