@@ -88,10 +88,11 @@ FAULTS = 100                # told of one object
 STEP_CHARS = 320            # of a key where it stands in a path: names have 317 at most
 LIST_ITEMS = 4000           # of the lists of our own kinds; what has an order is searched in turn
 TERMS = 100                 # of a selector in a query
-OWNED_FIELDS = 50_000       # of an object, that are applied
+OWNED_FIELDS, OWNED_DEPTH = 50_000, 100     # of an object, that are applied
+WEIGHT = 500_000            # of an object: its fields, those that it lacks too; see Message
 FAULT_CHARS = 2000          # of what somebody else said went wrong
 SMALL_BYTES = 64 << 10      # of reviews; larger bodies are worked on one at a time
-YAML_BYTES = 128 << 10      # PyYAML takes some 12 us and 450 bytes a byte
+YAML_BYTES = 96 << 10       # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
 FILE_BYTES = 1 << 20        # of a file that others may have written, of a line of the engine's
 ANSWER_BYTES = 16 << 20     # of an answer of the engine's
@@ -1142,12 +1143,14 @@ MESSAGES = read_schema(SCHEMA)
 class Message:
     """Fields by_name (embedded structs resolved) and by_number (as on the protobuf wire). rest:
     the Field of names that are not in by_name, or None; one: the names of fields of which exactly
-    one must be given, if there are any; at_all: the Fields that are there even when empty."""
+    one must be given, if there are any; at_all: the Fields that are there even when empty; weight:
+    about how long it takes to check one."""
     def __init__(self, name, fields, rest=None, one=frozenset()):
         self.name, self.rest, self.one, self.by_number = name, rest, one, {}
         self.by_name = {field.name: field for field in fields}
         self.at_all = [field for field in self.by_name.values() if field.plain or field.always]
-
+        self.weight = 1 + len(fields) + sum(
+            len(dumps(field.default)) // 8 for field in fields if field.default is not None)
 
 def parse_rule(text):
     if text in ("req", "fixed", "unique"):
@@ -1272,13 +1275,20 @@ def custom_message(schema):
 # -- the walkers
 class Findings:
     """What reading an object brought to light, as paths: fields unknown, unheeded, refused; the
-    first FAULTS of each."""
+    first FAULTS of each, and how many more. weight: of what was read, see Message."""
     def __init__(self):
-        self.unknown, self.hints, self.refused = [], [], []
+        self.unknown, self.hints, self.refused, self.more, self.weight = [], [], [], 0, 0
 
     def note(self, found, path):
         if len(found) < FAULTS:
             found.append(path)
+        else:
+            self.more += 1
+    def weigh(self, fields, path):
+        """Raises Mismatch where there is too much to check, all in all."""
+        self.weight += fields.weight
+        if self.weight > WEIGHT:
+            raise Mismatch("the object is too large for all that its schema says", path)
 
 def zero_of(field):
     """What Go's zero value of a field's type is, None for that of a message."""
@@ -1358,6 +1368,7 @@ def clean_message(fields, value, findings, path):
     """clean() for the fields of a Message; those that are there even when empty are added."""
     if not isinstance(value, dict):
         raise Mismatch(f"want an object, found {TYPE_WORDS[type(value)]}", path)
+    findings.weigh(fields, path)
     out, is_object = {}, not path or "metadata" in fields.by_name
     for name, item in value.items():
         where = f"{path}.{name[:STEP_CHARS]}" if path else name[:STEP_CHARS]
@@ -2776,14 +2787,18 @@ def parse_head(data):
         raise bad_request("Content-Length and Transfer-Encoding exclude each other")
     return found[1], found[2], int(found[3]), headers
 
-def warning_texts(warnings):
-    """The sentences of Warning headers (RFC 9111, 5.5), as few and as plain as all clients can
-    take; the last says how many more there are."""
-    plain = [re.sub(r"[^ -\[\]-~]", "?", text.replace('"', "'"))[:180]
-             for text in dict.fromkeys(warnings)]
-    if len(plain) > WARNINGS:
-        plain[WARNINGS - 1:] = [f"and {len(plain) - WARNINGS + 1} warnings more"]
-    return plain
+class Warnings(list):
+    """Sentences for Warning headers (RFC 9111, 5.5). more: how many there are besides."""
+    more = 0
+
+    def texts(self):
+        """As few and as plain as all clients can take; the last says how many more there are."""
+        plain = [re.sub(r"[^ -\[\]-~]", "?", text.replace('"', "'"))[:180]
+                 for text in dict.fromkeys(self)]
+        if len(plain) > WARNINGS:
+            left = len(plain) + self.more - WARNINGS + 1
+            plain[WARNINGS - 1:] = [f"and {left} more warnings"]
+        return plain
 
 class Handler:
     """One request: read, answered, and no more. respond(handler) -> Answer, or for one that goes
@@ -2791,7 +2806,7 @@ class Handler:
     def __init__(self, connection, hub, respond):
         self.connection, self.hub, self.respond = connection, hub, respond
         self.sock = connection.sock
-        self.keep, self.wish, self.warnings = False, False, []
+        self.keep, self.wish, self.warnings = False, False, Warnings()
         self.deadline = time.monotonic() + IO_SECONDS   # for the body, then for the answer
         self.method, self.target, self.headers = "", "", Headers()
 
@@ -2920,7 +2935,7 @@ class Handler:
                    **filled(Connection="" if self.keep else "close")}
         lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}",
                  *(f"{name}: {value}" for name, value in headers.items())]
-        lines += [f'Warning: 299 - "{text}"' for text in warning_texts(self.warnings)]
+        lines += [f'Warning: 299 - "{text}"' for text in self.warnings.texts()]
         self.write("\r\n".join(lines).encode("utf-8", "replace") + b"\r\n\r\n" + body)
 
     def take_over(self, code, headers):
@@ -3889,8 +3904,8 @@ def walk(field, value, path=(), is_own=True, out=None):
     out, parts = {} if out is None else out, parts_of(field, value)
     if path in out:
         raise bad_request(f"{path_text(path)} is there twice")
-    if len(out) > OWNED_FIELDS:
-        raise bad_request(f"what is applied may have {OWNED_FIELDS} fields")
+    if len(out) > OWNED_FIELDS or len(path) > OWNED_DEPTH:
+        raise bad_request(f"what is applied may have {OWNED_FIELDS} fields, {OWNED_DEPTH} deep")
     if path and (not parts or is_own):
         out[path] = value if parts is None else PARTS
     for name, below, part, owns in parts or ():
@@ -3922,12 +3937,13 @@ def pruned(tree):
 
 def from_fields_v1(tree, path=(), out=None):
     out = set() if out is None else out
+    must(len(path) <= OWNED_DEPTH, "too deep")
     for element, below in tree.items():
+        must(len(out) <= OWNED_FIELDS, "too many fields")
         if element == "." or not below:
             out.add(path if element == "." else path + (element,))
         else:
             from_fields_v1(below, path + (element,), out)
-    must(len(out) <= OWNED_FIELDS, "too many fields")
     return out
 
 Manager = namedtuple("Manager", "name version subresource")
@@ -5394,7 +5410,8 @@ def cleaned(request, body, kind, duplicates=()):
     if findings.unknown and request.media == APPLY:
         raise bad_request(f".{findings.unknown[0]}: field not declared in schema")
     faults = [f'unknown field "{path}"' for path in findings.unknown]
-    note_faults(request, faults + [f'duplicate field "{path}"' for path in duplicates or ()])
+    twice = [f'duplicate field "{path}"' for path in duplicates or ()]
+    note_faults(request, faults + twice, findings.more)
     unheeded = "accepted, but k2d does not act on it"
     request.warnings += [f"{path}: {unheeded}" for path in findings.hints]
     request.warnings += value_warnings(kind, obj)
@@ -5418,13 +5435,14 @@ def check_kind(body, kind, version):
         if kind.name != "DeleteOptions" and body.get(field) not in (None, "", wanted):
             raise bad_request(f"{field} is {body[field]!r}; this is the place for {wanted}")
 
-def note_faults(request, faults):
+def note_faults(request, faults, more):
     """Refuse, warn of, or ignore what a body has besides its fields, as fieldValidation says."""
     validation = request.query.get("fieldValidation") or "Warn"
     if faults and validation == "Strict":
         raise bad_request("strict decoding error: " + ", ".join(faults))
     if validation == "Warn":
         request.warnings += faults
+        request.warnings.more += more
 
 def reply(request, code, obj):
     return answer(code, shown(request.kind, dumps(obj), request.form))
@@ -7477,7 +7495,7 @@ def read_logins(data):
                 user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
             place = re.sub("^(?:https?://)?([^/]*)(?:/v[12](?=/))?", r"\1", place).rstrip("/")
             found.append((place, {"username": user, "password": password, "serveraddress": place}))
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return []
     return found
 
@@ -8729,12 +8747,11 @@ class Starter:
                 tell("Warning", "Failed",
                      f'Image "{image}" is made for {info["Architecture"]}, this node is {ours}')
             self.on_image()
-        except EngineError as error:
+        except Exception as error:              # a fault of ours must not leave it on its way
+            if not isinstance(error, Told):
+                log(f"pulling {image}: {trace()}")
             tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             result = ConfigError(str(error), "ErrImagePull")
-        except Exception:                       # a fault of ours must not leave it on its way
-            log(f"pulling {image}: {trace()}")
-            result = ConfigError("the log of k2d says more", "ErrImagePull")
         if self.known.pod(uid_of(pod)):                         # else it was deleted meanwhile
             self.known.slot(uid_of(pod), name).pull = result
         self.queue.add(key_of(pod))
@@ -10721,10 +10738,13 @@ class Members(Replicated):
         return True
 
     def is_trimmed(self, ss, pods, wanted, is_ordered):
-        """End the pods that are too many, the last first. Returns whether none is left."""
+        """End the pods that are too many, the last first; in order none goes while one before it
+        does not serve. Returns whether none is left."""
         surplus = sorted(set(pods) - set(wanted), reverse=True)
+        sick = [i for i, pod in pods.items() if not self.is_up(ss, pod)] if is_ordered else []
         for i in surplus[:1] if is_ordered else surplus:
-            if not is_deleting(pods[i]):
+            is_blocked = i in sick and i != min(sick)
+            if not is_deleting(pods[i]) and not is_blocked:
                 self.keep_claims(ss, i, pods[i])
                 self.end_pod(ss, pods[i])
         return not surplus
