@@ -480,6 +480,7 @@ FORMS = {
     "amount": ("[^-].*", 64, "must not be negative"),
     "dnsname": (rf"(?!.*[^.]{{64}}){SUBDOMAIN}", 253, "must be a DNS name, as example.com"),
     "ip": (is_address, 45, "must be an IP address, such as 10.9.8.7"),
+    "id": ("[0-9a-f]{12,64}", 64, "must be the id of a container"),
     "ipv4": (lambda value: is_address(value) and ":" not in value, 15, "must be an IPv4 address"),
     "endpoint": (is_endpoint, 45,
                  "must be an IP address, and not loopback, link-local or multicast"),
@@ -2282,6 +2283,8 @@ class Store:
                     self.rows.setdefault(kind, {})[key] = row
                 else:
                     self.rows[kind].pop(key, None)
+                    if not self.rows[kind] and "." in kind:     # of a definition that may go, too
+                        del self.rows[kind]
             self.version = self.next_version
             self.buried |= self.burials
             self.ring.extend(self.changes)
@@ -2361,17 +2364,25 @@ class WorkQueue:
 
     def add_after(self, seconds, key):
         """Add a key later, unless it comes up sooner anyway."""
-        due = time.monotonic() + max(0, seconds)
         with self.lock:
-            if self.due.get(key, due + 1) <= due:
+            before = self.due.get(key)
+            if before and before[0] <= time.monotonic() + seconds:
                 return
-            self.due[key] = due
-        self.hub.after(max(0, seconds), self.add_due, key, due)
+            self.due[key] = self.hub.after(max(0, seconds), self.add_due, key)
+        if before:
+            self.hub.cancel(before)
 
-    def add_due(self, key, due):
-        if self.due.get(key) == due:                # else a sooner one has come in between
+    def add_due(self, key):
+        with self.lock:
             self.due.pop(key, None)
-            self.add(key)
+        self.add(key)
+
+    def forget(self, key):
+        """What a key was for is no more: it need not come up later."""
+        with self.lock:
+            timer = self.due.pop(key, None)
+        if timer:
+            self.hub.cancel(timer)
 
     def take(self):
         """The next key, None if there is none: then its thread has left."""
@@ -2455,7 +2466,8 @@ class Hub:
     thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        self.timers, self.order, self.lock = [], 0, threading.Lock()    # lock: guards these two
+        # lock: guards these three
+        self.timers, self.order, self.cancelled, self.lock = [], 0, 0, threading.Lock()
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
@@ -2471,13 +2483,23 @@ class Hub:
         self.after(0, function, *args)
 
     def after(self, seconds, function, *args):
-        """Have the hub call function(*args) in so many seconds."""
+        """Have the hub call function(*args) in so many seconds; returns a timer for cancel()."""
         with self.lock:
             self.order += 1
-            timer = time.monotonic() + seconds, self.order, function, args
+            timer = [time.monotonic() + seconds, self.order, function, args]
             heapq.heappush(self.timers, timer)
             if self.timers[0] is timer and threading.get_ident() != self.ident:
                 self.mouth.send(b".")
+        return timer
+
+    def cancel(self, timer):
+        """What a timer was for is no more. It keeps its place until there are many such."""
+        with self.lock:
+            timer[2:] = None, ()
+            self.cancelled += 1
+            if self.cancelled > 100 + len(self.timers) // 2:
+                self.timers, self.cancelled = [each for each in self.timers if each[2]], 0
+                heapq.heapify(self.timers)
 
     def run(self):
         self.ident = threading.get_ident()
@@ -2497,7 +2519,7 @@ class Hub:
         with self.lock:
             while self.timers and self.timers[0][0] <= begun:
                 due.append(heapq.heappop(self.timers))
-        return due
+        return [timer for timer in due if timer[2]]
 
     # -- listening and handshakes
     def listen(self, port, context, handle):
@@ -2575,6 +2597,7 @@ class Hub:
         connection.state = "closed"
         if connection.watch:
             self.store.unwatch(connection.watch)
+            self.cancel(connection.watch.timer)
             connection.watch.out.clear()
             connection.watch.connection = connection.watch = None
         connection.sock.close()
@@ -3474,12 +3497,17 @@ def parse_version(text):
 # == 13. Bodies ==============================================================================
 # Bytes of a request -> dict. What comes out goes through clean(): whatever the encoding, the same
 # object.
+def no_constant(name):
+    raise ValueError(f"invalid literal {name[:40]}")
+
+def finite(digits):
+    """A number with a fraction or an exponent. Raises ValueError."""
+    number = float(digits)
+    return no_constant(digits) if math.isinf(number) else number
+
 def parse_json(data, duplicates=None):
     """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates.
     Raises ValueError."""
-    def no_constant(name):
-        raise ValueError(f"invalid literal {name}")
-
     twice = {}  # id of an object -> it, and its doubled keys
     def read_pairs(pairs):
         out = dict(pairs)
@@ -3501,7 +3529,8 @@ def parse_json(data, duplicates=None):
     text = data if isinstance(data, str) else data.decode()
     try:
         hook = None if duplicates is None else read_pairs
-        out = json.loads(text, parse_constant=no_constant, object_pairs_hook=hook)
+        out = json.loads(text, parse_constant=no_constant, parse_float=finite,
+                         object_pairs_hook=hook)
         if twice:
             find(out, "")
     except RecursionError as error:
@@ -5869,7 +5898,7 @@ class Watch:
         self.form, self.bookmarks, self.version = form, bookmarks, 0
         # the hub's: chunks not yet sent, the version last told
         self.out, self.out_bytes, self.sent = [], 0, 0
-        self.connection, self.ended = None, False
+        self.connection, self.ended, self.timer = None, False, None
 
     def matches(self, key, raw, labels):
         return ((self.namespace is None or key[0] == self.namespace) and
@@ -5927,7 +5956,7 @@ def serve_watch(handler, store, watch, first, seconds):
         raise
     if watch:
         handler.connection.watch, watch.connection = watch, handler.connection
-        handler.hub.after(seconds, handler.hub.end_watch, watch)
+        watch.timer = handler.hub.after(seconds, handler.hub.end_watch, watch)
         handler.keep = True                                     # the hub goes on with it
 
 # == 21. Table ===============================================================================
@@ -6696,14 +6725,23 @@ DOWNWARD = ("metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeNam
 SOURCES = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "secretRef": "Secret",
            "secretKeyRef": "Secret"}
 
+WORD_BYTES = 128 << 10      # of an argument or a variable (execve(2), MAX_ARG_STRLEN)
+
 def container_name(pod, name):
     return f"{pod['metadata']['namespace']}_{pod['metadata']['name']}_{name}"
 
 def expand(text, env):
     """Replace $(NAME) by its value, leave unknown ones, turn $$ into $ (Kubernetes:
-    third_party/.../expansion)."""
-    return re.sub(r"\$(\$|\(([^)]*)\))",
-                  lambda at: "$" if at[1] == "$" else str(env.get(at[2], at[0])), text)
+    third_party/.../expansion). Raises ConfigError for more than Linux takes."""
+    left = WORD_BYTES
+    def value_of(at):
+        nonlocal left
+        found = "$" if at[1] == "$" else str(env.get(at[2], at[0]))
+        left -= len(found)
+        if left < 0:
+            raise ConfigError(f"{text[:40]}... expands to more than {WORD_BYTES} bytes")
+        return found
+    return re.sub(r"\$(\$|\(([^)]*)\))", value_of, text)
 
 def pod_field(pod, path, host_ip):
     """What a fieldRef names, as text. Raises ConfigError if the downward API does not know it."""
@@ -7291,16 +7329,16 @@ def reaching_engine():
 CALL_S = 120                # for an answer, or for its head where it may go on: SD cards are slow
 # What we read of the engine's answers, in the notation of SCHEMA
 MESSAGES.update(read_schema("""
-engine.Created: *Id|req; engine.Version: *Arch; engine.Volume: *Mountpoint|req;
-engine.Listed: *Id|req Labels:{} NetworkSettings:engine.Addresses;
-engine.Container: *Id|req *Name|req *Created:Time *Image *RestartCount:int
+engine.Created: *Id|req|@id; engine.Version: *Arch; engine.Volume: *Mountpoint|req;
+engine.Listed: *Id|req|@id Labels:{} NetworkSettings:engine.Addresses;
+engine.Container: *Id|req|@id *Name|req *Created:Time *Image *RestartCount:int
   State:engine.State(*Status *Running:bool *Restarting:bool *Pid:int *ExitCode:int *Error
   *OOMKilled:bool *StartedAt:Time *FinishedAt:Time)+
   Config:engine.Config(*Image *Tty:bool *OpenStdin:bool *StdinOnce:bool *Labels:{}
   *ExposedPorts:{}Raw Env:[] Cmd:Raw Entrypoint:Raw WorkingDir StopSignal StopTimeout:int User)+
   HostConfig:engine.HostConfig(*Memory:int *NetworkMode *PortBindings:{}Raw
   RestartPolicy:engine.Policy(*Name)+)+ NetworkSettings:engine.Addresses+
-  *Mounts:[]engine.Mount(Source Destination RW:bool);
+  *Mounts:[]engine.Mount(*Source *Destination RW:bool);
 engine.Addresses: *Ports:{}Raw *Networks:{}engine.Endpoint(*IPAddress
   IPAMConfig:engine.Static(*IPv4Address));
 engine.Place: *HostIp *HostPort;
@@ -7309,7 +7347,7 @@ engine.Image: *RepoTags:[] *RepoDigests:[] *Size:int Architecture Config:engine.
 engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
 engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
   *Runtimes:{}Raw;
-engine.Event: id *Action *timeNano:int Actor:engine.Actor(*ID *Attributes:{})+;
+engine.Event: id|@id *Action *timeNano:int Actor:engine.Actor(*ID|@id *Attributes:{})+;
 engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
 
 def shaped(value, type_, is_checked=True):
@@ -7323,8 +7361,16 @@ def shaped(value, type_, is_checked=True):
     if is_checked:
         check_field(field, found, "", faults)
     if faults:
-        raise EngineError(0, f"odd answer of the engine's: {faults[0]['field']} is missing")
+        told = f"{faults[0]['field']}: {faults[0]['message']}"
+        raise EngineError(0, f"odd answer of the engine's: {told}")
     return found
+
+def read_answer(data, type_):
+    """JSON of the engine's as shaped() has it. Raises EngineError."""
+    try:
+        return shaped(json.loads(data), type_)
+    except (ValueError, RecursionError) as error:
+        raise EngineError(0, f"odd answer of the engine's: {error}")
 
 def refusal_text(text):
     """The engine's message in the body of a refusal."""
@@ -7401,7 +7447,7 @@ class Engine:
             raise
         with sock:
             data = drain(sock, rest, time.monotonic() + CALL_S)
-        return shaped(json.loads(data), shape) if shape else None
+        return read_answer(data, shape) if shape else None
 
     def pull(self, image, login=None, tell=None):
         """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for
@@ -7450,8 +7496,8 @@ class Engine:
         with sock:
             while True:     # one JSON object a line; an error comes with status 200
                 *lines, text = text.split(b"\n")
-                for line in map(json.loads, filter(bytes.strip, lines)):
-                    told = shaped(line, "engine.Progress")
+                for line in filter(bytes.strip, lines):
+                    told = read_answer(line, "engine.Progress")
                     if told.get("error"):
                         raise EngineError(500, told["error"][:FAULT_CHARS])
                     if told["status"] == "Downloading" and told["progressDetail"]["total"]:
@@ -7923,7 +7969,7 @@ def from_docker_container(info, name, node):
     config, host, id_ = info["Config"], info["HostConfig"], info["Id"]
     named = {k: v for k, v in config["Labels"].items() if fits("labelkey", k)}
     labels = {k: v for k, v in named.items() if fits("labelvalue", v)}
-    mounts = [mount for mount in info["Mounts"] if mount.get("Source")]
+    mounts = [mount for mount in info["Mounts"] if mount["Source"] and mount["Destination"]]
     policy = host["RestartPolicy"]["Name"]
     volumes = [{"name": f"mount-{i}", "hostPath": {"path": mount["Source"], "type": ""}}
                for i, mount in enumerate(mounts)]
@@ -8035,12 +8081,14 @@ class Known:
 
     def on_event(self, line):
         """Note an event of the engine, as JSON; returns the key to look at, or None."""
-        event = shaped(json.loads(line), "engine.Event")
+        event = read_answer(line, "engine.Event")
         id_, action = event["Actor"]["ID"] or event.get("id"), event["Action"]
         said = event["Actor"]["Attributes"]
         with self.lock:
             ours = self.keys.get(said.get(POD_UID))
-            if ours and action == "create":
+            if ours and action == "create":         # the pass that has made it goes on itself
+                self.look_at(ours, id_)
+            if not id_ or ours and action == "create":
                 return None
             key = ours or self.foreign.get(id_, ("", id_))
             if action == "die":
@@ -8120,6 +8168,7 @@ class Worker:
         self.starter = Starter(self, k2d.on_image)
         # when the engine hung up; when it started; Unix seconds
         self.lost_at, self.engine_began = None, 0
+        self.hub, self.lists_soon = k2d.hub, False
 
     def load(self):
         """Know the stored pods, and what force-deleted ones left, before the engine is listed."""
@@ -8138,10 +8187,22 @@ class Worker:
 
     # -- what the engine tells
     def on_event(self, line):
-        """The hub's thread: only notes what to look at."""
-        key = self.known.on_event(line)
+        """The hub's thread: only notes what to look at. What an odd line should have told is to be
+        found out anew."""
+        try:
+            key = self.known.on_event(line)
+        except EngineError as error:
+            log(f"events: {error}")
+            if not self.lists_soon:
+                self.lists_soon = True
+                self.hub.after(1, self.list_again)
+            return
         if key:
             self.queue.add(key)
+
+    def list_again(self):
+        self.lists_soon = False
+        threading.Thread(target=guarded, args=(self.list_all,), daemon=True).start()
 
     def list_all(self):
         """Look at every container anew: at start, and after the event stream was cut."""
@@ -8162,8 +8223,10 @@ class Worker:
             self.on_digested()
 
     def inspect(self, id_):
-        return self.engine.call("GET", f"/containers/{id_}/json", None, (404,),
-                                "engine.Container")
+        info = self.engine.call("GET", f"/containers/{id_}/json", None, (404,), "engine.Container")
+        is_meant = not info or info["Id"].startswith(id_) or info["Name"].lstrip("/") == id_
+        must(is_meant, f"the engine tells of another container than {id_}")
+        return info
 
     def look_again(self, key):
         """refresh() it; where the engine's answer is odd, the others do not wait for this one."""
@@ -8198,6 +8261,9 @@ class Worker:
             return self.known.on_removed(id_)
         labels = info["Config"]["Labels"]
         uid, name = labels.get(POD_UID), labels.get(CONTAINER_NAME)
+        own, _ = self.known.slot_of(id_)
+        is_known = own in (None, uid) or id_ in self.known.foreign
+        must(is_known, f"container {id_} is another pod's than before")
         if uid in self.known.keys:
             self.note(uid, self.look(uid, name, info, exit_))
         elif id_ not in self.known.removing:
@@ -8206,7 +8272,10 @@ class Worker:
 
     def look(self, uid, name, info, exit_):
         """The Found of a container of a pod, by its inspect and the exit that an event told."""
-        slot, pod = self.known.slot(uid, name), self.known.pod(uid)
+        pod = self.known.pod(uid)
+        must(not pod or name == SANDBOX or container_named(pod["spec"], name),
+             f"pod {uid} has no container {name}")
+        slot = self.known.slot(uid, name)
         before, state = slot.found or slot.gone, info["State"]
         ended = exit_ or not state["Running"] and (not before or before.running)
         container = container_named(pod["spec"], name) if pod else {}
@@ -8401,6 +8470,7 @@ class Worker:
         uid, deleted = json.loads(change.raw)["metadata"]["uid"], change.type == "DELETED"
         if deleted:
             self.prober.forget(uid)
+            self.queue.forget(change.key)
             if uid in self.store.buried:    # its containers are still to be removed, by its uid
                 self.queue.add((GONE, uid))
             else:
@@ -9901,6 +9971,8 @@ class Controllers:
             if what not in KIND:
                 return method(*args)
             obj = self.store.get(*key)
+            if not obj:
+                self.queue.forget(key)
             # these leave something behind
             if obj or what in ("Service", "CustomResourceDefinition", "Job"):
                 method(obj, *args)
@@ -9986,7 +10058,8 @@ class Controllers:
         for name in self.services.selecting(namespace, change):
             self.add("Service", namespace, name)
         self.add_all("PodDisruptionBudget", namespace)
-        is_new = not change.old or change.labels != change.old.labels
+        is_new = (not change.old or change.labels != change.old.labels or
+                  b'"controller":true' in change.old.raw)
         if is_new and not controller_of(pod):                       # an orphan may be adopted
             for kind in WORKLOADS:
                 self.add_all(kind, namespace)
@@ -10358,7 +10431,8 @@ class Workloads(Replicated):
 
     def set_replicas(self, d, rs, count):
         """Scale a ReplicaSet; it tells for which size of the whole that was."""
-        before, wanted, notes = replicas_of(rs), replicas_of(d), rs["metadata"]["annotations"]
+        before, wanted = replicas_of(rs), replicas_of(d)
+        notes = rs["metadata"].setdefault("annotations", {})
         notes.update({DESIRED: str(wanted), MOST: str(wanted + rolling_limits(d)[0])})
         if before != count:
             rs["spec"]["replicas"] = count
@@ -12816,7 +12890,9 @@ class K2d:
         self.store = Store(settings.path("k2d.db"))
         keep_private(settings.data_path)
         # the node is the same one after its host is renamed: its pods and volumes name it
-        settings.node = self.store.fact("node") or settings.node
+        known = [name for _, name in self.store.keys("Node")]       # of a k2d that kept no name
+        first = known[0] if known and settings.node not in known else settings.node
+        settings.node = self.store.fact("node") or first
         self.store.set_fact("node", settings.node)
         self.access = Access(settings, self.store)
         self.hub, self.engine = Hub(self.store), Engine(settings.docker_host)
