@@ -10,9 +10,9 @@ Sections:   Ground     1 Settings  2 Errors  3 Values  4 Kinds  5 Schema  6 Obje
                        21 Table  22 Discovery and OpenAPI  23 Custom resources
             A pod      24 Scheduler  25 Pod -> container  26 Volumes  27 Engine [host]
                        28 Container -> pod  29 Worker  30 Probes and hooks  31 Network [host]
-                       32 Names  33 Controllers
-            At the pod 34 Log, exec, attach, port-forward [host]  35 Usage
-                       36 Node and Events  37 Command line [host]
+                       32 Names  33 Workloads  34 Controllers
+            At the pod 35 Log, exec, attach, port-forward [host]  36 Usage
+                       37 Node and Events  38 Command line [host]
             (search for "# ==" to walk through them; what can touch the machine stands under
             [host])
 Threads:    the hub owns every connection until a request is complete, and all watches, timers,
@@ -9883,19 +9883,15 @@ class Names:
         ours = is_address(ip) and any(ipaddress.ip_address(ip) in network for network in ranges)
         return NAME_ERROR if ours else REFUSED, []
 
-# == 33. Controllers =========================================================================
-# One function a kind: reads the store, decides, writes; a second pass finds nothing to do. One
-# thread runs them all, from one queue; what they create goes through the same admission as a
-# client's request.
+# == 33. Workloads ===========================================================================
+# What makes pods: one function a kind, called by the controllers' thread (section 34) in one
+# transaction. It reads the store, decides, writes; a second pass finds nothing to do. What is made
+# goes through the same admission as a client's request.
 WORKLOADS = ("Deployment", "ReplicaSet", "ReplicationController", "StatefulSet", "DaemonSet",
              "Job", "CronJob")
-BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
-                            "pv.kubernetes.io/bound-by-controller")
-MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 TRACKING, INDEX = "batch.kubernetes.io/job-tracking", "batch.kubernetes.io/job-completion-index"
 INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
 CLOCK_DOUBT_S = 2 * 86400       # how far ahead a last schedule may be, after a clock was set back
-CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 REVISION_LABEL, DELETION_COST = ("controller-revision-hash",
                                  "controller.kubernetes.io/pod-deletion-cost")
@@ -9909,12 +9905,6 @@ COMPONENTS = {  # kind -> who tells its Events
     "ReplicationController": "replication-controller",
     **{kind: kind.lower() + "-controller" for kind in (
         "ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")}}
-NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
-
-def is_for(pv, claim):
-    ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
-    return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
-        ref.get("uid") in (None, "", claim["metadata"]["uid"]))
 
 def revision_of(rs):
     return int(annotation(rs, REVISION) or 0)
@@ -9925,190 +9915,14 @@ def available_in(pod, min_ready_s):
     return (ready and
             max(0, (seconds_of(ready["lastTransitionTime"]) or 0) + min_ready_s - time.time()))
 
-class Controllers:
-    """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers;
-    and what a change concerns. All reconcilers run in the queue's one thread, in one transaction,
-    but those in `outside`, which do I/O; observe() runs in the thread of whoever wrote."""
-    def __init__(self, k2d):
-        self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
-        self.names = k2d.names
-        self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub, self.tell_fault)
-        self.event = k2d.event
-        self.started = False    # whether start() has looked at all: NAT wants the whole picture
-        workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
-        members, jobs = Members(k2d, self), Jobs(k2d, self)
-        cron_jobs = CronJobs(k2d, self)
-        self.garbage = garbage = Garbage(k2d, self)
-        self.scheduling = Scheduling(k2d, self)
-        self.services = services
-        self.reconcilers = {                        # kind, or what else is to be done -> method
-            "Node": self.scheduling.taint_node, "schedule": self.scheduling.schedule,
-            "ReplicaSet": workloads.replica_set, "ReplicationController": workloads.replica_set,
-            "Deployment": workloads.deployment, "PodDisruptionBudget": workloads.budget,
-            "StatefulSet": members.stateful_set, "DaemonSet": members.daemon_set,
-            "Job": jobs.job, "CronJob": cron_jobs.cron_job,
-            "Service": services.endpoints, "nat": services.nat, "hosts": services.hosts,
-            "balancers": services.balancers,
-            "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume,
-            "provision": claims.provision,
-            "reclaim": claims.reclaim, "Namespace": garbage.namespace, "collect": garbage.collect,
-            "finalize": garbage.finalize, "ResourceQuota": garbage.quota,
-            "ServiceAccount": garbage.service_account,
-            "CustomResourceDefinition": garbage.definition, "expire": garbage.expire}
-        self.outside = {"nat", "hosts", "provision", "reclaim"}
-        self.observers = {                          # kind -> what a change of it concerns
-            "Service": self.observe_service, "Endpoints": self.observe_endpoints,
-            "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
-            "PersistentVolume": self.observe_storage, "StorageClass": self.observe_storage,
-            "Event": self.observe_event, "ReplicaSet": self.observe_set}
-
-    def reconcile(self, key):
-        what, *args = key
-        method = self.reconcilers[what]
-        if what in self.outside:
-            return method(*args)
-        with self.store.transaction():
-            if what not in KIND:
-                return method(*args)
-            obj = self.store.get(*key)
-            if not obj:
-                self.queue.forget(key)
-            # these leave something behind
-            if obj or what in ("Service", "CustomResourceDefinition", "Job"):
-                method(obj, *args)
-
-    def tell_fault(self, key, problem):
-        """A pass over an object went wrong, and will be tried again: its event says why."""
-        obj = self.store.get(*key) if key[0] in KIND else None
-        if obj:
-            self.event(obj, "Warning", "FailedSync", f"error syncing: {problem}",
-                       component="k2d")
-
-    def add(self, *key):
-        self.queue.add(key)
-    def add_all(self, kind, namespace):
-        for key in self.store.keys(kind, namespace):
-            self.add(kind, *key)
-
-    def start(self):
-        """After a start: look at everything once, for whatever was half done."""
-        for kind in [kind for kind in KINDS if kind.id != "Event"]:
-            for key in self.store.keys(kind.id):
-                row = self.store.row(kind.id, key)
-                if row:
-                    self.observe(
-                        [Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
-            for obj in self.store.list(kind.id, holding=b'"ownerReferences"'):
-                for ref in obj["metadata"]["ownerReferences"]:
-                    if not find_owner(self.store, ref, key_of(obj)[0]):
-                        self.add("collect", ref["uid"])
-        self.started = True
-        self.add("nat")
-
-    # -- what a change concerns
-    def observe(self, changes, watches):
-        for change in changes:
-            guarded(self.observe_one, change, change.type == "DELETED")
-
-    def observe_one(self, change, deleted):
-        if change.kind.id in self.reconcilers:
-            self.add(change.kind.id, *change.key)
-        self.observe_owners(change, deleted)
-        if change.kind.id == "Pod":
-            self.observe_pod(change, deleted)
-        else:
-            self.observe_other(change, deleted)
-
-    def observe_owners(self, change, deleted):
-        """Owners, finalizers, and the namespace with its quotas."""
-        kind, (namespace, name), raw = change.kind, change.key, change.raw
-        for ref in self.garbage.note_owners(kind.id, change.key, raw):
-            self.observe_owner(ref, namespace, deleted)
-        if deleted:
-            self.add("collect", uid_of(json.loads(raw)))
-        elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
-            self.add("finalize", kind.id, namespace, name)
-        if kind.namespaced:
-            self.add_all("ResourceQuota", namespace)
-            if deleted or name == "kube-root-ca.crt":
-                # which may wait for just this, or want it back
-                self.add("Namespace", "", namespace)
-
-    def observe_owner(self, ref, namespace, deleted):
-        owner = kind_named(ref["apiVersion"], ref["kind"])
-        if owner and ref.get("controller") and owner.id in WORKLOADS:
-            self.add(owner.id, namespace, ref["name"])
-        if owner and deleted:
-            self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
-
-    def observe_pod(self, change, deleted):
-        pod, namespace = json.loads(change.raw), change.key[0]
-        self.worker.on_pod(change)
-        self.scheduling.on_pod(change, pod, deleted)
-        if b'"hostPort"' in change.raw:
-            self.add("balancers")
-            self.add("nat")
-        if b'"subdomain"' in change.raw and (deleted or change.type == "ADDED" or
-                                             b'"podIP":' not in change.old.raw):
-            self.names.changed += 1
-            self.add("hosts")
-        for claim in claims_of(pod):
-            self.add("PersistentVolumeClaim", namespace, claim)
-            self.add("finalize", "PersistentVolumeClaim", namespace, claim)
-        for name in self.services.selecting(namespace, change):
-            self.add("Service", namespace, name)
-        self.add_all("PodDisruptionBudget", namespace)
-        is_new = (not change.old or change.labels != change.old.labels or
-                  b'"controller":true' in change.old.raw)
-        if is_new and not controller_of(pod):                       # an orphan may be adopted
-            for kind in WORKLOADS:
-                self.add_all(kind, namespace)
-
-    def observe_other(self, change, deleted):
-        kind, (namespace, name) = change.kind.id, change.key
-        if kind in self.observers:
-            self.observers[kind](change, deleted)
-        if kind == "Node" or self.scheduling.waiting and kind in ("PersistentVolumeClaim",
-                                                                  "Namespace"):
-            self.scheduling.make_room()
-        if kind == "Node":
-            self.add_all("DaemonSet", None)
-        if kind in ("ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim"):
-            for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
-                self.worker.starter.retry(uid_of(pod))
-                self.worker.queue.add(key_of(pod))
-
-    def observe_service(self, change, deleted):
-        self.services.on_change(change, deleted)
-        self.names.changed += 1
-        self.add("hosts")
-        self.add("nat")
-        self.add("balancers")
-
-    def observe_endpoints(self, change, deleted):
-        if deleted or change.key not in self.services.selectors:
-            self.add("Service", *change.key)
-
-    def observe_slice(self, change, deleted):
-        self.add("nat")
-        if deleted:                                             # which comes back, if it is ours
-            self.add("Service", change.key[0], (change.labels or {}).get(SERVICE_NAME, ""))
-
-    def observe_claim(self, change, deleted):
-        self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec.volumeName", ""))
-
-    def observe_storage(self, change, deleted):
-        self.add_all("PersistentVolumeClaim", None)
-        self.add("finalize", change.kind.id, *change.key)
-
-    def observe_set(self, change, deleted):
-        if not deleted and b'"ownerReferences"' not in change.raw:  # an orphan may be adopted
-            self.add_all("Deployment", change.key[0])
-
-    def observe_event(self, change, deleted):
-        if not deleted:
-            self.queue.add_after(
-                EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
+def find_owner(store, ref, namespace):
+    """The object an ownerReference means; None if it is gone, {} for a kind that we do not know:
+    never ours to collect."""
+    kind = kind_named(ref["apiVersion"], ref["kind"])
+    if not kind:
+        return {}
+    obj = store.get(kind.id, namespace if kind.namespaced else "", ref["name"])
+    return obj if obj and uid_of(obj) == ref["uid"] else None
 
 class Controller:
     """What the controllers share."""
@@ -10118,117 +9932,6 @@ class Controller:
         self.event, self.worker, self.network = k2d.event, k2d.worker, k2d.network
         self.names = k2d.names
         self.access, self.router, self.queue = k2d.access, router, router.queue
-
-class Scheduling(Controller):
-    """Binds pods to the one node. waiting: {key: version} of the pods that fit on no node; they
-    are looked at again when they change, or something makes room."""
-    def __init__(self, k2d, router):
-        super().__init__(k2d, router)
-        self.waiting = {}
-
-    def make_room(self):
-        self.waiting.clear()
-        self.router.add("schedule")
-
-    def on_pod(self, change, pod, deleted):
-        """A change of a pod may let it, or another, be bound."""
-        if deleted:
-            self.network.keep_address(pod)
-        is_less = deleted or has_ended(pod) or change.old and change.labels != change.old.labels
-        if self.waiting and is_less and change.key not in self.waiting:
-            self.make_room()
-        elif deleted:
-            self.waiting.pop(change.key, None)
-        elif b'"podIP":' not in change.raw:
-            self.router.add("schedule")
-
-    def taint_node(self, node, _, name):
-        """Taint a cordoned node, offer its extended resources."""
-        spec, status = node["spec"], node.get("status", {})
-        cordoned = spec.get("unschedulable")
-        taints = [t for t in spec.get("taints", ()) if t["key"] != CORDONED["key"] or cordoned]
-        if cordoned and CORDONED["key"] not in [t["key"] for t in taints]:
-            taints.append({**CORDONED, "timeAdded": now()})
-        node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
-        extended = {key: amount for key, amount in status.get("capacity", {}).items()
-                    if "/" in key}
-        if extended:
-            status["allocatable"] = {**status.get("allocatable", {}), **extended}
-        self.store.put(node)
-
-    def schedule(self):
-        """Bind the pods that wait for a node, the most important first, or say why they do not
-        fit. Those that their maker has bound the kubelet takes or rejects."""
-        ours = self.settings.node
-        node = self.store.get("Node", "", ours)
-        rows = self.store.rows["Pod"].items() if node else ()
-        known = [key for key, row in rows if self.waiting.get(key) != row.version]
-        settled, waiting = [], []
-        for pod in [self.store.get("Pod", *key) for key in known]:
-            if has_ended(pod) or pod["spec"].get("nodeName", ours) != ours:
-                continue
-            if dig(pod, "status.podIP") or is_foreign(pod):
-                settled.append(pod)
-            elif self.is_ready(pod):
-                waiting.append(pod)
-        if not waiting:
-            return
-        waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
-                                      pod["metadata"]["creationTimestamp"], name_of(pod)))
-        view = View(settled,
-                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
-        for pod in waiting:
-            self.waiting.pop(key_of(pod), None)
-            if not self.place(pod, node, view):
-                self.waiting[key_of(pod)] = int(pod["metadata"]["resourceVersion"])
-
-    @staticmethod
-    def is_ready(pod):
-        """Whether a pod that has no address yet may get one."""
-        spec = pod["spec"]
-        is_mine = (not spec.get("schedulingGates") and
-                   spec.get("schedulerName", "default-scheduler") == "default-scheduler")
-        return not is_deleting(pod) and bool(spec.get("nodeName") or is_mine)
-
-    def place(self, pod, node, view):
-        """Bind one pod to the node and give it its address; returns whether that is settled, one
-        way or the other."""
-        spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
-        if not is_bound and self.is_unschedulable(pod, node, view):
-            return False
-        sysctl = forbidden_sysctls(spec)
-        refused = ("SysctlForbidden", sysctl) if sysctl else None
-        if is_bound and not refused:
-            refused = rejection(pod, node, view)
-        spec["nodeName"] = ours
-        if refused:
-            pod["status"] = {"phase": "Failed", "reason": refused[0],
-                             "message": "Pod was rejected: " + refused[1], "startTime": now(),
-                             "qosClass": qos_class(spec)}
-            self.event(pod, "Warning", *refused)
-        else:
-            if not spec.get("hostNetwork"):
-                pod["status"]["podIP"] = self.network.allocate(key_of(pod))
-            pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
-            view.add(pod)
-        self.store.put(pod)     # which the pod worker hears of, like everybody
-        if not is_bound:
-            self.event(pod, "Normal", "Scheduled",
-                       f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
-                       component="default-scheduler")
-        return True
-
-    def is_unschedulable(self, pod, node, view):
-        """Whether a pod has to wait: then it says why."""
-        fault = claim_trouble(pod, lambda kind, name: self.store.get(kind, key_of(pod)[0], name))
-        text = f"0/1 nodes are available: {fault}." if fault else misfit(pod, node, view)
-        if not text:
-            return False
-        if dig(get_condition(pod, "PodScheduled"), "message") != text:
-            self.event(pod, "Warning", "FailedScheduling", text, component="default-scheduler")
-        set_condition(pod, "PodScheduled", "False", "Unschedulable", text)
-        self.store.put(pod)
-        return True
 
 class Replicated(Controller):
     """What the controllers that make pods share: whose a pod is, how one is made and ended, and
@@ -10642,120 +10345,6 @@ def late_s(progress):
     """Seconds since a Deployment last made progress, by its condition."""
     return time.time() - (seconds_of(progress.get("lastUpdateTime")) or time.time())
 
-class Services(Controller):
-    """Endpoints, EndpointSlices, NAT rules, hosts files."""
-    def __init__(self, k2d, router):
-        super().__init__(k2d, router)
-        self.selectors = {}     # (namespace, name) -> Requirements of each Service with a selector
-
-    def on_change(self, change, deleted):
-        spec = json.loads(change.raw)["spec"]
-        self.selectors.pop(change.key, None)
-        if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
-            self.selectors[change.key] = selector_of(spec["selector"])
-
-    def selecting(self, namespace, change):
-        """The names of the Services that select a pod as it is or was before a change."""
-        for (where, name), selector in list(self.selectors.items()):
-            was_selected = change.old and selects(selector, change.old.labels)
-            if where == namespace and (was_selected or selects(selector, change.labels)):
-                yield name
-
-    def endpoints(self, service, namespace, name):
-        """The EndpointSlices of a Service: with a selector from its pods, which Endpoints tell of,
-        too; without one they mirror the Endpoints that somebody has made."""
-        if not self.worker.known.digested or (namespace, name) == ("default", "kubernetes"):
-            return                                              # absence means nothing yet
-        present, groups, by = self.store.row("Endpoints", (namespace, name)), {}, MIRROR_CONTROLLER
-        if service and (namespace, name) in self.selectors:
-            groups, by = self.from_pods(service), "endpointslice-controller.k8s.io"
-        elif present and present.on_disk is None:               # it had a selector
-            self.store.remove(json.loads(present.raw))
-        elif present and service:
-            groups = mirrored(json.loads(present.raw))
-        gone = {name_of(each): each for each in slices_of(self.store, namespace, name)
-                if self.store.row("EndpointSlice", key_of(each)).on_disk is None}
-        for (type_, ports), endpoints in groups.items():
-            slice_name = f"{name}-{safe_hash([namespace, name, type_, ports], 5)}"
-            gone.pop(slice_name, None)
-            self.derive("EndpointSlice", namespace, slice_name,
-                        {**labels_of(service), SERVICE_NAME: name}, by, service,
-                        {"addressType": type_, "endpoints": endpoints, "ports": as_ports(ports)})
-        for each in gone.values():
-            self.store.remove(each)
-    def balancers(self):
-        """Give the Services of type LoadBalancer the host's address, the oldest first, unless
-        somebody else has one of their ports there: then they wait, and say so."""
-        services = [each for each in self.store.list("Service") if not is_published(each)]
-        taken = {(port["protocol"], port.get("nodePort")): f"Service {'/'.join(key_of(each))}"
-                 for each in services for port in each["spec"].get("ports", ())}
-        taken.update(dict.fromkeys(listening_ports(), "a program of the host"))
-        for pod in self.store.list("Pod", holding=b'"hostPort"'):
-            taken.update({(protocol, port): f"pod {'/'.join(key_of(pod))}"
-                          for _, protocol, port in host_ports(pod) if not has_ended(pod)})
-        for service in sorted(services, key=lambda each: each["metadata"]["creationTimestamp"]):
-            ports = service["spec"].get("ports", ())
-            wanted = [(port["protocol"], port["port"]) for port in ports]
-            clash = next((each for each in wanted if each in taken), None)
-            is_balancer, ingress = service["spec"]["type"] == "LoadBalancer", []
-            if is_balancer and clash:
-                self.event(service, "Warning", "SyncLoadBalancerFailed",
-                           f"port {clash[1]}/{clash[0]} of the host belongs to {taken[clash]}",
-                           component="service-controller")
-            elif is_balancer:
-                ingress = [{"ip": self.settings.host_ip, "ipMode": "VIP"}]
-                taken.update(dict.fromkeys(wanted, f"Service {'/'.join(key_of(service))}"))
-            service["status"] = {**service.get("status", {}),
-                                 "loadBalancer": filled(ingress=ingress)}
-            self.store.put(service)
-
-    def from_pods(self, service):
-        """{(address type, ports): endpoints} of a Service with a selector, whose Endpoints
-        follow."""
-        (namespace, name), subsets, groups = key_of(service), {}, {}
-        for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
-            if dig(pod, "status.podIP") and not has_ended(pod):
-                ports = ports_in(service, pod)
-                place, address, endpoint = endpoint_of(pod, service, self.settings.node)
-                groups.setdefault(("IPv4", ports), []).append(endpoint)
-                if not is_deleting(pod):
-                    subsets.setdefault(ports, {}).setdefault(place, []).append(address)
-        told = []
-        for ports, found in sorted(subsets.items()):
-            told.append({**pick(found, ("addresses", "notReadyAddresses")),
-                         "ports": [filled(**port) for port in as_ports(ports)]})
-        self.derive("Endpoints", namespace, name, labels_of(service), "endpoint-controller", None,
-                    filled(subsets=told))
-        # the numbers at least
-        return groups or {("IPv4", ports_in(service, {"spec": {"containers": []}})): []}
-
-    def derive(self, kind, namespace, name, labels, by, owner, body):
-        """Put an object that follows from others, keeping its identity; by: who derived it."""
-        present = self.store.get(kind, namespace, name)
-        obj = new_object(KIND[kind], name, namespace, **body)
-        if present:
-            obj["metadata"] = present["metadata"]
-        obj["metadata"]["labels"] = {**labels, MANAGED_BY[kind]: by}
-        if owner:
-            obj["metadata"].update(ownerReferences=[owner_reference(owner)], generation=1)
-        self.store.put(obj, on_disk=False)
-
-
-    def nat(self):
-        if any(key[0] == "Service" for key in list(self.queue.waiting)):
-            self.router.add("nat")  # after them: half of a picture would refuse somebody
-        elif self.router.started and self.worker.known.digested:
-            self.network.sync()
-
-    def hosts(self):
-        """Tell every running pod the present Services."""
-        for pod in self.store.list("Pod"):
-            try:
-                write_in_place(self.settings.pod_folder(uid_of(pod), "etc-hosts"),
-                               hosts_text(pod, self.names.services()))
-            except FileNotFoundError:   # on the host's network, not created yet, or just gone
-                continue
-
 class Members(Replicated):
     """StatefulSets (pkg/controller/statefulset) and DaemonSets (pkg/controller/daemon), whose one
     node is this one."""
@@ -11115,77 +10704,6 @@ class Jobs(Replicated):
             return self.look_later(job, [left])
         self.writer.delete(job)
 
-class CronJobs(Replicated):
-    """CronJobs (pkg/controller/cronjob)."""
-    def cron_job(self, cron_job, namespace, name):
-        spec, status = cron_job["spec"], cron_job["status"]
-        jobs = [obj for obj, _ in self.router.garbage.dependents(uid_of(cron_job))
-                if obj["kind"] == "Job"]
-        self.drop_jobs(cron_job, jobs)
-        running = [job for job in jobs if not finished(job) and not is_deleting(job)]
-        if not spec.get("suspend") and not is_deleting(cron_job):
-            running = self.run_due(cron_job, running)
-        ends = [dig(job, "status.completionTime", "") for job in jobs]
-        last = max([*ends, status.get("lastSuccessfulTime") or ""])
-        active = [{**pick(job, ("kind", "apiVersion")),
-                   **pick(job["metadata"], ("namespace", "name", "uid", "resourceVersion"))}
-                  for job in running]
-        cron_job["status"] = {**without(status, "active"),
-                              **filled(lastSuccessfulTime=last, active=active)}
-        self.store.put(cron_job)
-
-    def run_due(self, cron_job, running):
-        """Start what is due, and come back when the next is; returns the Jobs that run then."""
-        spec, present = cron_job["spec"], time.time()
-        cron, zone, policy = parse_cron(spec["schedule"]), zone_of(spec), spec["concurrencyPolicy"]
-        due, coming = (last_time(cron, zone, since_of(cron_job, present), present),
-                       next_time(cron, zone, present))
-        self.look_later(cron_job, [coming and coming - present])
-        if not due:
-            return running
-        if running and policy == "Forbid":
-            self.tell(cron_job, "Normal", "JobAlreadyActive", "Not starting job because prior "
-                      "execution is running and concurrency policy is Forbid")
-            return running
-        for job in running if policy == "Replace" else ():
-            self.writer.delete(job)
-            self.tell(cron_job, "Normal", "SuccessfulDelete", f"Deleted job {name_of(job)}")
-        made = self.make_job(cron_job, due)
-        cron_job["status"]["lastScheduleTime"] = time_text(due)
-        return [*made, *(running if policy == "Allow" else ())]
-
-    def make_job(self, cron_job, due):
-        """[the Job of one due time], [] if there is one already."""
-        (namespace, name), template = key_of(cron_job), cron_job["spec"]["jobTemplate"]
-        name = f"{name[:52]}-{int(due // 60)}"
-        if self.store.row("Job", (namespace, name)):
-            return []
-        notes = {**dig(template, "metadata.annotations", {}),
-                 "batch.kubernetes.io/cronjob-scheduled-timestamp": time_text(due)}
-        meta = {"name": name, "ownerReferences": [owner_reference(cron_job)],
-                "annotations": notes, **pick(template.get("metadata", {}), ("labels",))}
-        job = self.writer.create(KIND["Job"], namespace,
-                                 {"metadata": meta, "spec": template["spec"]})
-        self.tell(cron_job, "Normal", "SuccessfulCreate", f"Created job {name}")
-        return [job]
-
-    def drop_jobs(self, cron_job, jobs):
-        """Remove the oldest Jobs that are over, beyond the limits of the history."""
-        for type_, field in (("Complete", "successfulJobsHistoryLimit"),
-                             ("Failed", "failedJobsHistoryLimit")):
-            over = [job for job in jobs if is_condition(job, type_) and not is_deleting(job)]
-            over.sort(key=lambda job: dig(job, "status.startTime", ""))
-            for job in over[:max(0, len(over) - cron_job["spec"].get(field, 1))]:
-                self.writer.delete(job)
-
-def since_of(cron_job, present):
-    """After which moment, Unix seconds, what was due is still to be done."""
-    spec, last = cron_job["spec"], dig(cron_job, "status.lastScheduleTime")
-    since = seconds_of(last or cron_job["metadata"]["creationTimestamp"])
-    if since > present + CLOCK_DOUBT_S:                         # the clock was wrong then
-        since = present
-    return max(since, present - spec.get("startingDeadlineSeconds", math.inf))
-
 def put_condition(status, new):
     """Have a condition among others, in place of that of its type."""
     others = [each for each in status.get("conditions", ()) if each["type"] != new["type"]]
@@ -11360,6 +10878,501 @@ def is_sufficient(rule, done):
     wanted = read_indexes(rule["succeededIndexes"]) if "succeededIndexes" in rule else done
     count = rule.get("succeededCount", len(wanted))
     return bool(wanted) and len(wanted & done) >= count
+
+class CronJobs(Replicated):
+    """CronJobs (pkg/controller/cronjob)."""
+    def cron_job(self, cron_job, namespace, name):
+        spec, status = cron_job["spec"], cron_job["status"]
+        jobs = [obj for obj, _ in self.router.garbage.dependents(uid_of(cron_job))
+                if obj["kind"] == "Job"]
+        self.drop_jobs(cron_job, jobs)
+        running = [job for job in jobs if not finished(job) and not is_deleting(job)]
+        if not spec.get("suspend") and not is_deleting(cron_job):
+            running = self.run_due(cron_job, running)
+        ends = [dig(job, "status.completionTime", "") for job in jobs]
+        last = max([*ends, status.get("lastSuccessfulTime") or ""])
+        active = [{**pick(job, ("kind", "apiVersion")),
+                   **pick(job["metadata"], ("namespace", "name", "uid", "resourceVersion"))}
+                  for job in running]
+        cron_job["status"] = {**without(status, "active"),
+                              **filled(lastSuccessfulTime=last, active=active)}
+        self.store.put(cron_job)
+
+    def run_due(self, cron_job, running):
+        """Start what is due, and come back when the next is; returns the Jobs that run then."""
+        spec, present = cron_job["spec"], time.time()
+        cron, zone, policy = parse_cron(spec["schedule"]), zone_of(spec), spec["concurrencyPolicy"]
+        due, coming = (last_time(cron, zone, since_of(cron_job, present), present),
+                       next_time(cron, zone, present))
+        self.look_later(cron_job, [coming and coming - present])
+        if not due:
+            return running
+        if running and policy == "Forbid":
+            self.tell(cron_job, "Normal", "JobAlreadyActive", "Not starting job because prior "
+                      "execution is running and concurrency policy is Forbid")
+            return running
+        for job in running if policy == "Replace" else ():
+            self.writer.delete(job)
+            self.tell(cron_job, "Normal", "SuccessfulDelete", f"Deleted job {name_of(job)}")
+        made = self.make_job(cron_job, due)
+        cron_job["status"]["lastScheduleTime"] = time_text(due)
+        return [*made, *(running if policy == "Allow" else ())]
+
+    def make_job(self, cron_job, due):
+        """[the Job of one due time], [] if there is one already."""
+        (namespace, name), template = key_of(cron_job), cron_job["spec"]["jobTemplate"]
+        name = f"{name[:52]}-{int(due // 60)}"
+        if self.store.row("Job", (namespace, name)):
+            return []
+        notes = {**dig(template, "metadata.annotations", {}),
+                 "batch.kubernetes.io/cronjob-scheduled-timestamp": time_text(due)}
+        meta = {"name": name, "ownerReferences": [owner_reference(cron_job)],
+                "annotations": notes, **pick(template.get("metadata", {}), ("labels",))}
+        job = self.writer.create(KIND["Job"], namespace,
+                                 {"metadata": meta, "spec": template["spec"]})
+        self.tell(cron_job, "Normal", "SuccessfulCreate", f"Created job {name}")
+        return [job]
+
+    def drop_jobs(self, cron_job, jobs):
+        """Remove the oldest Jobs that are over, beyond the limits of the history."""
+        for type_, field in (("Complete", "successfulJobsHistoryLimit"),
+                             ("Failed", "failedJobsHistoryLimit")):
+            over = [job for job in jobs if is_condition(job, type_) and not is_deleting(job)]
+            over.sort(key=lambda job: dig(job, "status.startTime", ""))
+            for job in over[:max(0, len(over) - cron_job["spec"].get(field, 1))]:
+                self.writer.delete(job)
+
+def since_of(cron_job, present):
+    """After which moment, Unix seconds, what was due is still to be done."""
+    spec, last = cron_job["spec"], dig(cron_job, "status.lastScheduleTime")
+    since = seconds_of(last or cron_job["metadata"]["creationTimestamp"])
+    if since > present + CLOCK_DOUBT_S:                         # the clock was wrong then
+        since = present
+    return max(since, present - spec.get("startingDeadlineSeconds", math.inf))
+
+# == 34. Controllers =========================================================================
+# The router, which knows what a change concerns, and all controllers but those of workloads. One
+# thread runs them all, from one queue.
+BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
+                            "pv.kubernetes.io/bound-by-controller")
+MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
+CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
+NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
+
+def is_for(pv, claim):
+    ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
+    return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
+        ref.get("uid") in (None, "", claim["metadata"]["uid"]))
+
+class Controllers:
+    """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers;
+    and what a change concerns. All reconcilers run in the queue's one thread, in one transaction,
+    but those in `outside`, which do I/O; observe() runs in the thread of whoever wrote."""
+    def __init__(self, k2d):
+        self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
+        self.names = k2d.names
+        self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub, self.tell_fault)
+        self.event = k2d.event
+        self.started = False    # whether start() has looked at all: NAT wants the whole picture
+        workloads, services, claims = Workloads(k2d, self), Services(k2d, self), Claims(k2d, self)
+        members, jobs = Members(k2d, self), Jobs(k2d, self)
+        cron_jobs = CronJobs(k2d, self)
+        self.garbage = garbage = Garbage(k2d, self)
+        self.scheduling = Scheduling(k2d, self)
+        self.services = services
+        self.reconcilers = {                        # kind, or what else is to be done -> method
+            "Node": self.scheduling.taint_node, "schedule": self.scheduling.schedule,
+            "ReplicaSet": workloads.replica_set, "ReplicationController": workloads.replica_set,
+            "Deployment": workloads.deployment, "PodDisruptionBudget": workloads.budget,
+            "StatefulSet": members.stateful_set, "DaemonSet": members.daemon_set,
+            "Job": jobs.job, "CronJob": cron_jobs.cron_job,
+            "Service": services.endpoints, "nat": services.nat, "hosts": services.hosts,
+            "balancers": services.balancers,
+            "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume,
+            "provision": claims.provision,
+            "reclaim": claims.reclaim, "Namespace": garbage.namespace, "collect": garbage.collect,
+            "finalize": garbage.finalize, "ResourceQuota": garbage.quota,
+            "ServiceAccount": garbage.service_account,
+            "CustomResourceDefinition": garbage.definition, "expire": garbage.expire}
+        self.outside = {"nat", "hosts", "provision", "reclaim"}
+        self.observers = {                          # kind -> what a change of it concerns
+            "Service": self.observe_service, "Endpoints": self.observe_endpoints,
+            "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
+            "PersistentVolume": self.observe_storage, "StorageClass": self.observe_storage,
+            "Event": self.observe_event, "ReplicaSet": self.observe_set}
+
+    def reconcile(self, key):
+        what, *args = key
+        method = self.reconcilers[what]
+        if what in self.outside:
+            return method(*args)
+        with self.store.transaction():
+            if what not in KIND:
+                return method(*args)
+            obj = self.store.get(*key)
+            if not obj:
+                self.queue.forget(key)
+            # these leave something behind
+            if obj or what in ("Service", "CustomResourceDefinition", "Job"):
+                method(obj, *args)
+
+    def tell_fault(self, key, problem):
+        """A pass over an object went wrong, and will be tried again: its event says why."""
+        obj = self.store.get(*key) if key[0] in KIND else None
+        if obj:
+            self.event(obj, "Warning", "FailedSync", f"error syncing: {problem}",
+                       component="k2d")
+
+    def add(self, *key):
+        self.queue.add(key)
+    def add_all(self, kind, namespace):
+        for key in self.store.keys(kind, namespace):
+            self.add(kind, *key)
+
+    def start(self):
+        """After a start: look at everything once, for whatever was half done."""
+        for kind in [kind for kind in KINDS if kind.id != "Event"]:
+            for key in self.store.keys(kind.id):
+                row = self.store.row(kind.id, key)
+                if row:
+                    self.observe(
+                        [Change(row.version, kind, "ADDED", key, row.raw, row.labels, None)], ())
+            for obj in self.store.list(kind.id, holding=b'"ownerReferences"'):
+                for ref in obj["metadata"]["ownerReferences"]:
+                    if not find_owner(self.store, ref, key_of(obj)[0]):
+                        self.add("collect", ref["uid"])
+        self.started = True
+        self.add("nat")
+
+    # -- what a change concerns
+    def observe(self, changes, watches):
+        for change in changes:
+            guarded(self.observe_one, change, change.type == "DELETED")
+
+    def observe_one(self, change, deleted):
+        if change.kind.id in self.reconcilers:
+            self.add(change.kind.id, *change.key)
+        self.observe_owners(change, deleted)
+        if change.kind.id == "Pod":
+            self.observe_pod(change, deleted)
+        else:
+            self.observe_other(change, deleted)
+
+    def observe_owners(self, change, deleted):
+        """Owners, finalizers, and the namespace with its quotas."""
+        kind, (namespace, name), raw = change.kind, change.key, change.raw
+        for ref in self.garbage.note_owners(kind.id, change.key, raw):
+            self.observe_owner(ref, namespace, deleted)
+        if deleted:
+            self.add("collect", uid_of(json.loads(raw)))
+        elif b'"deletionTimestamp"' in raw and b'"finalizers"' in raw:
+            self.add("finalize", kind.id, namespace, name)
+        if kind.namespaced:
+            self.add_all("ResourceQuota", namespace)
+            if deleted or name == "kube-root-ca.crt":
+                # which may wait for just this, or want it back
+                self.add("Namespace", "", namespace)
+
+    def observe_owner(self, ref, namespace, deleted):
+        owner = kind_named(ref["apiVersion"], ref["kind"])
+        if owner and ref.get("controller") and owner.id in WORKLOADS:
+            self.add(owner.id, namespace, ref["name"])
+        if owner and deleted:
+            self.add("finalize", owner.id, namespace if owner.namespaced else "", ref["name"])
+
+    def observe_pod(self, change, deleted):
+        pod, namespace = json.loads(change.raw), change.key[0]
+        self.worker.on_pod(change)
+        self.scheduling.on_pod(change, pod, deleted)
+        if b'"hostPort"' in change.raw:
+            self.add("balancers")
+            self.add("nat")
+        if b'"subdomain"' in change.raw and (deleted or change.type == "ADDED" or
+                                             b'"podIP":' not in change.old.raw):
+            self.names.changed += 1
+            self.add("hosts")
+        for claim in claims_of(pod):
+            self.add("PersistentVolumeClaim", namespace, claim)
+            self.add("finalize", "PersistentVolumeClaim", namespace, claim)
+        for name in self.services.selecting(namespace, change):
+            self.add("Service", namespace, name)
+        self.add_all("PodDisruptionBudget", namespace)
+        is_new = (not change.old or change.labels != change.old.labels or
+                  b'"controller":true' in change.old.raw)
+        if is_new and not controller_of(pod):                       # an orphan may be adopted
+            for kind in WORKLOADS:
+                self.add_all(kind, namespace)
+
+    def observe_other(self, change, deleted):
+        kind, (namespace, name) = change.kind.id, change.key
+        if kind in self.observers:
+            self.observers[kind](change, deleted)
+        if kind == "Node" or self.scheduling.waiting and kind in ("PersistentVolumeClaim",
+                                                                  "Namespace"):
+            self.scheduling.make_room()
+        if kind == "Node":
+            self.add_all("DaemonSet", None)
+        if kind in ("ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim"):
+            for pod in self.store.list("Pod", namespace, holding=b'"%s"' % name.encode()):
+                self.worker.starter.retry(uid_of(pod))
+                self.worker.queue.add(key_of(pod))
+
+    def observe_service(self, change, deleted):
+        self.services.on_change(change, deleted)
+        self.names.changed += 1
+        self.add("hosts")
+        self.add("nat")
+        self.add("balancers")
+
+    def observe_endpoints(self, change, deleted):
+        if deleted or change.key not in self.services.selectors:
+            self.add("Service", *change.key)
+
+    def observe_slice(self, change, deleted):
+        self.add("nat")
+        if deleted:                                             # which comes back, if it is ours
+            self.add("Service", change.key[0], (change.labels or {}).get(SERVICE_NAME, ""))
+
+    def observe_claim(self, change, deleted):
+        self.add("PersistentVolume", "", dig(json.loads(change.raw), "spec.volumeName", ""))
+
+    def observe_storage(self, change, deleted):
+        self.add_all("PersistentVolumeClaim", None)
+        self.add("finalize", change.kind.id, *change.key)
+
+    def observe_set(self, change, deleted):
+        if not deleted and b'"ownerReferences"' not in change.raw:  # an orphan may be adopted
+            self.add_all("Deployment", change.key[0])
+
+    def observe_event(self, change, deleted):
+        if not deleted:
+            self.queue.add_after(
+                EVENT_SECONDS if len(self.store.rows["Event"]) < EVENTS + 50 else 0, ("expire",))
+
+class Scheduling(Controller):
+    """Binds pods to the one node. waiting: {key: version} of the pods that fit on no node; they
+    are looked at again when they change, or something makes room."""
+    def __init__(self, k2d, router):
+        super().__init__(k2d, router)
+        self.waiting = {}
+
+    def make_room(self):
+        self.waiting.clear()
+        self.router.add("schedule")
+
+    def on_pod(self, change, pod, deleted):
+        """A change of a pod may let it, or another, be bound."""
+        if deleted:
+            self.network.keep_address(pod)
+        is_less = deleted or has_ended(pod) or change.old and change.labels != change.old.labels
+        if self.waiting and is_less and change.key not in self.waiting:
+            self.make_room()
+        elif deleted:
+            self.waiting.pop(change.key, None)
+        elif b'"podIP":' not in change.raw:
+            self.router.add("schedule")
+
+    def taint_node(self, node, _, name):
+        """Taint a cordoned node, offer its extended resources."""
+        spec, status = node["spec"], node.get("status", {})
+        cordoned = spec.get("unschedulable")
+        taints = [t for t in spec.get("taints", ()) if t["key"] != CORDONED["key"] or cordoned]
+        if cordoned and CORDONED["key"] not in [t["key"] for t in taints]:
+            taints.append({**CORDONED, "timeAdded": now()})
+        node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
+        extended = {key: amount for key, amount in status.get("capacity", {}).items()
+                    if "/" in key}
+        if extended:
+            status["allocatable"] = {**status.get("allocatable", {}), **extended}
+        self.store.put(node)
+
+    def schedule(self):
+        """Bind the pods that wait for a node, the most important first, or say why they do not
+        fit. Those that their maker has bound the kubelet takes or rejects."""
+        ours = self.settings.node
+        node = self.store.get("Node", "", ours)
+        rows = self.store.rows["Pod"].items() if node else ()
+        known = [key for key, row in rows if self.waiting.get(key) != row.version]
+        settled, waiting = [], []
+        for pod in [self.store.get("Pod", *key) for key in known]:
+            if has_ended(pod) or pod["spec"].get("nodeName", ours) != ours:
+                continue
+            if dig(pod, "status.podIP") or is_foreign(pod):
+                settled.append(pod)
+            elif self.is_ready(pod):
+                waiting.append(pod)
+        if not waiting:
+            return
+        waiting.sort(key=lambda pod: (not pod["spec"].get("nodeName"), -priority_of(pod),
+                                      pod["metadata"]["creationTimestamp"], name_of(pod)))
+        view = View(settled,
+                    {name: row.labels for (_, name), row in self.store.rows["Namespace"].items()})
+        for pod in waiting:
+            self.waiting.pop(key_of(pod), None)
+            if not self.place(pod, node, view):
+                self.waiting[key_of(pod)] = int(pod["metadata"]["resourceVersion"])
+
+    @staticmethod
+    def is_ready(pod):
+        """Whether a pod that has no address yet may get one."""
+        spec = pod["spec"]
+        is_mine = (not spec.get("schedulingGates") and
+                   spec.get("schedulerName", "default-scheduler") == "default-scheduler")
+        return not is_deleting(pod) and bool(spec.get("nodeName") or is_mine)
+
+    def place(self, pod, node, view):
+        """Bind one pod to the node and give it its address; returns whether that is settled, one
+        way or the other."""
+        spec, is_bound, ours = pod["spec"], pod["spec"].get("nodeName"), self.settings.node
+        if not is_bound and self.is_unschedulable(pod, node, view):
+            return False
+        sysctl = forbidden_sysctls(spec)
+        refused = ("SysctlForbidden", sysctl) if sysctl else None
+        if is_bound and not refused:
+            refused = rejection(pod, node, view)
+        spec["nodeName"] = ours
+        if refused:
+            pod["status"] = {"phase": "Failed", "reason": refused[0],
+                             "message": "Pod was rejected: " + refused[1], "startTime": now(),
+                             "qosClass": qos_class(spec)}
+            self.event(pod, "Warning", *refused)
+        else:
+            if not spec.get("hostNetwork"):
+                pod["status"]["podIP"] = self.network.allocate(key_of(pod))
+            pod["status"] = pod_status(pod, {}, {}, self.settings.host_ip)
+            view.add(pod)
+        self.store.put(pod)     # which the pod worker hears of, like everybody
+        if not is_bound:
+            self.event(pod, "Normal", "Scheduled",
+                       f"Successfully assigned {'/'.join(key_of(pod))} to {ours}",
+                       component="default-scheduler")
+        return True
+
+    def is_unschedulable(self, pod, node, view):
+        """Whether a pod has to wait: then it says why."""
+        fault = claim_trouble(pod, lambda kind, name: self.store.get(kind, key_of(pod)[0], name))
+        text = f"0/1 nodes are available: {fault}." if fault else misfit(pod, node, view)
+        if not text:
+            return False
+        if dig(get_condition(pod, "PodScheduled"), "message") != text:
+            self.event(pod, "Warning", "FailedScheduling", text, component="default-scheduler")
+        set_condition(pod, "PodScheduled", "False", "Unschedulable", text)
+        self.store.put(pod)
+        return True
+
+class Services(Controller):
+    """Endpoints, EndpointSlices, NAT rules, hosts files."""
+    def __init__(self, k2d, router):
+        super().__init__(k2d, router)
+        self.selectors = {}     # (namespace, name) -> Requirements of each Service with a selector
+
+    def on_change(self, change, deleted):
+        spec = json.loads(change.raw)["spec"]
+        self.selectors.pop(change.key, None)
+        if not deleted and spec.get("selector") and spec.get("type") != "ExternalName":
+            self.selectors[change.key] = selector_of(spec["selector"])
+
+    def selecting(self, namespace, change):
+        """The names of the Services that select a pod as it is or was before a change."""
+        for (where, name), selector in list(self.selectors.items()):
+            was_selected = change.old and selects(selector, change.old.labels)
+            if where == namespace and (was_selected or selects(selector, change.labels)):
+                yield name
+
+    def endpoints(self, service, namespace, name):
+        """The EndpointSlices of a Service: with a selector from its pods, which Endpoints tell of,
+        too; without one they mirror the Endpoints that somebody has made."""
+        if not self.worker.known.digested or (namespace, name) == ("default", "kubernetes"):
+            return                                              # absence means nothing yet
+        present, groups, by = self.store.row("Endpoints", (namespace, name)), {}, MIRROR_CONTROLLER
+        if service and (namespace, name) in self.selectors:
+            groups, by = self.from_pods(service), "endpointslice-controller.k8s.io"
+        elif present and present.on_disk is None:               # it had a selector
+            self.store.remove(json.loads(present.raw))
+        elif present and service:
+            groups = mirrored(json.loads(present.raw))
+        gone = {name_of(each): each for each in slices_of(self.store, namespace, name)
+                if self.store.row("EndpointSlice", key_of(each)).on_disk is None}
+        for (type_, ports), endpoints in groups.items():
+            slice_name = f"{name}-{safe_hash([namespace, name, type_, ports], 5)}"
+            gone.pop(slice_name, None)
+            self.derive("EndpointSlice", namespace, slice_name,
+                        {**labels_of(service), SERVICE_NAME: name}, by, service,
+                        {"addressType": type_, "endpoints": endpoints, "ports": as_ports(ports)})
+        for each in gone.values():
+            self.store.remove(each)
+    def balancers(self):
+        """Give the Services of type LoadBalancer the host's address, the oldest first, unless
+        somebody else has one of their ports there: then they wait, and say so."""
+        services = [each for each in self.store.list("Service") if not is_published(each)]
+        taken = {(port["protocol"], port.get("nodePort")): f"Service {'/'.join(key_of(each))}"
+                 for each in services for port in each["spec"].get("ports", ())}
+        taken.update(dict.fromkeys(listening_ports(), "a program of the host"))
+        for pod in self.store.list("Pod", holding=b'"hostPort"'):
+            taken.update({(protocol, port): f"pod {'/'.join(key_of(pod))}"
+                          for _, protocol, port in host_ports(pod) if not has_ended(pod)})
+        for service in sorted(services, key=lambda each: each["metadata"]["creationTimestamp"]):
+            ports = service["spec"].get("ports", ())
+            wanted = [(port["protocol"], port["port"]) for port in ports]
+            clash = next((each for each in wanted if each in taken), None)
+            is_balancer, ingress = service["spec"]["type"] == "LoadBalancer", []
+            if is_balancer and clash:
+                self.event(service, "Warning", "SyncLoadBalancerFailed",
+                           f"port {clash[1]}/{clash[0]} of the host belongs to {taken[clash]}",
+                           component="service-controller")
+            elif is_balancer:
+                ingress = [{"ip": self.settings.host_ip, "ipMode": "VIP"}]
+                taken.update(dict.fromkeys(wanted, f"Service {'/'.join(key_of(service))}"))
+            service["status"] = {**service.get("status", {}),
+                                 "loadBalancer": filled(ingress=ingress)}
+            self.store.put(service)
+
+    def from_pods(self, service):
+        """{(address type, ports): endpoints} of a Service with a selector, whose Endpoints
+        follow."""
+        (namespace, name), subsets, groups = key_of(service), {}, {}
+        for pod in self.store.list("Pod", namespace, self.selectors[namespace, name]):
+            if dig(pod, "status.podIP") and not has_ended(pod):
+                ports = ports_in(service, pod)
+                place, address, endpoint = endpoint_of(pod, service, self.settings.node)
+                groups.setdefault(("IPv4", ports), []).append(endpoint)
+                if not is_deleting(pod):
+                    subsets.setdefault(ports, {}).setdefault(place, []).append(address)
+        told = []
+        for ports, found in sorted(subsets.items()):
+            told.append({**pick(found, ("addresses", "notReadyAddresses")),
+                         "ports": [filled(**port) for port in as_ports(ports)]})
+        self.derive("Endpoints", namespace, name, labels_of(service), "endpoint-controller", None,
+                    filled(subsets=told))
+        # the numbers at least
+        return groups or {("IPv4", ports_in(service, {"spec": {"containers": []}})): []}
+
+    def derive(self, kind, namespace, name, labels, by, owner, body):
+        """Put an object that follows from others, keeping its identity; by: who derived it."""
+        present = self.store.get(kind, namespace, name)
+        obj = new_object(KIND[kind], name, namespace, **body)
+        if present:
+            obj["metadata"] = present["metadata"]
+        obj["metadata"]["labels"] = {**labels, MANAGED_BY[kind]: by}
+        if owner:
+            obj["metadata"].update(ownerReferences=[owner_reference(owner)], generation=1)
+        self.store.put(obj, on_disk=False)
+
+
+    def nat(self):
+        if any(key[0] == "Service" for key in list(self.queue.waiting)):
+            self.router.add("nat")  # after them: half of a picture would refuse somebody
+        elif self.router.started and self.worker.known.digested:
+            self.network.sync()
+
+    def hosts(self):
+        """Tell every running pod the present Services."""
+        for pod in self.store.list("Pod"):
+            try:
+                write_in_place(self.settings.pod_folder(uid_of(pod), "etc-hosts"),
+                               hosts_text(pod, self.names.services()))
+            except FileNotFoundError:   # on the host's network, not created yet, or just gone
+                continue
 
 def mirrored(endpoints):
     """{(address type, ports): endpoints} of the EndpointSlices that say what Endpoints say."""
@@ -11579,15 +11592,6 @@ def suits(offer, size, claim):
     of_class = offer.get("storageClassName", "") == (spec.get("storageClassName") or "")
     return has_modes and in_mode and of_class and size >= storage_nanos(claim)
 
-def find_owner(store, ref, namespace):
-    """The object an ownerReference means; None if it is gone, {} for a kind that we do not know:
-    never ours to collect."""
-    kind = kind_named(ref["apiVersion"], ref["kind"])
-    if not kind:
-        return {}
-    obj = store.get(kind.id, namespace if kind.namespaced else "", ref["name"])
-    return obj if obj and uid_of(obj) == ref["uid"] else None
-
 class Garbage(Controller):
     """Namespaces, owners and dependents, finalizers; quotas, tokens, definitions, Events."""
     def __init__(self, k2d, router):
@@ -11794,7 +11798,7 @@ class Garbage(Controller):
                 return self.queue.add_after(min(left, EVENT_SECONDS) + 1, ("expire",))
             self.store.remove(event)
 
-# == 34. Log, exec, attach, port-forward [host] ==============================================
+# == 35. Log, exec, attach, port-forward [host] ==============================================
 # A protocol turns bytes into events and back, and touches no socket; a Session moves the bytes.
 #   ("open", stream, headers)                ("data", stream, bytes) a piece as it came
 #   ("end" or "reset", stream, b"")          ("reply", None, bytes) to be sent back
@@ -12591,7 +12595,7 @@ class AtPod:
         return Terminal(self.engine, protocol, head, call, tty if is_exec else found.tty, wanted,
                         target, version[:2] in ("v4", "v5")).serve
 
-# == 35. Usage ===============================================================================
+# == 36. Usage ===============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing
 # runs. A cgroup's files cost microseconds; the engine's stats, where those files are not in reach,
 # a second or two.
@@ -12735,7 +12739,7 @@ class Usage:
         return (reply(request, 200, measured[0]) if request.name
                 else listed(kind, map(dumps, measured), {}, form))
 
-# == 36. Node and Events =====================================================================
+# == 37. Node and Events =====================================================================
 # What k2d tells of itself: the machine as a Node, its Lease, and what happens, as Events.
 
 class NodeKeeper:
@@ -12866,7 +12870,7 @@ class Recorder:
             event.update(count=event["count"] + 1, lastTimestamp=stamp)
             self.store.put(event)
 
-# == 37. Command line [host] =================================================================
+# == 38. Command line [host] =================================================================
 # The wiring, and the commands.
 
 @contextmanager
