@@ -7384,6 +7384,190 @@ class Jobs(EngineTest):
 
 
 # == 11. Crashes =============================================================================
+PLANT = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: flows}
+data: {index.html: "flows of the plant\\n"}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: broker}
+stringData: {password: s3cret}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: mqtt}
+spec:
+  serviceName: mqtt
+  selector: {matchLabels: {app: mqtt}}
+  template:
+    metadata: {labels: {app: mqtt}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: c
+        image: IMAGE
+        command: [nc, -ll, -p, "1883", -e, tee, -a, /data/topic]
+        ports: [{name: mqtt, containerPort: 1883}]
+        readinessProbe: {tcpSocket: {port: mqtt}, periodSeconds: 1}
+        volumeMounts: [{name: data, mountPath: /data}]
+  volumeClaimTemplates:
+  - metadata: {name: data}
+    spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 8Mi}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mqtt}
+spec: {type: LoadBalancer, selector: {app: mqtt}, ports: [{name: mqtt, port: 32738, targetPort: mqtt}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: flows}
+spec:
+  selector: {matchLabels: {app: flows}}
+  template:
+    metadata: {labels: {app: flows}}
+    spec:
+      containers:
+      - name: c
+        image: IMAGE
+        command: [sh, -c, 'test "$PASSWORD" = s3cret && exec httpd -f -p 8080 -h /flows']
+        env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: broker, key: password}}}]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+        volumeMounts: [{name: flows, mountPath: /flows}]
+      volumes: [{name: flows, configMap: {name: flows}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: flows}
+spec: {selector: {app: flows}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: modbus}
+spec:
+  selector: {matchLabels: {app: modbus}}
+  template:
+    metadata: {labels: {app: modbus}}
+    spec:
+      hostNetwork: true
+      dnsPolicy: ClusterFirstWithHostNet
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: IMAGE, command: [sleep, "36000"]}]
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: backup}
+spec:
+  schedule: "30 3 * * *"
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+          - name: c
+            image: IMAGE
+            command: [sh, -c, "cp /data/topic /backup/topic"]
+            volumeMounts: [{name: data, mountPath: /data}, {name: backup, mountPath: /backup}]
+          volumes:
+          - {name: data, persistentVolumeClaim: {claimName: data-mqtt-0}}
+          - {name: backup, hostPath: {path: BACKUP, type: DirectoryOrCreate}}
+---
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {name: plant}
+spec: {controller: k2d.test/plant}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: ingress}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: ingress}
+rules:
+- {apiGroups: [networking.k8s.io], resources: [ingresses], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [patch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: ingress}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: ingress}
+subjects: [{kind: ServiceAccount, name: ingress}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: flows}
+spec:
+  ingressClassName: plant
+  rules: [{http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: flows, port: {number: 80}}}}]}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: ingress}
+spec:
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: ingress}}
+  template:
+    metadata: {labels: {app: ingress}}
+    spec:
+      serviceAccountName: ingress
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: c
+        image: IMAGE
+        ports: [{containerPort: 8000, hostPort: 32739}]
+        readinessProbe: {tcpSocket: {port: 8000}, periodSeconds: 1}
+        command: [nc, -ll, -p, "8000", -e, nc, flows, "80"]
+"""
+
+
+class APlant(EngineTest):
+    """What a plant runs on a board, applied in one go: its data outlive k2d, and its pods."""
+    NS = "kt-plant"
+
+    def test_it_runs_and_keeps_its_data(self):
+        backup = os.path.join(C.home, "backup")
+        text = PLANT.replace("IMAGE", WEB).replace("BACKUP", backup)
+        self.assertNotIn("Warning", self.kubectl("apply", "-f", "-", input=text, check=False))
+        self.addCleanup(C.do, "DELETE", at("ingressclasses", None, "plant"))
+        for kind, name in (("statefulset", "mqtt"), ("deployment", "flows"), ("daemonset", "modbus"), ("deployment", "ingress")):
+            self.kubectl("rollout", "status", f"{kind}/{name}", "--timeout=60s")
+        ip = self.until("services", "mqtt", lambda obj: obj["status"]["loadBalancer"].get("ingress"))[
+            "status"]["loadBalancer"]["ingress"][0]["ip"]
+
+        def publish(text):
+            with socket.create_connection((ip, 32738), 10) as sock:
+                sock.sendall(text.encode() + b"\n")
+                return sock.recv(100).decode().strip()
+        (name, _), = C.until_ready(self.NS, 1, "app=ingress").items()
+        token = self.say(name, "cat /var/run/secrets/kubernetes.io/serviceaccount/token")   # what a controller does with it
+        listed = C.api("GET", self.at("ingresses"), token=token).body
+        self.assertEqual(listed["items"][0]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]["name"], "flows")
+        told = C.api("PATCH", self.at("ingresses", "flows", "status"), {"status": {"loadBalancer": {"ingress": [
+            {"ip": ip}]}}}, MERGE, token=token)
+        self.assertEqual(told.status, 200, told.body)
+        self.assertIn(ip, self.kubectl("get", "ingress", "flows"))
+        kept = []
+        for what, change in (("at first", lambda: None), ("after kill -9", lambda: (C.kill(), C.start())),
+                             ("after its pod was deleted", lambda: self.delete("pods", "mqtt-0"))):
+            with self.subTest(what):
+                before = self.get("pods", "mqtt-0")["metadata"]["uid"]
+                change()
+                self.until_pod("mqtt-0", lambda obj: is_ready(obj) and (
+                    "deleted" not in what or obj["metadata"]["uid"] != before))
+                eventually(lambda: publish(what) == what)
+                kept += [what] * (self.say("mqtt-0", "cat /data/topic").count(what) - kept.count(what))
+                self.assertEqual(self.say("mqtt-0", "cat /data/topic").split("\n"), kept)
+                eventually(lambda: fetch(f"http://{ip}:32739/") == "flows of the plant\n")
+        self.kubectl("create", "job", "--from=cronjob/backup", "now")
+        self.kubectl("wait", "--for=condition=complete", "job/now", "--timeout=60s")
+        with open(os.path.join(backup, "topic")) as file:
+            self.assertEqual(file.read().split("\n")[:-1], kept)
+
+
 class WhileK2dIsDown(EngineTest):
     NS = "kt-down"
 
