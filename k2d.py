@@ -54,7 +54,7 @@ from datetime import datetime, timedelta, timezone
 from errno import EMFILE, ENFILE, ENOMEM
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import islice
+from itertools import chain, islice, product
 from operator import itemgetter
 
 # == 1. Settings =============================================================================
@@ -88,9 +88,11 @@ FAULTS = 100                # told of one object
 STEP_CHARS = 320            # of a key where it stands in a path: names have 317 at most
 LIST_ITEMS = 4000           # of the lists of our own kinds; what has an order is searched in turn
 TERMS = 100                 # of a selector in a query
-OWNED_FIELDS, OWNED_DEPTH = 50_000, 100     # of an object, that are applied
+OWNED_FIELDS, OWNED_DEPTH = 30_000, 100     # of an object, that are applied
 WEIGHT = 500_000            # of an object: its fields, those that it lacks too; see Message
 FAULT_CHARS = 2000          # of what somebody else said went wrong
+UNSENT_BYTES = 64 << 20     # of answers under way
+BULK = 16                   # large bodies at a time
 SMALL_BYTES = 64 << 10      # of reviews; larger bodies are worked on one at a time
 YAML_BYTES = 96 << 10       # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
@@ -102,8 +104,10 @@ IO_SECONDS = 60             # for a request's body, for a watch's next read, for
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
 DNS_CLIENTS = 64            # by TCP
+DESCRIPTORS = 4096
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
+LOG_CHARS = 4000            # of one message
 WARNINGS = 20               # headers of an answer
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
 RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
@@ -160,8 +164,8 @@ class Settings:
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}
 
 def log(message):
-    """One line for the journal; never a secret, a token or a body."""
-    print("k2d: " + message, file=sys.stderr, flush=True)
+    """One line for the journal, or a trace; never a secret, a token or a body."""
+    print("k2d: " + message[:LOG_CHARS], file=sys.stderr, flush=True)
 
 def trace():
     """The present exception, for the log."""
@@ -231,6 +235,10 @@ def forbidden(kind, name, why, causes=()):
 
 def no_such_resource():
     return ApiError(404, "NotFound", "the server could not find the requested resource")
+
+def too_many():
+    return ApiError(429, "TooManyRequests", "many large requests are under way: try again later",
+                    retry_after=1)
 
 def wrong_method():
     return ApiError(405, "MethodNotAllowed",
@@ -345,7 +353,7 @@ def dig(value, path, default=None):
         value = value.get(step) if isinstance(value, dict) else None
     return default if value is None else value
 
-COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 def dumps(value):
     return COMPACT.encode(value).encode("utf-8", "replace")
@@ -472,14 +480,16 @@ FORMS = {
                "must be a name such as net.ipv4.tcp_rmem"),
     "env": ("[ -<>-~]+", 1 << 20, "must be printable ASCII without '='"),
     "urlpart": (r"(?!\.\.?$)[^/%]+", 253, "may have no '/' or '%'"),
-    "path": (rf"(?!/){NO_DOTS}[^\0]*", 4096, "must be a relative path without '..'"),
-    "abspath": (rf"{NO_DOTS}/[^\0]*", 4096, "must be an absolute path without '..'"),
+    "path": (rf"(?!/){NO_DOTS}[^\0-\x1f]*", 4096, "must be a relative path without '..'"),
+    "abspath": (rf"{NO_DOTS}/[^\0-\x1f]*", 4096, "must be an absolute path without '..'"),
     "host": (rf"(\*\.)?{SUBDOMAIN}(?<![\d.]{{7}})", 253,
              "must be a DNS name, or one that begins with *."),
     "share": (r"\d{1,9}|\d{1,9}%", 10, "must be a number of pods, or a percentage such as 25%"),
     "amount": ("[^-].*", 64, "must not be negative"),
     "dnsname": (rf"(?!.*[^.]{{64}}){SUBDOMAIN}", 253, "must be a DNS name, as example.com"),
     "ip": (is_address, 45, "must be an IP address, such as 10.9.8.7"),
+    "indexes": (r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", 64 << 10,
+                "must be indexes that rise, such as 0,2-4"),
     "id": ("[0-9a-f]{12,64}", 64, "must be the id of a container"),
     "ipv4": (lambda value: is_address(value) and ":" not in value, 15, "must be an IPv4 address"),
     "endpoint": (is_endpoint, 45,
@@ -735,7 +745,7 @@ LabelSelectorRequirement: *key|req|@labelkey *operator|In,NotIn,Exists,DoesNotEx
 Condition: *type *status observedGeneration:int *lastTransitionTime:Time *reason *message;
 PodSpec: volumes:[]Volume&/name|unique 20initContainers:[]Container/name|unique
   *2containers:[]Container/name|req|unique 34ephemeralContainers:[]EphemeralContainer/name|unique
-  3restartPolicy=Always|Always,OnFailure,Never terminationGracePeriodSeconds:int?=30|0..
+  3restartPolicy=Always|Always,OnFailure,Never terminationGracePeriodSeconds:int?=30|0..2147483647
   activeDeadlineSeconds:int?|1..2147483647
   dnsPolicy=ClusterFirst|ClusterFirstWithHostNet,ClusterFirst,Default,None nodeSelector:{}#
   serviceAccountName|@subdomain serviceAccount 21automountServiceAccountToken:bool?
@@ -869,7 +879,8 @@ ServiceSpec: ports:[]ServicePort(name|@label protocol=TCP|SCTP,TCP,UDP 6appProto
   19ipFamilies:[] 17ipFamilyPolicy:?|PreferDualStack,RequireDualStack,SingleStack
   20allocateLoadBalancerNodePorts:bool? ~loadBalancerClass:? internalTrafficPolicy:?|Cluster,Local
   trafficDistribution:?|PreferClose,PreferSameZone,PreferSameNode;
-ServiceStatus: loadBalancer:LoadBalancerStatus(ingress:[]LoadBalancerIngress(ip hostname ipMode:?
+ServiceStatus: loadBalancer:LoadBalancerStatus(ingress:[]LoadBalancerIngress(ip|@ip hostname
+  ipMode:?
   ports:[]PortStatus))+ conditions:[]Condition/type;
 PortStatus IngressPortStatus: *port:int *protocol error:?;
 Endpoints: metadata:ObjectMeta+ subsets:[]EndpointSubset(addresses:[]EndpointAddress
@@ -918,7 +929,7 @@ PersistentVolumeSource: |one !gcePersistentDisk:Raw !awsElasticBlockStore:Raw
   22csi:CSIPersistentVolumeSource(*driver|req *volumeHandle|req readOnly:bool fsType
   volumeAttributes:{});
 PersistentVolumeStatus: phase=Pending message reason lastPhaseTransitionTime:Time?;
-ReplicationControllerSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. 2selector:{}#|req
+ReplicationControllerSpec: replicas:int?=1|0..100000 4minReadySeconds:int|0.. 2selector:{}#|req
   template:PodTemplateSpec|req;
 PodTemplateSpec: metadata:ObjectMeta+ spec:PodSpec+;
 ReplicationControllerStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int
@@ -931,7 +942,7 @@ ResourceQuotaSpec: hard:{}Quantity|@amounts ~scopes:[]
   ~scopeSelector:ScopeSelector(matchExpressions:[]ScopedResourceSelectorRequirement(*scopeName
   *operator values:[]))#;
 ResourceQuotaStatus: hard:{}Quantity used:{}Quantity;
-DeploymentSpec: replicas:int?=1|0.. *selector:LabelSelector#|req|fixed
+DeploymentSpec: replicas:int?=1|0..100000 *selector:LabelSelector#|req|fixed
   template:PodTemplateSpec+|req
   strategy:DeploymentStrategy(type=RollingUpdate|Recreate,RollingUpdate
   rollingUpdate:RollingUpdateDeployment(maxUnavailable:IntOrString?=25%|@share
@@ -941,11 +952,12 @@ DeploymentStatus: observedGeneration:int replicas:int updatedReplicas:int 7ready
   4availableReplicas:int unavailableReplicas:int 9terminatingReplicas:int?
   6conditions:[]DeploymentCondition(*type *status *6lastUpdateTime:Time *lastTransitionTime:Time
   4reason message)/type 8collisionCount:int?;
-ReplicaSetSpec: replicas:int?=1|0.. 4minReadySeconds:int|0.. *2selector:LabelSelector#|req|fixed
+ReplicaSetSpec: replicas:int?=1|0..100000 4minReadySeconds:int|0..
+  *2selector:LabelSelector#|req|fixed
   template:PodTemplateSpec+|req;
 ReplicaSetStatus: *replicas:int fullyLabeledReplicas:int 4readyReplicas:int availableReplicas:int
   7terminatingReplicas:int? 3observedGeneration:int 6conditions:[]ReplicaSetCondition/type;
-StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector#|req|fixed
+StatefulSetSpec: replicas:int?=1|0..100000 *selector:LabelSelector#|req|fixed
   template:PodTemplateSpec+|req volumeClaimTemplates:[]PersistentVolumeClaim|fixed
   *serviceName|@label|fixed podManagementPolicy=OrderedReady|OrderedReady,Parallel|fixed
   updateStrategy:StatefulSetUpdateStrategy(type=RollingUpdate|OnDelete,RollingUpdate
@@ -954,7 +966,7 @@ StatefulSetSpec: replicas:int?=1|0.. *selector:LabelSelector#|req|fixed
   persistentVolumeClaimRetentionPolicy:StatefulSetPersistentVolumeClaimRetentionPolicy(
   whenDeleted=Retain|Retain,Delete
   whenScaled=Retain|Retain,Delete)={} ordinals:StatefulSetOrdinals(*start:int|0..);
-ScaleSpec: replicas:int|0..;
+ScaleSpec: replicas:int|0..100000;
 StatefulSetStatus: observedGeneration:int *replicas:int readyReplicas:int currentReplicas:int
   updatedReplicas:int currentRevision updateRevision 9collisionCount:int?
   conditions:[]StatefulSetCondition/type *availableReplicas:int;
@@ -973,7 +985,7 @@ JobSpec: parallelism:int?|0.. completions:int?|0.. activeDeadlineSeconds:int?|0.
   onExitCodes:PodFailurePolicyOnExitCodesRequirement(containerName:? *operator|In,NotIn
   *values:[]int/_) onPodConditions:[]PodFailurePolicyOnPodConditionsPattern(*type|@labelkey
   *status=True|False,True,Unknown)))
-  16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:?
+  16successPolicy:SuccessPolicy(*rules:[]SuccessPolicyRule(succeededIndexes:?|@indexes
   succeededCount:int?|0..)) 7backoffLimit:int?|0.. 12backoffLimitPerIndex:int?|0..|fixed
   maxFailedIndexes:int?|0.. 4selector:LabelSelector#|fixed manualSelector:bool?
   template:PodTemplateSpec+ 8ttlSecondsAfterFinished:int?|0..
@@ -2057,10 +2069,15 @@ def durable(kind, obj):
         return None
     if kind.kept == "disk" or kind.kept == "pod" and has_ended(obj):
         return obj
-    return {**obj, "status": pick(obj.get("status", {}), KEPT_STATUS.get(kind.id, ()))}
+    status = obj.get("status", {})
+    kept = pick(status, KEPT_STATUS.get(kind.id, ()))
+    gates = {gate["conditionType"] for gate in dig(obj, "spec.readinessGates", ())}
+    told = [each for each in status.get("conditions", ()) if each["type"] in gates]
+    return {**obj, "status": {**kept, **filled(conditions=told or kept.get("conditions"))}}
 
 KEPT_STATUS = {  # kind -> what of its status cannot be computed again
     "Pod": ("podIP", "podIPs", "startTime"), "StatefulSet": ("currentRevision",),
+    "Node": ("capacity",),
     "Job": ("conditions", "startTime", "completionTime", "succeeded", "failed", "completedIndexes",
             "failedIndexes"),
     "CronJob": ("lastScheduleTime", "lastSuccessfulTime")}
@@ -2081,7 +2098,9 @@ class Store:
     """Objects by kind, (namespace, name); transactions; versions; the ring of recent changes. Any
     thread may call any method. A transaction belongs to one thread at a time; readers never wait
     for it, nor for the disk."""
-    def __init__(self, path):
+    def __init__(self, path, most=1 << 30):
+        """most: how many bytes of objects it takes."""
+        self.most, self.bytes = most, 0
         # those of custom resources come with their first object
         self.rows = {kind.id: {} for kind in KINDS}
         self.writing = threading.RLock()    # held for a whole transaction, disk included
@@ -2115,6 +2134,7 @@ class Store:
             meta["resourceVersion"] = str(self.version)
         row = Row(dumps(obj), int(meta["resourceVersion"]), meta.get("labels"), on_disk)
         self.rows.setdefault(kind, {})[key] = row
+        self.bytes += len(row.raw)
 
     @staticmethod
     def unversioned(raw):
@@ -2224,9 +2244,7 @@ class Store:
         self.next_version += 1
         meta["resourceVersion"] = str(self.next_version)
         raw = dumps(obj)
-        if len(raw) > OBJECT_BYTES:
-            raise ApiError(413, "RequestEntityTooLarge", f"{kind.name} {'/'.join(key)} would have "
-                           f"{len(raw)} bytes; {OBJECT_BYTES} are allowed")
+        self.check_room(kind, key, len(raw), len(old.raw) if old else 0)
         if on_disk is None:
             on_disk = was_on_disk or not old
         hash_ = self.to_disk(kind, key, obj if on_disk else None, old)
@@ -2234,6 +2252,18 @@ class Store:
         self.changes.append(Change(row.version, kind, "MODIFIED" if old else "ADDED", key, raw,
                                    row.labels, old))
         return obj
+
+    def check_room(self, kind, key, size, before):
+        """Raise ApiError 413 for too large an object, 507 where there is no room for all; the last
+        of it is for small ones: what we write ourselves."""
+        most = SMALL_BYTES if kind.kept == "memory" else OBJECT_BYTES
+        if size > most:
+            raise ApiError(413, "RequestEntityTooLarge", f"{kind.name} {'/'.join(key)} would have "
+                           f"{size} bytes; {most} are allowed")
+        room = self.most - self.bytes - (self.most // 8 if size > SMALL_BYTES // 4 else 0)
+        if size - before > max(room, 0):
+            raise ApiError(507, "InsufficientStorage", f"all objects have {self.bytes} bytes, of "
+                           f"{self.most} that k2d keeps: delete some")
 
     def to_disk(self, kind, key, obj, old):
         """Have the transaction write an object, or what of it is durable, unless that is there;
@@ -2279,6 +2309,8 @@ class Store:
         self.write()
         with self.view:
             for (kind, key), row in self.pending.items():
+                before = self.rows.get(kind, {}).get(key)
+                self.bytes += len(row.raw if row else b"") - len(before.raw if before else b"")
                 if row:
                     self.rows.setdefault(kind, {})[key] = row
                 else:
@@ -2466,8 +2498,9 @@ class Hub:
     thread; all else is the hub's own."""
     def __init__(self, store):
         self.store, self.selector = store, selectors.DefaultSelector()
-        # lock: guards these three
-        self.timers, self.order, self.cancelled, self.lock = [], 0, 0, threading.Lock()
+        # lock: guards what is set here
+        self.timers, self.order, self.cancelled, self.unsent = [], 0, 0, 0
+        self.lock = threading.Lock()
         self.ears, self.mouth = socket.socketpair()
         self.ears.setblocking(False)
         self.mouth.setblocking(False)
@@ -2556,8 +2589,9 @@ class Hub:
 
     def least_wanted(self):
         """The connection to close where there are too many: the one idle for longest, or the
-        first of many that do not come to the end of their handshake."""
-        strangers = [each for each in self.connections if each.state == "handshake"]
+        first of many that do not come to the end of their handshake, or of a head."""
+        strangers = [each for each in self.connections if each.state in ("handshake", "head") and
+                     each not in self.parked]
         is_flood = len(strangers) > CONNECTIONS // 4
         return strangers[0] if is_flood or not self.parked else next(iter(self.parked))
 
@@ -2645,6 +2679,18 @@ class Hub:
         if connection.state == "lent":
             connection.state = "streaming"
             self.requests.allow(1)
+
+    @contextmanager
+    def sending(self, size):
+        """Around the sending of an answer: whether there is room for it among those under way."""
+        with self.lock:
+            has_room = size < SMALL_BYTES or self.unsent + size < UNSENT_BYTES
+            self.unsent += size
+        try:
+            yield has_room
+        finally:
+            with self.lock:
+                self.unsent -= size
 
     def serve(self, connection):
         """A request thread: answer what is asked on this connection, then give it back."""
@@ -2778,6 +2824,9 @@ def answer(code, body, content_type="application/json", headers=()):
     data = body if isinstance(body, bytes) else dumps(body) + b"\n"
     return Answer(code, data, content_type, dict(headers))
 
+def refusal(error):
+    return answer(error.code, error.status)
+
 def text_answer(code, text):
     return answer(code, text.encode(), "text/plain; charset=utf-8")
 
@@ -2840,9 +2889,10 @@ class Handler:
                 self.read_head()
                 found = self.respond(self)
             except ApiError as error:
-                found = answer(error.code, error.status)
+                found = refusal(error)
             if isinstance(found, Answer):
-                self.send(found)
+                with self.hub.sending(len(found.body)) as has_room:
+                    self.send(found if has_room else refusal(too_many()))
             else:
                 found(self)
             return self.keep
@@ -2871,10 +2921,23 @@ class Handler:
                     self.headers.get("Transfer-Encoding"))
         self.keep = self.wish and not has_body                  # a stranger's body is not read
 
-    def read_body(self, limit):
-        """The whole body, by Content-Length or chunked. Raises ApiError 400, 413, 501; OSError
-        where it ends early."""
+    def read_body(self, limit, bulk):
+        """The whole body, by Content-Length or chunked; a large one takes a place of bulk, a
+        semaphore, while it comes. Raises ApiError 400, 413, 429, 501; OSError where it ends
+        early."""
         self.limit = limit
+        size = self.headers.get("Content-Length", "0")
+        is_small = size.isdigit() and len(size) < 9 and int(size) < SMALL_BYTES
+        if is_small and "transfer-encoding" not in self.headers:
+            return self.whole_body()
+        if not bulk.acquire(timeout=IO_SECONDS):
+            raise too_many()
+        try:
+            return self.whole_body()
+        finally:
+            bulk.release()
+
+    def whole_body(self):
         coding = self.headers.get("Transfer-Encoding", "").lower()
         if coding not in ("", "chunked"):
             raise ApiError(501, "", f"Transfer-Encoding {coding[:40]!r} is not supported")
@@ -3002,8 +3065,8 @@ def resource_rules(*wanted, verbs):
     """A rule a group for the kinds that are asked for, by their plural."""
     groups = {}
     for kind in [kind for kind in KINDS if kind.plural in wanted]:
-        below = [f"{kind.plural}/{each}" for each in kind.subresources if verbs != READ or
-                 each not in CONNECTS]
+        below = [f"{kind.plural}/{each}" for each in kind.subresources
+                 if each not in (CONNECTS if verbs == READ else ("status",))]
         groups.setdefault(kind.group, set()).update([kind.plural, *below])
     return [{"verbs": verbs.split(), "apiGroups": [group], "resources": sorted(found)}
             for group, found in sorted(groups.items())]
@@ -3037,6 +3100,7 @@ ROLES = {  # the ClusterRoles that every cluster has, and what they allow
                                         verbs="create"),
 }
 BOOTSTRAP = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+AUTO_UPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 GRANTED = {  # ClusterRole -> the groups that have it
     "cluster-admin": ("system:masters",), "system:discovery": ("system:authenticated",),
     "system:public-info-viewer": ("system:authenticated", "system:unauthenticated"),
@@ -3100,11 +3164,13 @@ class Access:
             raise bad_request(f"{', '.join(asked)}: want Impersonate-User, and take groups and a "
                               "uid with it")
         groups = [group for group in headers.get("Impersonate-Group", "").split(",") if group]
-        wanted = [("", "users", name), *(("", "groups", group) for group in groups)]
+        account = re.fullmatch("system:serviceaccount:([^:]+):([^:]+)", name)
+        who = ("", "serviceaccounts", *account.groups()) if account else ("", "users", None, name)
+        wanted = [who, *(("", "groups", None, group) for group in groups)]
         if uid:
-            wanted.append(("authentication.k8s.io", "uids", uid))
-        for group, resource, who in wanted:
-            if not self.allowed(user, "impersonate", group, resource, name=who):
+            wanted.append(("authentication.k8s.io", "uids", None, uid))
+        for group, resource, namespace, who in wanted:
+            if not self.allowed(user, "impersonate", group, resource, namespace, who):
                 kind = KIND["Pod"]._replace(plural=resource)
                 raise forbidden(kind, who,
                                 f'User "{user.name}" cannot impersonate resource "{resource}"')
@@ -3239,13 +3305,13 @@ class Access:
         if not role:
             raise not_found(of, name)
         own = list(self.rules(user, namespace))
-        for rule in self.rules_of(role):
-            rights = list(islice(rights_of(rule), RIGHTS + 1))
-            lacks = lambda right: not any(permits(each, *right) for each in own)
-            if len(rights) > RIGHTS or any(map(lacks, rights)):
-                raise forbidden(kind, name_of(obj),
-                                f'user "{user.name}" is attempting to grant RBAC permissions not '
-                                f"currently held: {json.dumps(rule)[:FAULT_CHARS]}")
+        rights = list(islice(chain.from_iterable(map(rights_of, self.rules_of(role))), RIGHTS + 1))
+        lacking = next(filter(lambda right: not any(permits(rule, *right) for rule in own),
+                              dict.fromkeys(rights)), None)
+        if lacking or len(rights) > RIGHTS:
+            raise forbidden(kind, name_of(obj),
+                            f'user "{user.name}" is attempting to grant RBAC permissions not '
+                            f"currently held: {json.dumps(lacking or 'more than can be checked')}")
 
     def review(self, request, given):
         """The status of an authentication or authorization review."""
@@ -3271,6 +3337,8 @@ class Access:
             return {"allowed": self.allowed(user, other.get("verb"), None, None,
                                             path=other.get("path", ""))}
         asked = spec["resourceAttributes"]
+        if request.namespace and asked.get("namespace") != request.namespace:
+            raise bad_request("a LocalSubjectAccessReview asks about its own namespace")
         resource = "/".join(filter(None, (asked.get("resource"), asked.get("subresource"))))
         return {"allowed": self.allowed(user, asked.get("verb", ""), asked.get("group", ""),
                                         resource, asked.get("namespace") or None,
@@ -3285,7 +3353,7 @@ class Access:
                 "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\n"
                 "current-context: k2d\n")
 
-RIGHTS = 10_000             # of one rule, that are compared with those of who gives them
+RIGHTS = 2000               # of one role, that are compared with those of who gives them
 
 def rights_of(rule):
     """All that a PolicyRule gives, as arguments of permits() after the rule."""
@@ -3387,7 +3455,10 @@ def negotiate(accept, query):
             return Form("", "", "", True)
         if (kind in ("Table", "PartialObjectMetadata") and
                 version in ("meta.k8s.io/v1", "meta.k8s.io/v1beta1")):
-            return Form(kind, version, query.get("includeObject", "Metadata"), True)
+            include = query.get("includeObject") or "Metadata"
+            if include not in ("None", "Metadata", "Object"):
+                raise bad_request("includeObject is None, Metadata or Object")
+            return Form(kind, version, include, True)
     raise not_acceptable()
 
 def not_acceptable():
@@ -3505,6 +3576,12 @@ def finite(digits):
     number = float(digits)
     return no_constant(digits) if math.isinf(number) else number
 
+def bounded_int(digits):
+    """A whole number. Raises ValueError for one that an old Python would read for ever."""
+    return int(digits) if len(digits) < 400 else no_constant(digits)
+
+PARSE_INT = int if hasattr(sys, "get_int_max_str_digits") else bounded_int
+
 def parse_json(data, duplicates=None):
     """JSON as Go reads it: UTF-8, no NaN or Infinity; paths of doubled keys go to duplicates.
     Raises ValueError."""
@@ -3530,7 +3607,7 @@ def parse_json(data, duplicates=None):
     try:
         hook = None if duplicates is None else read_pairs
         out = json.loads(text, parse_constant=no_constant, parse_float=finite,
-                         object_pairs_hook=hook)
+                         parse_int=PARSE_INT, object_pairs_hook=hook)
         if twice:
             find(out, "")
     except RecursionError as error:
@@ -3753,6 +3830,7 @@ def patch_once(document, operation):
         raise KeyError("value")
     where, last = find_parent(document, operation["path"])
     is_list = isinstance(where, list)
+    copied += len(where) // 16 if is_list else 0                # what comes after it moves
     if op in ("add", "copy", "move") and is_list:
         where.insert(last, value)
     elif op in ("add", "copy", "move") or op == "replace" and not is_list:       # as Kubernetes
@@ -4484,37 +4562,38 @@ def zone_of(spec):
     except (OSError, LookupError):
         raise ValueError(f"{spec['timeZone'][:80]!r} is not known on this host")
 
-def cron_days(cron, day):
-    """The days from one on that a schedule means, for five years: leap days come in four, or
-    eight."""
+def cron_days(cron, day, step):
+    """The days from one on, or back, that a schedule means, for nine years: leap days come in
+    four, or eight."""
     _, _, days, months, weekdays, is_both = cron
     for _ in range(366 * 9):
         by_date, by_week = day.day in days, day.isoweekday() % 7 in weekdays
         if day.month in months and (by_date and by_week if is_both else by_date or by_week):
             yield day
-        day += timedelta(days=1)
+        day += timedelta(days=step)
+
+def cron_times(cron, zone, begin, step):
+    """The times, Unix seconds, from one on (step 1) or back (-1) that a schedule means. What a
+    change of the clocks leaves out is passed over."""
+    minutes, hours = (sorted(each, reverse=step < 0) for each in cron[:2])
+    begin = datetime.fromtimestamp(begin, zone).replace(tzinfo=None)
+    for day in cron_days(cron, begin.replace(hour=0, minute=0, second=0, microsecond=0), step):
+        for hour, minute in product(hours, minutes):
+            local = day.replace(hour=hour, minute=minute)
+            if (local - begin).total_seconds() * step < 0:
+                continue
+            at = local.replace(tzinfo=zone).timestamp()
+            if datetime.fromtimestamp(at, zone).replace(tzinfo=None) == local:
+                yield at
 
 def next_time(cron, zone, after):
-    """The first time after one, Unix seconds, that a schedule means; None for never. What a change
-    of the clocks leaves out is passed over."""
-    minutes, hours, *_ = cron
-    begin = datetime.fromtimestamp(after, zone).replace(tzinfo=None)
-    for day in cron_days(cron, begin.replace(hour=0, minute=0, second=0, microsecond=0)):
-        for hour in sorted(hours):
-            for minute in sorted(minutes):
-                local = day.replace(hour=hour, minute=minute)
-                at = local.replace(tzinfo=zone).timestamp() if local >= begin else after
-                if at > after and datetime.fromtimestamp(at, zone).replace(tzinfo=None) == local:
-                    return at
+    """The first time after one, Unix seconds, that a schedule means; None for never."""
+    return next((at for at in cron_times(cron, zone, after, 1) if at > after), None)
 
 def last_time(cron, zone, after, until):
     """The last time that a schedule means, after one and until another; None for none."""
-    for span in (3600, 86400, 32 * 86400, 370 * 86400, 9 * 366 * 86400):
-        found, at = None, next_time(cron, zone, max(after, until - span))
-        while at is not None and at <= until:
-            found, at = at, next_time(cron, zone, at)
-        if found or after >= until - span:
-            return found
+    at = next((at for at in cron_times(cron, zone, until, -1) if at <= until), None)
+    return at if at is not None and at > after else None
 
 def check_cron_job_spec(spec):
     for field, read in (("schedule", lambda: parse_cron(spec["schedule"])),
@@ -4566,7 +4645,11 @@ def default_service(service):
     else:
         spec.pop("sessionAffinityConfig", None)
 
+SERVICE_PORTS = 100         # of a Service, of an EndpointSlice
+
 def check_service_spec(spec):
+    too_many = len(spec.get("ports", ())) > SERVICE_PORTS
+    yield too_many, ".ports", "TooMany", f"at most {SERVICE_PORTS}"
     type_, ports = spec["type"], spec.get("ports", ())
     is_headless = spec.get("clusterIP") == "None"
     yield (not ports and type_ != "ExternalName" and not is_headless, ".ports", "Required",
@@ -4599,7 +4682,11 @@ def update_service(writer, old, new):
         yield moved, "spec.clusterIPs[0]", "Invalid", IMMUTABLE
 
 def check_slice(obj):
-    type_ = obj.get("addressType")
+    type_, ports = obj.get("addressType"), obj.get("ports", ())
+    yield len(obj.get("endpoints", ())) > 1000, ".endpoints", "TooMany", "at most 1000"
+    yield len(ports) > SERVICE_PORTS, ".ports", "TooMany", f"at most {SERVICE_PORTS}"
+    names = [port.get("name") for port in ports]
+    yield len(names) > len(set(names)), ".ports", "Duplicate", "two ports have one name"
     for i, endpoint in enumerate(obj.get("endpoints", ())):
         for j, address in enumerate(endpoint["addresses"] if type_ in ("IPv4", "IPv6") else ()):
             good = is_endpoint(address) and (":" in address) == (type_ == "IPv6")
@@ -4674,6 +4761,11 @@ def is_ours(pv):
     """Whether a PersistentVolume is an engine volume that k2d has made, of the same name."""
     return annotation(pv, PROVISIONED_BY) == PROVISIONER
 
+def is_for(pv, claim):
+    ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
+    return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
+        ref.get("uid") in (None, "", claim["metadata"]["uid"]))
+
 def default_class(store):
     """The StorageClass for claims that name none: the newest that is marked so, or None."""
     marked = [(c["metadata"]["creationTimestamp"], name_of(c)) for c in store.list(
@@ -4700,8 +4792,8 @@ def update_claim(writer, old, new):
     if wants > had and not (is_bound and dig(class_, "allowVolumeExpansion")):
         raise forbidden(KIND["PersistentVolumeClaim"], name_of(new),
                         "a claim can grow when it is bound, and its StorageClass allows expansion")
-    free = (("volumeName", "storageClassName", "resources") if is_bound
-            else ("volumeName", "storageClassName"))
+    free = ["storageClassName", *["resources"] * is_bound,
+            *["volumeName"] * (not before.get("volumeName"))]
     changed = without(before, *free) != without(after, *free)
     yield changed, "spec", "Forbidden", IMMUTABLE
     yield (wants < had and is_bound, "spec.resources.requests.storage", "Forbidden",
@@ -4996,14 +5088,15 @@ def unspecified(hard, pod):
             if is_summed and resource not in dig(container, f"resources.{side}", {}):
                 yield f"{name} for: {container['name']}"
 
-def check_quota(store, kind, obj):
-    """Refuse a new object that would go beyond a ResourceQuota of its namespace (403). The
-    caller's transaction."""
+def check_quota(store, kind, obj, old=None):
+    """Refuse an object that would go beyond a ResourceQuota of its namespace (403); old: what it
+    replaces. The caller's transaction."""
     for quota in store.list("ResourceQuota",
                             obj["metadata"]["namespace"]) if kind.namespaced else ():
-        hard, more = quota["spec"].get("hard", {}), quota_usage(kind, obj)
-        more = {name: amount for name, amount in more.items() if name in hard and amount}
-        missing = sorted(unspecified(hard, obj)) if kind.id == "Pod" else []
+        hard, more = quota["spec"].get("hard", {}), Counter(quota_usage(kind, obj))
+        more.subtract(quota_usage(kind, old) if old else {})
+        more = {name: amount for name, amount in more.items() if name in hard and amount > 0}
+        missing = sorted(unspecified(hard, obj)) if kind.id == "Pod" and not old else []
         if missing:
             raise forbidden(kind, name_of(obj),
                             f"failed quota: {name_of(quota)}: must specify {'; '.join(missing)}")
@@ -5092,9 +5185,11 @@ def broken(rule, details, value, field):
         return value is None or rule == "req" and not value, "", "Required", "must be given"
     if is_unset or rule in ("fixed", "nullable"):
         return False, "", "", ""
+    if rule == "enum" and value in details[0]:
+        return False, "", "", ""
     if rule == "enum":
-        return (value not in details[0], "", "NotSupported",
-                f"must be one of {', '.join(sorted(map(str, details[0])))}"[:FAULT_CHARS], value)
+        words = ", ".join(sorted(map(str, details[0])))[:FAULT_CHARS]
+        return True, "", "NotSupported", f"must be one of {words}", value
     low, high = details
     if rule == "range":
         return not low <= value <= high, "", "Invalid", f"must be {low} to {high}", value
@@ -5355,7 +5450,9 @@ class Writer:
         if kind.id != "Pod" or not obj["spec"].get("nodeName") or has_ended(obj):
             return 0
         given = options.get("gracePeriodSeconds")
-        return obj["spec"].get("terminationGracePeriodSeconds", 30) if given is None else given
+        if given is None:
+            given = obj["spec"].get("terminationGracePeriodSeconds", 30)
+        return min(max(0, given), 2 ** 31 - 1)
 
     def remove(self, kind, obj):
         meta = obj["metadata"]
@@ -5453,7 +5550,10 @@ def value_warnings(kind, obj):
     """What is said of values that do less than they say."""
     taints = dig(obj, "spec.taints", ()) if kind.id == "Node" else ()
     ports = dig(obj, "spec.ports", ()) if kind.id == "Service" else ()
-    return ([f"spec.taints[{i}].effect: NoExecute keeps new pods out, and evicts none"
+    labels = labels_of(obj) if kind.id == "Namespace" else ()
+    return ([f"metadata.labels[{label}]: pod security is not enforced"
+             for label in labels if label.startswith("pod-security.kubernetes.io/")] +
+            [f"spec.taints[{i}].effect: NoExecute keeps new pods out, and evicts none"
              for i, taint in enumerate(taints) if taint["effect"] == "NoExecute"] +
             [f"spec.ports[{i}].protocol: SCTP is not forwarded"
              for i, port in enumerate(ports) if port.get("protocol") == "SCTP"])
@@ -5678,6 +5778,7 @@ class Api:
         if "status" in kind.subresources:
             new = {**without(new, "status"), **pick(served, ("status",))}
         new = self.writer.prepare(kind, new, old, request)
+        check_quota(self.store, KIND[kind.id], new, old)
         # counts as spec does
         counted = {"Deployment": "annotations", "EndpointSlice": "labels"}.get(kind.id)
         is_changed = without(new, "metadata", "status") != without(old, "metadata", "status")
@@ -5692,7 +5793,8 @@ class Api:
         told, faults = given.get(part, {}), Faults()
         meta = {**without(meta, "ownerReferences"), **pick(old["metadata"], ("ownerReferences",))}
         if kind.id == "Pod":
-            told = {**told, **pick(old.get("status", {}), ("podIP", "podIPs"))}
+            places = ("podIP", "podIPs", "hostIP", "hostIPs")   # which we alone give
+            told = {**without(told, *places), **pick(old.get("status", {}), places)}
         new = {**served, part: told,
                "metadata": dict(old["metadata"]) if is_custom(kind) else meta}
         if part not in given:
@@ -5900,17 +6002,22 @@ class Watch:
         self.out, self.out_bytes, self.sent = [], 0, 0
         self.connection, self.ended, self.timer = None, False, None
 
-    def matches(self, key, raw, labels):
+    def matches(self, key, raw, labels, parse=json.loads):
         return ((self.namespace is None or key[0] == self.namespace) and
                 (self.name is None or key[1] == self.name) and
                 (not self.selector or selects(self.selector, labels)) and
-                (not self.fields or field_matches(self.fields, json.loads(raw))))
+                (not self.fields or field_matches(self.fields, parse(raw))))
 
     def event(self, change, memo):
         """The chunk that tells of a change, or None. memo, shared by a change's watches, saves
         encoding it twice."""
-        old = bool(change.old) and self.matches(change.key, change.old.raw, change.old.labels)
-        new = change.type != "DELETED" and self.matches(change.key, change.raw, change.labels)
+        def parse(raw):
+            if raw not in memo:
+                memo[raw] = json.loads(raw)
+            return memo[raw]
+        key = change.key
+        old = bool(change.old) and self.matches(key, change.old.raw, change.old.labels, parse)
+        new = change.type != "DELETED" and self.matches(key, change.raw, change.labels, parse)
         if not old and not new:
             return None
         type_ = {(False, True): "ADDED", (True, True): "MODIFIED"}.get((old, new), "DELETED")
@@ -7257,7 +7364,8 @@ def prepare_claim(pod, volume, settings, lookup):
     security = pod["spec"].get("securityContext", {})
     claim = lookup("PersistentVolumeClaim", name)
     pv = lookup("PersistentVolume", dig(claim, "spec.volumeName", ""))
-    if not pv or dig(claim, "status.phase") != "Bound":
+    is_own = pv and is_for(pv, claim) and dig(pv, "spec.claimRef.uid")
+    if not is_own or dig(claim, "status.phase") != "Bound":
         why = "is not bound" if claim else "not found"
         raise ConfigError(
             f'Unable to attach or mount volumes: persistentvolumeclaim "{name}" {why}',
@@ -8092,8 +8200,9 @@ class Known:
                 return None
             key = ours or self.foreign.get(id_, ("", id_))
             if action == "die":
-                code = said.get("exitCode") or said.get("containerExitCode") or "0"
-                self.exits[id_] = int(code) if code.isdigit() else 0, event["timeNano"]
+                code = said.get("exitCode") or said.get("containerExitCode") or ""
+                known = re.fullmatch("[0-9]{1,3}", code)
+                self.exits[id_] = int(code) if known else 0, event["timeNano"]
             self.look_at(key, id_)
         return key
 
@@ -9349,7 +9458,12 @@ class Prober:
             return
         container = container_named(pod["spec"], name)
         spec = container[kind + "Probe"]
-        ok, text = self.ask(pod, container, found, spec)
+        is_slow = spec["timeoutSeconds"] > 1                    # it leaves its place to others
+        self.queue.allow(int(is_slow))
+        try:
+            ok, text = self.ask(pod, container, found, spec)
+        finally:
+            self.queue.allow(-int(is_slow))
         if self.runs.get((uid, name)) is not run:
             return  # meanwhile it has got another run, or none
         self.tell(pod, name, kind, ok, text)
@@ -9394,6 +9508,7 @@ class Prober:
 # host_ports: (what matches its packets to the host, its number) of a node port, a balancer's port
 ServicePort = namedtuple("ServicePort", "ip protocol port host_ports endpoints affinity_s")
 HostPort = namedtuple("HostPort", "ip protocol port endpoint")  # ip "" is every address
+RULES = 2000                # endpoints of all ports of one Service
 RESTED = 500                # addresses that are kept for who may come back
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
 TO_HOST = "-m addrtype --dst-type LOCAL"
@@ -9408,9 +9523,9 @@ def ready_endpoints(slices, name):
     found = []
     for each in slices:
         ports = [port["port"] for port in each.get("ports", ())
-                 if port.get("name", "") == name and "port" in port]
-        found += [(ip, port) for port in ports for ip in ready_addresses(each)
-                  if ":" not in ip]
+                 if port.get("name", "") == name and "port" in port][:1]
+        ips = [ip for ip in ready_addresses(each) if ":" not in ip]
+        found += product(ips, ports)
     return sorted(found)
 
 def ready_addresses(each):
@@ -9601,13 +9716,27 @@ class Network:
             key = key_of(each)[0], labels_of(each).get(SERVICE_NAME)
             slices.setdefault(key, []).append(each)
         for service in self.store.list("Service"):
-            parts.append((service, service_ports(service, slices.get(key_of(service), ())), []))
+            found = service_ports(service, slices.get(key_of(service), ()))
+            if sum(len(each.endpoints) for each in found) > RULES:
+                self.event(service, "Warning", "FailedRules",
+                           f"its ports have more than {RULES} endpoints", component="k2d")
+                found = []
+            parts.append((service, found, []))
         own = [ServicePort(ip, protocol, 53, (), ends, None)
                for ip, ends in ((s.dns_ip, [(s.gateway, self.dns_port)]),
                                 (s.upstream_ip, upstream))
                for protocol in ("udp", "tcp")]
-        pods = self.store.list("Pod", holding=b'"hostPort"')
-        return [*parts, (None, own, []), *((pod, [], ports_of(pod)) for pod in pods)]
+        pods, taken = list(self.store.list("Pod", holding=b'"hostPort"')), set()
+        if any(map(ports_of, pods)):
+            taken = listening_ports()                           # k2d's own is among them
+        for pod in pods:
+            free = [each for each in ports_of(pod)
+                    if (each.protocol.upper(), each.port) not in taken]
+            if len(free) < len(ports_of(pod)):
+                self.event(pod, "Warning", "FailedRules",
+                           "a program of the host has one of its host ports", component="k2d")
+            parts.append((pod, [], free))
+        return [*parts, (None, own, [])]
 
     def rules_of(self, parts):
         """The rules for some of parts()."""
@@ -9806,7 +9935,7 @@ class Names:
             found = [(*key_of(s)[::-1], cluster_ip(s)) for s in every if cluster_ip(s)]
             for pod in self.store.list("Pod", holding=b'"subdomain"'):
                 host, ip = pod["spec"].get("hostname"), dig(pod, "status.podIP")
-                if host and ip and not has_ended(pod):
+                if host and ip and is_address(ip) and not has_ended(pod):
                     found.append((f"{host}.{pod['spec']['subdomain']}", key_of(pod)[0], ip))
             self.known = count, found
         return self.known[1]
@@ -9891,6 +10020,7 @@ WORKLOADS = ("Deployment", "ReplicaSet", "ReplicationController", "StatefulSet",
              "Job", "CronJob")
 TRACKING, INDEX = "batch.kubernetes.io/job-tracking", "batch.kubernetes.io/job-completion-index"
 INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
+PENDING = 100               # pods of a namespace that wait for the node, before more are made
 CLOCK_DOUBT_S = 2 * 86400       # how far ahead a last schedule may be, after a clock was set back
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 REVISION_LABEL, DELETION_COST = ("controller-revision-hash",
@@ -9943,7 +10073,7 @@ class Replicated(Controller):
         selected = list(self.store.list("Pod", key_of(owner)[0], selector))
         if not is_deleting(owner):
             self.adopt(owner, [pod for pod in selected if not controller_of(pod)])
-            self.release(uid, selector)
+            self.release(owner, selector)
         return [pod for pod in selected if dig(controller_of(pod), "uid") == uid and
                 (every or not has_ended(pod))]
 
@@ -9953,11 +10083,19 @@ class Replicated(Controller):
                 pod["metadata"].setdefault("ownerReferences", []).append(owner_reference(owner))
                 self.store.put(pod)
 
-    def release(self, uid, selector):
-        for pod, refs in self.router.garbage.dependents(uid):
-            if pod["kind"] == "Pod" and not selects(selector, labels_of(pod)):
-                pod["metadata"]["ownerReferences"] = [ref for ref in refs if ref["uid"] != uid]
+    def release(self, owner, selector):
+        for pod in self.owned_by(owner, "Pod"):
+            if not selects(selector, labels_of(pod)):
+                meta = pod["metadata"]
+                meta["ownerReferences"] = [ref for ref in meta["ownerReferences"]
+                                           if ref["uid"] != uid_of(owner)]
                 self.store.put(pod)
+
+    def owned_by(self, owner, kind):
+        """The objects of a kind that an object controls."""
+        found = self.router.garbage.dependents(uid_of(owner), key_of(owner)[0])
+        return [obj for obj, _ in found if obj["kind"] == kind and
+                dig(controller_of(obj), "uid") == uid_of(owner)]
 
     @staticmethod
     def is_member(owner, pod):
@@ -9973,8 +10111,13 @@ class Replicated(Controller):
         notes = {**dig(template, "metadata.annotations", {}), **meta.pop("annotations", {})}
         whole = {"ownerReferences": [owner_reference(owner)], "labels": labels,
                  "annotations": notes, **meta}
+        namespace = key_of(owner)[0]
+        waiting = sum(where == namespace for where, _ in self.router.scheduling.waiting)
         try:
-            pod = self.writer.create(KIND["Pod"], key_of(owner)[0],
+            if waiting > PENDING:
+                raise ApiError(429, "TooManyRequests", f"{waiting} pods of {namespace} wait for "
+                               "room on the node already")
+            pod = self.writer.create(KIND["Pod"], namespace,
                                      {"metadata": whole, "spec": spec or template["spec"]})
         except ApiError as error:
             # without the random end of a name, as the API server says it: a text that stays does
@@ -9989,6 +10132,7 @@ class Replicated(Controller):
     def end_pod(self, owner, pod):
         self.writer.delete(pod)
         self.tell(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {name_of(pod)}")
+
     def end_once(self, owner, pod):
         if not is_deleting(pod):
             self.end_pod(owner, pod)
@@ -10004,8 +10148,8 @@ class Replicated(Controller):
         which is made if there is none)."""
         meta, number = owner["metadata"], lambda revision: revision["revision"]
         data = {"spec": {"template": {**owner["spec"]["template"], "$patch": "replace"}}}
-        found = [obj for obj, _ in self.router.garbage.dependents(uid_of(owner))
-                 if obj["kind"] == "ControllerRevision"]
+        data = json.loads(json.dumps(data, sort_keys=True))     # clients compare it as text
+        found = self.owned_by(owner, "ControllerRevision")
         last = max(map(number, found), default=0)
         present = next((each for each in found if each["data"] == data), None)
         if not present:
@@ -10149,10 +10293,11 @@ class Workloads(Replicated):
     def scale_sets(self, d, new, old):
         """Have the whole of another size, or while it is paused: of several ReplicaSets each keeps
         its share (deployment controller, scale)."""
-        sets, wanted = [*old, *filter(None, [new])], replicas_of(d)
-        active = [rs for rs in sets if replicas_of(rs)]
+        wanted = replicas_of(d)
+        active = [rs for rs in [*old, *filter(None, [new])] if replicas_of(rs)]
         if len(active) < 2:
-            for rs in active or [new] if new else active or sets[-1:]:
+            the_one = active or [each for each in (new, *reversed(old)) if each][:1]
+            for rs in the_one:
                 self.set_replicas(d, rs, wanted)
         elif new and replicas_of(new) == wanted == dig(new, "status.availableReplicas"):
             for rs in old:
@@ -10779,11 +10924,12 @@ def failures_of(pod):
     return int(text) if re.fullmatch(r"\d{1,9}", text) else 0
 
 def read_indexes(text):
-    """"1,3-5" -> {1, 3, 4, 5}"""
-    found = set()
-    for part in filter(None, (text or "").split(",")):
-        first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
+    """"1,3-5" -> {1, 3, 4, 5}; they rise, and none is above INDEXES."""
+    found, least = set(), 0
+    for first, last in re.findall(r"(\d{1,6})(?:-(\d{1,6}))?", text or ""):
+        end = min(int(last or first), INDEXES) + 1
+        found.update(range(max(int(first), least), end))
+        least = max(least, end)
     return found
 
 def indexes_text(indexes):
@@ -10883,8 +11029,7 @@ class CronJobs(Replicated):
     """CronJobs (pkg/controller/cronjob)."""
     def cron_job(self, cron_job, namespace, name):
         spec, status = cron_job["spec"], cron_job["status"]
-        jobs = [obj for obj, _ in self.router.garbage.dependents(uid_of(cron_job))
-                if obj["kind"] == "Job"]
+        jobs = self.owned_by(cron_job, "Job")
         self.drop_jobs(cron_job, jobs)
         running = [job for job in jobs if not finished(job) and not is_deleting(job)]
         if not spec.get("suspend") and not is_deleting(cron_job):
@@ -10958,11 +11103,6 @@ BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
 MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
-
-def is_for(pv, claim):
-    ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
-    return (ref.get("namespace"), ref.get("name")) == key_of(claim) and (
-        ref.get("uid") in (None, "", claim["metadata"]["uid"]))
 
 class Controllers:
     """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers;
@@ -11121,8 +11261,8 @@ class Controllers:
         self.services.on_change(change, deleted)
         self.names.changed += 1
         self.add("hosts")
-        self.add("nat")
         self.add("balancers")
+        self.add("nat")
 
     def observe_endpoints(self, change, deleted):
         if deleted or change.key not in self.services.selectors:
@@ -11656,9 +11796,11 @@ class Garbage(Controller):
                       f"Some content in the namespace has finalizers remaining: {kept}")]
         self.store.put(ns)
 
-    def dependents(self, uid):
-        """[(object, its ownerReferences)] of all that name an object of this uid as an owner."""
-        found = [self.store.get(kind, *key) for kind, key in sorted(self.owned.get(uid, ()))]
+    def dependents(self, uid, namespace=""):
+        """[(object, its ownerReferences)] of all that name an object of this uid, in a namespace
+        or of the whole cluster, as an owner."""
+        found = [self.store.get(kind, *key) for kind, key in sorted(self.owned.get(uid, ()))
+                 if namespace in ("", key[0])]
         pairs = [(obj, obj["metadata"].get("ownerReferences", ())) for obj in found if obj]
         return [(obj, refs) for obj, refs in pairs if uid in map(itemgetter("uid"), refs)]
 
@@ -11698,15 +11840,15 @@ class Garbage(Controller):
                    for pod in self.store.list("Pod", namespace, holding=b'"nodeName"'))
 
     def orphan(self, owner):
-        for obj, refs in self.dependents(uid_of(owner)):
+        for obj, refs in self.dependents(uid_of(owner), key_of(owner)[0]):
             obj["metadata"]["ownerReferences"] = [ref for ref in refs
                                                   if ref["uid"] != uid_of(owner)]
             self.store.put(obj)
         return False
 
     def hold_for_dependents(self, owner):
-        uid = uid_of(owner)
-        for obj, refs in self.dependents(uid):
+        uid, namespace = uid_of(owner), key_of(owner)[0]
+        for obj, refs in self.dependents(uid, namespace):
             others = [ref for ref in refs if ref["uid"] != uid]
             if any(self.keeps(ref, key_of(obj)[0]) for ref in others):
                 obj["metadata"]["ownerReferences"] = others
@@ -11716,7 +11858,7 @@ class Garbage(Controller):
                     for ref in refs:
                         ref["blockOwnerDeletion"] = False       # a circle: do not wait
                 self.writer.delete(obj, {"propagationPolicy": "Foreground"})
-        left = [ref for _, refs in self.dependents(uid) for ref in refs]
+        left = [ref for _, refs in self.dependents(uid, namespace) for ref in refs]
         return any(ref["uid"] == uid and ref.get("blockOwnerDeletion") for ref in left)
 
     def keeps(self, ref, namespace):
@@ -11804,6 +11946,7 @@ class Garbage(Controller):
 #   ("end" or "reset", stream, b"")          ("reply", None, bytes) to be sent back
 #   ("gone", None, b"") the client ends it all
 STREAM_BYTES = 256 << 10    # what waits for one side before the other is no longer read
+FORWARDS = 32               # connections at a time of one port-forward
 LINGER_S = 5                # how long a client may take to hang up after all was said
 CHANNELS = {"stdin": 0, "stdout": 1, "stderr": 2, "error": 3, "resize": 4}  # over a WebSocket
 
@@ -12295,7 +12438,7 @@ class Forward(Session):
     def open(self, stream, headers):
         kind, port = headers.get("streamtype"), headers.get("port", "")
         is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
-        if kind not in ("data", "error") or not is_port or len(self.fars) >= CONNECTIONS:
+        if kind not in ("data", "error") or not is_port or len(self.fars) >= FORWARDS:
             self.out += self.protocol.end(stream)
             return
         # clients of old send no requestid, but the error stream first
@@ -12891,7 +13034,7 @@ class K2d:
     def __init__(self, settings):
         self.settings = settings
         make_folder(settings.data_path)
-        self.store = Store(settings.path("k2d.db"))
+        self.store = Store(settings.path("k2d.db"), settings.memory_bytes // 8)
         keep_private(settings.data_path)
         # the node is the same one after its host is renamed: its pods and volumes name it
         known = [name for _, name in self.store.keys("Node")]       # of a k2d that kept no name
@@ -12917,6 +13060,7 @@ class K2d:
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
         self.heavy = threading.Lock()       # held while a large body is worked on
+        self.bulk = threading.Semaphore(BULK)       # places for large bodies that come
 
     def respond(self, handler):
         """The Answer to a request, or for one that goes on a function that sends it. Raises
@@ -12938,7 +13082,7 @@ class K2d:
             handler.step_aside()
         if not is_read or request.subresource == "proxy":
             is_review = bool(request.kind) and request.kind.kept == "-"     # anybody may send one
-            request.body = handler.read_body(SMALL_BYTES if is_review else BODY_BYTES)
+            request.body = handler.read_body(SMALL_BYTES if is_review else BODY_BYTES, self.bulk)
         with answering_faults(f"{handler.method} {path}"):
             if len(request.body) < SMALL_BYTES or request.subresource == "proxy":
                 return self.respond_to(request)
@@ -13051,8 +13195,8 @@ def bootstrap(settings, store, writer, services):
         if not present:
             writer.create(KIND[kind], namespace,
                           {"metadata": {"name": name, "labels": labels}, **fields})
-        elif kind == "ClusterRole":                             # an older k2d may have given more
-            store.put({**present, **fields})
+        elif kind == "ClusterRole" and annotation(present, AUTO_UPDATE) != "false":
+            store.put({**present, **fields})                    # an older k2d may have given more
     with store.transaction():
         for name in (*SYSTEM_NAMESPACES, "kube-node-lease"):
             make("Namespace", name)
@@ -13071,9 +13215,11 @@ def bootstrap(settings, store, writer, services):
             make("PriorityClass", f"system-{name}-critical", value=value)
         # Immediate: one node gives nothing to wait for, and `helm --wait` waits for claims that no
         # pod uses, too.
-        make("StorageClass", "local",
-             metadata={"name": "local", "annotations": {IS_DEFAULT: "true"}},
-             provisioner=PROVISIONER, volumeBindingMode="Immediate", allowVolumeExpansion=True)
+        if not store.fact("class"):                             # who takes it away means it
+            make("StorageClass", "local",
+                 metadata={"name": "local", "annotations": {IS_DEFAULT: "true"}},
+                 provisioner=PROVISIONER, volumeBindingMode="Immediate", allowVolumeExpansion=True)
+        store.set_fact("class", "made")
         for crd in store.list("CustomResourceDefinition"):
             if is_condition(crd, "Established"):
                 register(crd)
@@ -13092,6 +13238,10 @@ def serve(settings):
     sys.setrecursionlimit(500)
     # 3.13's json has a limit of its own
     threading.stack_size(512 << 10 if sys.version_info < (3, 13) else 8 << 20)
+    import resource
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), most))
     # for sigwait; threads inherit it
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     K2d(settings).serve()
