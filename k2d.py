@@ -94,7 +94,7 @@ FAULT_CHARS = 2000          # of what somebody else said went wrong
 UNSENT_BYTES = 64 << 20     # of answers under way
 BULK = 16                   # large bodies at a time
 SMALL_BYTES = 64 << 10      # of reviews; larger bodies are worked on one at a time
-YAML_BYTES = 96 << 10       # PyYAML takes some 12 us and 450 bytes a byte
+YAML_BYTES = 64 << 10       # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
 FILE_BYTES = 1 << 20        # of a file that others may have written, of a line of the engine's
 ANSWER_BYTES = 16 << 20     # of an answer of the engine's
@@ -1919,6 +1919,17 @@ def signal_number(name):
     """"SIGUSR1" -> its number; TERM for a name that is none."""
     return getattr(signal, name or "SIGTERM", signal.SIGTERM)
 
+def clock_alarm():
+    """A descriptor that is readable once the clock was set, which no other timer tells
+    (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET). Raises OSError."""
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.timerfd_create(0, os.O_NONBLOCK | os.O_CLOEXEC)
+    never = (ctypes.c_long * 4)(0, 0, 2 ** 31 - 1, 0)
+    if fd < 0 or libc.timerfd_settime(fd, 3, never, None):
+        raise OSError(ctypes.get_errno(), "timerfd: " + os.strerror(ctypes.get_errno()))
+    return fd
+
 # -- keys and certificates, by the openssl program: files 0600, and nothing is ever logged
 OPENSSL_CONFIG = """
 [req] ; distinguished_name = dn ; [dn]
@@ -2507,7 +2518,7 @@ class Hub:
         self.selector.register(self.ears, selectors.EVENT_READ, lambda ears, mask: ears.recv(4096))
         self.requests = WorkQueue("request", self.serve, REQUEST_THREADS, self)
         self.connections, self.parked = {}, {}      # all; those between requests; oldest first
-        self.running, self.bookmarks_due = True, False
+        self.running, self.bookmarks_due, self.clock = True, False, None
         self.ident = 0                          # of its thread
 
     # -- for any thread
@@ -2534,6 +2545,20 @@ class Hub:
                 self.timers, self.cancelled = [each for each in self.timers if each[2]], 0
                 heapq.heapify(self.timers)
 
+    def on_clock(self, function, *args):
+        """Have function(*args) called each time that the clock is set; the first caller's, for
+        good. A hub's thread; raises OSError, ImportError, once."""
+        if self.clock is not None:
+            return
+        def on_set(fd, mask):
+            """The news is the error, ECANCELED."""
+            with suppress(OSError):
+                os.read(fd, 8)
+            function(*args)
+        self.clock = -1
+        self.clock = clock_alarm()
+        self.selector.register(self.clock, selectors.EVENT_READ, on_set)
+
     def run(self):
         self.ident = threading.get_ident()
         while self.running:
@@ -2546,6 +2571,7 @@ class Hub:
                 guarded(key.data, key.fileobj, mask)
             for _, _, function, args in self.take_due():
                 guarded(function, *args)
+
     def take_due(self):
         """The timers that are due."""
         due, begun = [], time.monotonic()
@@ -11110,7 +11136,7 @@ class Controllers:
     but those in `outside`, which do I/O; observe() runs in the thread of whoever wrote."""
     def __init__(self, k2d):
         self.settings, self.store, self.worker = k2d.settings, k2d.store, k2d.worker
-        self.names = k2d.names
+        self.names, self.hub = k2d.names, k2d.hub
         self.queue = WorkQueue("controllers", self.reconcile, 1, k2d.hub, self.tell_fault)
         self.event = k2d.event
         self.started = False    # whether start() has looked at all: NAT wants the whole picture
@@ -11139,7 +11165,8 @@ class Controllers:
             "Service": self.observe_service, "Endpoints": self.observe_endpoints,
             "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
             "PersistentVolume": self.observe_storage, "StorageClass": self.observe_storage,
-            "Event": self.observe_event, "ReplicaSet": self.observe_set}
+            "Event": self.observe_event, "ReplicaSet": self.observe_set,
+            "CronJob": self.observe_cron_job}
 
     def reconcile(self, key):
         what, *args = key
@@ -11283,6 +11310,9 @@ class Controllers:
     def observe_set(self, change, deleted):
         if not deleted and b'"ownerReferences"' not in change.raw:  # an orphan may be adopted
             self.add_all("Deployment", change.key[0])
+
+    def observe_cron_job(self, change, deleted):
+        self.hub.call(self.hub.on_clock, self.add_all, "CronJob", None)
 
     def observe_event(self, change, deleted):
         if not deleted:
