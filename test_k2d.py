@@ -7048,16 +7048,71 @@ class Services(EngineTest):
         docker("start", container)
         eventually(lambda: fetch(f"http://{self.ip['solo']}/") == self.one)
 
-    @unittest.skipUnless(shutil.which("ip"), "no ip program to make another machine with")
-    def test_from_another_machine(self):
+    def another_machine(self, addresses=1):
+        """A network namespace with so many addresses from 198.51.100.2 on: the command that runs another in it."""
         self.addCleanup(run, "ip", "netns", "delete", f"{TAG}-out", check=False)
+        self.addCleanup(run, "ip", "link", "delete", f"{TAG}0", check=False)    # the namespace alone goes later
         for text in (f"netns add {TAG}-out", f"link add {TAG}0 type veth peer name {TAG}1 netns {TAG}-out",
-                     f"address add 198.51.100.1/30 dev {TAG}0", f"link set {TAG}0 up",
-                     f"-n {TAG}-out address add 198.51.100.2/30 dev {TAG}1",
+                     f"address add 198.51.100.1/24 dev {TAG}0", f"link set {TAG}0 up",
+                     *(f"-n {TAG}-out address add 198.51.100.{2 + n}/24 dev {TAG}1" for n in range(addresses)),
                      f"-n {TAG}-out link set {TAG}1 up", f"-n {TAG}-out route add default via 198.51.100.1"):
             run("ip", *text.split())
-        inside = lambda url: run("ip", "netns", "exec", f"{TAG}-out", "busybox", "timeout", "5", "busybox", "wget",
-                                 "-qO-", url, check=False).stdout
+        return ["ip", "netns", "exec", f"{TAG}-out"]
+
+    # Opens connections at a steady rate, one thread for each source address, until its input ends; prints how many were
+    # answered, then a line for each that was not.
+    KNOCK = """if True:
+        import socket, sys, threading, time
+        target, port, count, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+        good, bad, over = [0] * count, [], threading.Event()
+
+        def knock(number):
+            due = time.monotonic()
+            while not over.is_set():
+                try:
+                    with socket.create_connection((target, port), 5, (f"198.51.100.{2 + number}", 0)) as sock:
+                        sock.sendall(b"GET /plain HTTP/1.0\\r\\n\\r\\n")
+                        said = b"".join(iter(lambda: sock.recv(4096), b""))
+                    assert said.endswith(b"plain"), said[-80:]
+                    good[number] += 1
+                except (OSError, AssertionError) as error:
+                    bad.append(repr(error))
+                due = max(due + count / rate, time.monotonic() - 1)
+                time.sleep(max(0, due - time.monotonic()))
+        threads = [threading.Thread(target=knock, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        sys.stdin.read()
+        over.set()
+        for thread in threads:
+            thread.join()
+        print(sum(good), *bad, sep="\\n")"""
+
+    @unittest.skipUnless(shutil.which("ip"), "no ip program to make another machine with")
+    def test_a_rolling_update_loses_no_connection(self):
+        rate = int(os.environ.get("K2D_TEST_RATE", 100))
+        self.create(deployment(
+            "rolling", 3, terminationGracePeriodSeconds=10, command=["sh", "-c", "echo -n plain >/www/plain; exec /bin/web"],
+            readinessProbe={"httpGet": {"path": "/plain", "port": 8080}, "periodSeconds": 1},
+            lifecycle={"preStop": {"exec": {"command": ["sleep", "2"]}}}), service("rolling", port=32733, type="LoadBalancer"))
+        C.until_ready(self.NS, 3, "app=rolling")
+        inside = self.another_machine(8)
+        eventually(lambda: not self.refused(self.host, 32733))
+        knocking = subprocess.Popen([*inside, sys.executable, "-c", self.KNOCK, self.host, "32733", "8", str(rate)],
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(knocking.kill)
+        for _ in range(int(os.environ.get("K2D_TEST_ROLLS", 1))):
+            self.kubectl("rollout", "restart", "deployment/rolling")
+            self.rolled_out("rolling")
+        C.until(self.at("pods", labels="app=rolling"), lambda pods: len(pods) == 3)
+        good, *bad = knocking.communicate()[0].split("\n")[:-1]
+        self.assertEqual(bad, [])
+        self.assertGreater(int(good), rate)
+
+    @unittest.skipUnless(shutil.which("ip"), "no ip program to make another machine with")
+    def test_from_another_machine(self):
+        machine = self.another_machine()
+        inside = lambda url: run(*machine, "busybox", "timeout", "5", "busybox", "wget", "-qO-", url, check=False).stdout
         self.assertEqual(eventually(lambda: inside("http://198.51.100.1:32702/")), self.one)
         # NodePorts keep the client's address; ClusterIPs are not for outsiders
         self.assertIn("198.51.100.2", inside("http://198.51.100.1:32702/cgi-bin/who"))
@@ -7450,15 +7505,16 @@ class Jobs(EngineTest):
         C.until(self.at("jobs"), lambda jobs: "stopped" not in jobs)
 
     def test_none_is_lost_or_counted_twice_while_k2d_is_killed(self):
-        self.create(self.job("many", "exit 0", completions=30, parallelism=6))
-        for killed in range(3, 25, 7):
+        count = int(os.environ.get("K2D_TEST_COMPLETIONS", 30))
+        self.create(self.job("many", "exit 0", completions=count, parallelism=6))
+        for killed in range(3, count - 5, max(7, count // 10)):
             self.until("jobs", "many", lambda obj: obj["status"].get("succeeded", 0) >= killed)
             C.kill()
             C.start()
         status, _ = self.until_over("many")
-        self.assertEqual((status["succeeded"], status.get("failed")), (30, None))
+        self.assertEqual((status["succeeded"], status.get("failed")), (count, None))
         pods = C.do("GET", self.at("pods", labels="app=many"))["items"]
-        self.assertEqual([pod["status"]["phase"] for pod in pods], ["Succeeded"] * 30)
+        self.assertEqual([pod["status"]["phase"] for pod in pods], ["Succeeded"] * count)
 
     def test_cron_jobs_start_what_is_due(self):
         template = self.job("x", "exit 0")["spec"]
