@@ -104,6 +104,7 @@ IO_SECONDS = 60             # for a request's body, for a watch's next read, for
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
 DNS_CLIENTS = 64            # by TCP
+DNS_LOOKUPS = 100           # names that the host's resolver is to be asked for
 DESCRIPTORS = 4096
 CONNECTIONS = 512           # beyond it the longest idle connection is closed
 REQUEST_THREADS = 64
@@ -1930,6 +1931,14 @@ def clock_alarm():
         raise OSError(ctypes.get_errno(), "timerfd: " + os.strerror(ctypes.get_errno()))
     return fd
 
+def host_addresses(name, family):
+    """The addresses of a family that the host's own resolver has for a name. Blocks."""
+    try:
+        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+    except (OSError, UnicodeError):                             # no such name, or none to ask
+        return []
+    return sorted({address[0] for *_, address in found})
+
 # -- keys and certificates, by the openssl program: files 0600, and nothing is ever logged
 OPENSSL_CONFIG = """
 [req] ; distinguished_name = dn ; [dn]
@@ -2483,18 +2492,24 @@ class DnsClient:
         selector.register(sock, selectors.EVENT_READ, self.on_data)
 
     def on_data(self, sock, mask):
-        """Answer what is complete; who does not take an answer at once has to ask anew."""
+        """Answer what is complete."""
         try:
             got = unblocked(sock.recv, 4096)
-            self.buffer += got or b""
-            while 2 < len(self.buffer) >= 2 + int.from_bytes(self.buffer[:2], "big"):
-                end = 2 + int.from_bytes(self.buffer[:2], "big")
-                found = self.answer_to(self.buffer[2:end], 65535) or b""
-                self.buffer = self.buffer[end:]
-                sock.sendall(len(found).to_bytes(2, "big") + found)
         except OSError:
             got = b""
+        self.buffer += got or b""
+        while 2 < len(self.buffer) >= 2 + int.from_bytes(self.buffer[:2], "big"):
+            end = 2 + int.from_bytes(self.buffer[:2], "big")
+            query, self.buffer = self.buffer[2:end], self.buffer[end:]
+            self.answer_to(query, 65535, self.reply)
         if got == b"" or len(self.buffer) > 8192:
+            self.close()
+
+    def reply(self, found):
+        """Send an answer; who does not take it at once has to ask anew."""
+        try:
+            self.sock.sendall(len(found or b"").to_bytes(2, "big") + (found or b""))
+        except OSError:
             self.close()
 
     def close(self):
@@ -2792,7 +2807,8 @@ class Hub:
     # -- DNS
     def serve_dns(self, address, answer_to):
         """Answer DNS by UDP and TCP at address, on a port of the kernel's choice, which is
-        returned. answer_to(query, longest) -> bytes, or None for what is no query."""
+        returned. answer_to(query, longest, reply) calls reply(bytes, or None for what is no query)
+        at once or later."""
         udp, tcp = (socket.socket(socket.AF_INET, kind)
                     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM))
         for sock in (udp, tcp):
@@ -2802,12 +2818,14 @@ class Hub:
         udp.bind(tcp.getsockname())
         tcp.listen(16)
         def on_query(sock, mask):
-            with suppress(OSError):     # nothing more to read, or nobody to answer
+            with suppress(OSError):     # nothing more to read
                 for _ in range(64):
                     data, sender = sock.recvfrom(4096)
-                    found = answer_to(data, 0)
-                    if found:
-                        sock.sendto(found, sender)
+                    answer_to(data, 0, lambda found, sender=sender: send(found, sender))
+        def send(found, sender):
+            with suppress(OSError):     # nobody to answer
+                if found:
+                    udp.sendto(found, sender)
         clients = deque()
         def on_client(listener, mask):
             with suppress(OSError):     # gone again
@@ -6779,7 +6797,12 @@ def means(term, owner, pod, view):
         names = [owner["metadata"]["namespace"]]
     is_near = namespace in names or selector is not None and selects(
         selector_of(selector), view.namespaces.get(namespace))
-    return is_near and is_selected(term.get("labelSelector"), pod)
+    labels, own = labels_of(pod), labels_of(owner)
+    matched = [labels.get(key) == own[key] for key in term.get("matchLabelKeys", ()) if key in own]
+    apart = [labels.get(key) != own[key] for key in term.get("mismatchLabelKeys", ())
+             if key in own]
+    return (is_near and is_selected(term.get("labelSelector"), pod) and
+            all(matched) and all(apart))
 
 def repels(owner, pod, labels, view):
     """Whether the anti-affinity of one pod keeps another from a node of these labels."""
@@ -6826,8 +6849,9 @@ def rejection(pod, node, view):
                  if found),
                 None)
 
-def claim_trouble(pod, lookup):
-    """Why a pod waits for its claims, in the scheduler's words; "" if it does not."""
+def claim_trouble(pod, lookup, others):
+    """Why a pod waits for its claims, in the scheduler's words, "" if it does not; others: the
+    pods that have the node already."""
     for name in claims_of(pod):
         claim = lookup("PersistentVolumeClaim", name)
         phase = dig(claim, "status.phase")
@@ -6839,6 +6863,11 @@ def claim_trouble(pod, lookup):
                     f'"{volume}"')
         if phase != "Bound":
             return "pod has unbound immediate PersistentVolumeClaims"
+        users = [each for each in others
+                 if key_of(each)[0] == key_of(pod)[0] and name in claims_of(each)]
+        if users and "ReadWriteOncePod" in claim["spec"]["accessModes"]:
+            return ("node has pod using PersistentVolumeClaim with the same name and "
+                    "ReadWriteOncePod access mode")
     return ""
 
 # == 25. Pod -> container ====================================================================
@@ -7926,7 +7955,7 @@ def pod_phase(spec, statuses, ended=False):
         return "Failed"
     regular = [statuses[c["name"]] for c in spec["containers"]]
     if not all(map(has_run, regular)):
-        return "Pending"
+        return "Failed" if ended else "Pending"
     staying = regular + [statuses[c["name"]] for c in sidecars_of(spec)]
     codes = list(map(last_exit, regular))
     again = [code for c, code in zip(spec["containers"], codes) if restarts(spec, c, code)]
@@ -9545,19 +9574,26 @@ def slices_of(store, namespace, name):
     return store.list("EndpointSlice", namespace, [Requirement(SERVICE_NAME, "=", {name})])
 
 def ready_endpoints(slices, name):
-    """[(ip, port)] of the ready endpoints in EndpointSlices at their port of a name; no IPv6."""
-    found = []
+    """[(ip, port)] of the ready endpoints in EndpointSlices at their port of a name, no IPv6;
+    while there are none, of those that still serve while they end (KEP-1669)."""
+    found, ending = [], []
     for each in slices:
         ports = [port["port"] for port in each.get("ports", ())
                  if port.get("name", "") == name and "port" in port][:1]
-        ips = [ip for ip in ready_addresses(each) if ":" not in ip]
-        found += product(ips, ports)
-    return sorted(found)
+        found += product(ready_addresses(each), ports)
+        ending += product(ready_addresses(each, is_ending), ports)
+    return sorted(end for end in found or ending if ":" not in end[0])
 
-def ready_addresses(each):
-    """The addresses in an EndpointSlice that traffic may be sent to."""
+def is_ready_endpoint(conditions):
+    return conditions.get("ready", True)
+
+def is_ending(conditions):
+    return conditions.get("serving") and conditions.get("terminating")
+
+def ready_addresses(each, holds=is_ready_endpoint):
+    """The addresses in an EndpointSlice that traffic may be sent to, by their conditions."""
     return [ip for endpoint in each.get("endpoints", ()) for ip in endpoint["addresses"][:1]
-            if dig(endpoint, "conditions.ready", True) and is_endpoint(ip)]
+            if holds(endpoint.get("conditions", {})) and is_endpoint(ip)]
 
 def service_ports(service, slices):
     """The ServicePorts of a Service, by its EndpointSlices; [] without a cluster IP."""
@@ -9582,7 +9618,7 @@ def balance(match, endpoints, affinity_s, tag):
     for left, (ip, port) in zip(range(len(endpoints), 0, -1), endpoints):
         target, recent = f"-j DNAT --to-destination {ip}:{port}", f"-m recent --name {tag}-{ip}"
         chance = f" -m statistic --mode random --probability {1 / left:.8f}" if left > 1 else ""
-        known.append(f"{match} {recent} --rcheck --seconds {affinity_s} --reap --rsource {target}")
+        known.append(f"{match} {recent} --update --seconds {affinity_s} --reap --rsource {target}")
         new.append(f"{match}{chance}{f' {recent} --set --rsource' if affinity_s else ''} {target}")
     return known + new if affinity_s else new
 
@@ -9658,7 +9694,7 @@ class Network:
     def __init__(self, settings, engine, store, writer, event=None):
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
         self.event = event
-        self.applied, self.problem, self.dns_port = None, "", 0
+        self.applied, self.problem, self.dns_port, self.lacking = None, "", 0, False
         self.hairpins = set()               # ports of the bridge that have that mode
         self.rested = {}    # key of a pod that is gone and may come back -> its address
         # lock: held while addresses are chosen; never across I/O
@@ -9738,6 +9774,7 @@ class Network:
     def parts(self):
         """[(object, its ServicePorts, its HostPorts)] of all that rules are for."""
         s, slices, parts, upstream = self.settings, {}, [], upstream_resolver()
+        self.lacking = False
         for each in self.store.list("EndpointSlice"):
             key = key_of(each)[0], labels_of(each).get(SERVICE_NAME)
             slices.setdefault(key, []).append(each)
@@ -9759,6 +9796,7 @@ class Network:
             free = [each for each in ports_of(pod)
                     if (each.protocol.upper(), each.port) not in taken]
             if len(free) < len(ports_of(pod)):
+                self.lacking = True
                 self.event(pod, "Warning", "FailedRules",
                            "a program of the host has one of its host ports", component="k2d")
             parts.append((pod, [], free))
@@ -9900,6 +9938,8 @@ def resolv_conf(pod, settings, host=None):
     return "".join(lines)
 
 DNS_TYPES = {"A": 1, "CNAME": 5, "PTR": 12, "AAAA": 28, "SRV": 33, "ANY": 255}
+FAMILIES = {DNS_TYPES["A"]: socket.AF_INET, DNS_TYPES["AAAA"]: socket.AF_INET6}
+ALIASES = 4     # of an alias of an alias
 NO_ERROR, NAME_ERROR, REFUSED = 0, 3, 5     # RFC 1035, 4.1.1
 
 def dns_name(name):
@@ -9933,9 +9973,11 @@ def answer_dns(data, resolve, longest=0):
     # additional: EDNS
     limit = longest or (1232 if additional else 512)
     question, answers, count = data[12:end], b"", 0
-    for owner, kind, rdata in random.sample(records, len(records)):
+    # of very many, a different choice each time; aliases come before what they stand for
+    by_chance = random.sample(records, len(records))
+    aliases = [each for each in records if each[1] == DNS_TYPES["CNAME"]]
+    for owner, kind, rdata in aliases + [each for each in by_chance if each not in aliases]:
         more = dns_name(owner) + struct.pack("!HHIH", kind, 1, 5, len(rdata)) + rdata
-        # of very many, a different choice each time
         if 12 + len(question) + len(answers) + len(more) <= limit:
             answers, count = answers + more, count + 1
     cut_off = 0x0200 * (count < len(records))                   # TC: ask by TCP
@@ -9944,6 +9986,16 @@ def answer_dns(data, resolve, longest=0):
 
 def address_record(owner, ip):
     return owner, DNS_TYPES["AAAA" if ":" in ip else "A"], ipaddress.ip_address(ip).packed
+
+class Elsewhere(Exception):
+    """A name that only the host's resolver has, which takes a thread to ask."""
+
+def not_here(name, type_):
+    raise Elsewhere(name)
+
+def from_host(name, type_):
+    """The records of a name that is not ours. Blocks."""
+    return [address_record(name, ip) for ip in host_addresses(name, FAMILIES[type_])]
 
 class Names:
     """What names mean, by the store: for DNS and for the hosts files. Any thread."""
@@ -9972,8 +10024,9 @@ class Names:
         write_in_place(path, hosts_text(pod, self.services()), create=True)
         return path
 
-    def resolve(self, name, type_):
-        """(rcode, records) for answer_dns; REFUSED makes the engine's resolver ask the host's."""
+    def resolve(self, name, type_, outside=not_here, left=ALIASES):
+        """(rcode, records) for answer_dns; REFUSED makes the engine's resolver ask the host's.
+        outside(name, type): the records of what an alias stands for outside the cluster."""
         if name.endswith(".in-addr.arpa"):
             return self.reverse(name)
         ours = name.endswith("." + CLUSTER_DOMAIN) or name == CLUSTER_DOMAIN
@@ -9981,22 +10034,34 @@ class Names:
         if not ours and parts[-1] != "svc":
             parts.append("svc")     # "web.default": a short form, see dns_config()
         records = self.records(parts, name) if len(parts) > 2 else None
+        if isinstance(records, str):
+            alias = name, DNS_TYPES["CNAME"], dns_name(records)
+            return NO_ERROR, [alias, *self.behind(records, type_, outside, left)]
         if records is not None:
-            wanted = (type_, DNS_TYPES["CNAME"])
-            return NO_ERROR, [r for r in records if r[1] in wanted or type_ == DNS_TYPES["ANY"]]
+            return NO_ERROR, [r for r in records if r[1] == type_ or type_ == DNS_TYPES["ANY"]]
         if not ours:
             return REFUSED, []
         return NO_ERROR if parts in ([""], ["svc"], ["svc", "svc"]) else NAME_ERROR, []
 
+    def behind(self, name, type_, outside, left):
+        """The records of what an alias stands for: a program's resolver does not ask for it itself
+        (RFC 1034, 4.3.2)."""
+        if type_ not in FAMILIES or not left:
+            return []
+        if name.endswith("." + CLUSTER_DOMAIN):
+            return self.resolve(name, type_, outside, left - 1)[1]
+        return outside(name, type_)
+
     def records(self, parts, name):
-        """The records of PARTS under the cluster's domain, None if there is no such name."""
+        """The records of PARTS under the cluster's domain, the name (str) that it is an alias of,
+        or None if there is no such name."""
         *front, service_name, namespace, what = parts
         service = self.store.get("Service", namespace, service_name) if what == "svc" else None
         if not service:
             return None
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
-            return None if front else [(name, DNS_TYPES["CNAME"], dns_name(spec["externalName"]))]
+            return None if front else spec["externalName"].rstrip(".").lower()
         if not front and spec["clusterIP"] != "None":
             return [address_record(name, spec["clusterIP"])]
         hosts = self.hosts_of(service)
@@ -10047,6 +10112,7 @@ WORKLOADS = ("Deployment", "ReplicaSet", "ReplicationController", "StatefulSet",
 TRACKING, INDEX = "batch.kubernetes.io/job-tracking", "batch.kubernetes.io/job-completion-index"
 INDEX_FAILURES = "batch.kubernetes.io/job-index-failure-count"
 PENDING = 100               # pods of a namespace that wait for the node, before more are made
+REPLACE_S = 5           # until a pod that was refused is made anew
 CLOCK_DOUBT_S = 2 * 86400       # how far ahead a last schedule may be, after a clock was set back
 REVISION, HASH_LABEL = "deployment.kubernetes.io/revision", "pod-template-hash"
 REVISION_LABEL, DELETION_COST = ("controller-revision-hash",
@@ -10116,6 +10182,15 @@ class Replicated(Controller):
                 meta["ownerReferences"] = [ref for ref in meta["ownerReferences"]
                                            if ref["uid"] != uid_of(owner)]
                 self.store.put(pod)
+                self.let_go([pod])
+
+    def let_go(self, pods):
+        """These pods of a Job are counted, or need not be."""
+        for pod in pods:
+            meta = pod["metadata"]
+            if TRACKING in meta.get("finalizers", ()):
+                meta["finalizers"] = [each for each in meta["finalizers"] if each != TRACKING]
+                self.writer.settle(pod)
 
     def owned_by(self, owner, kind):
         """The objects of a kind that an object controls."""
@@ -10124,8 +10199,8 @@ class Replicated(Controller):
                 dig(controller_of(obj), "uid") == uid_of(owner)]
 
     @staticmethod
-    def is_member(owner, pod):
-        """Whether a pod without an owner can be one of a workload's by its name."""
+    def is_member(owner, obj):
+        """Whether what has no owner can be one of a workload's by its name."""
         return True
 
     def tell(self, owner, *words):
@@ -10163,6 +10238,13 @@ class Replicated(Controller):
         if not is_deleting(pod):
             self.end_pod(owner, pod)
 
+    def end_ended(self, owner, pod):
+        """End a pod that has ended, for another in its place, which may be refused as it was."""
+        left = ended_at(pod) + REPLACE_S - time.time()
+        if left <= 0:
+            self.end_once(owner, pod)
+        self.look_later(owner, [max(left, 0)])
+
     def look_later(self, owner, waits):
         """Come back when the first of these seconds are over; None and 0 are none."""
         later = [wait + 0.05 for wait in waits if wait]
@@ -10176,6 +10258,11 @@ class Replicated(Controller):
         data = {"spec": {"template": {**owner["spec"]["template"], "$patch": "replace"}}}
         data = json.loads(json.dumps(data, sort_keys=True))     # clients compare it as text
         found = self.owned_by(owner, "ControllerRevision")
+        selector = selector_of(owner["spec"]["selector"])
+        revisions = self.store.list("ControllerRevision", meta["namespace"], selector)
+        orphans = [each for each in revisions if not controller_of(each)]
+        self.adopt(owner, orphans)
+        found += filter(controller_of, orphans)
         last = max(map(number, found), default=0)
         present = next((each for each in found if each["data"] == data), None)
         if not present:
@@ -10204,11 +10291,15 @@ class Replicated(Controller):
 class Workloads(Replicated):
     """ReplicaSets, ReplicationControllers, Deployments, PodDisruptionBudgets."""
     def replica_set(self, rs, namespace, name):
-        spec, pods = rs["spec"], self.pods_of(rs)
+        spec, every = rs["spec"], self.pods_of(rs, True)
+        pods = [pod for pod in every if not has_ended(pod)]
         active = [pod for pod in pods if not is_deleting(pod)]
-        failure = None if is_deleting(rs) else self.scale_pods(rs, active, replicas_of(rs))
+        pause = lately_failed(every) if len(active) < replicas_of(rs) else 0
+        failure = None
+        if not is_deleting(rs) and not pause:
+            failure = self.scale_pods(rs, active, replicas_of(rs))
         waits = [available_in(pod, spec.get("minReadySeconds", 0)) for pod in active]
-        self.look_later(rs, [*waits, failure and 10])
+        self.look_later(rs, [*waits, pause, failure and 10])
         wanted = labels_of(spec["template"]).items()
         labelled = sum(wanted <= labels_of(pod).items() for pod in active)
         counts = filled(fullyLabeledReplicas=labelled,
@@ -10389,7 +10480,7 @@ class Workloads(Replicated):
             self.drop_old_sets(d, old)
         self.store.put(d)
         progress = conditions[1]
-        goes_on = progress["status"] == "True" and progress["reason"] != "NewReplicaSetAvailable"
+        goes_on = progress["reason"] in ("ReplicaSetUpdated", "DeploymentResumed")
         if goes_on and deadline < 2 ** 31 - 1:
             self.queue.add_after(deadline - late_s(progress) + 0.1, ("Deployment", *key_of(d)))
 
@@ -10477,19 +10568,26 @@ def has_moved(status, before):
     return (outdated(status) < outdated(before) or
             any(status[key] > before.get(key, 0) for key in grown))
 
-def progress_of(d, new, moved, complete):
+def progress_of(d, new, moved, complete, status):
     """(status, reason, message) of the condition Progressing."""
-    spec, was, subject = d["spec"], get_condition(d, "Progressing"), new or d
-    subject = f'{subject["kind"]} "{name_of(subject)}"'
-    if complete and not spec.get("paused"):
+    spec, was, subject = d["spec"], get_condition(d, "Progressing") or {}, new or d
+    subject, before = f'{subject["kind"]} "{name_of(subject)}"', was.get("reason")
+    as_it_was = was.get("status"), before, was.get("message", "")
+    if spec.get("paused"):
+        return (as_it_was if before == "ProgressDeadlineExceeded" else
+                ("Unknown", "DeploymentPaused", "Deployment is paused"))
+    if complete:
         return "True", "NewReplicaSetAvailable", subject + " has successfully progressed."
-    if spec.get("paused") and not new and not was:
-        return "Unknown", "DeploymentPaused", "Deployment is paused"
-    if moved or was["reason"] == "NewReplicaSetAvailable":
+    if before == "DeploymentPaused":
+        return "Unknown", "DeploymentResumed", "Deployment is resumed"
+    is_rolled = before == "NewReplicaSetAvailable"
+    if is_rolled and status["replicas"] == status["updatedReplicas"]:
+        return as_it_was        # a pod that falls ill is no rollout
+    if moved or is_rolled:
         return "True", "ReplicaSetUpdated", subject + " is progressing."
-    if was["status"] == "True" and late_s(was) >= spec.get("progressDeadlineSeconds", 600):
+    if late_s(was) >= spec.get("progressDeadlineSeconds", 600):
         return "False", "ProgressDeadlineExceeded", subject + " has timed out progressing."
-    return was["status"], was["reason"], was.get("message", "")
+    return as_it_was
 
 def deployment_conditions(d, new, sets, status, complete, enough):
     """Available, Progressing and, where a pod could not be made, ReplicaFailure, by the status
@@ -10502,7 +10600,7 @@ def deployment_conditions(d, new, sets, status, complete, enough):
     failures = list(filter(None, (get_condition(rs, "ReplicaFailure") for rs in sets)))
     wanted = [condition(old, "Available", str(enough), able[0],
                         f"Deployment {able[1]} minimum availability."),
-              condition(old, "Progressing", *progress_of(d, new, moved, complete)),
+              condition(old, "Progressing", *progress_of(d, new, moved, complete, status)),
               *(condition(old, c["type"], "True", c["reason"], c["message"])
                 for c in failures[:1])]
     for each in wanted:     # lastUpdateTime moves with the reason, or with progress
@@ -10520,8 +10618,9 @@ class Members(Replicated):
     """StatefulSets (pkg/controller/statefulset) and DaemonSets (pkg/controller/daemon), whose one
     node is this one."""
     @staticmethod
-    def is_member(owner, pod):
-        return owner["kind"] == "DaemonSet" or ordinal_of(owner, pod) is not None
+    def is_member(owner, obj):
+        return (owner["kind"] == "DaemonSet" or obj["kind"] != "Pod" or
+                ordinal_of(owner, obj) is not None)
 
     def stateful_set(self, ss, namespace, name):
         if is_deleting(ss):
@@ -10533,6 +10632,8 @@ class Members(Replicated):
         pods.pop(None, None)
         failure = None
         try:
+            for i in [i for i in self.wanted(ss) if i in pods and not is_deleting(pods[i])]:
+                self.keep_claims(ss, i)
             self.step(ss, pods, current, update)
         except ApiError as error:
             failure = str(error)
@@ -10548,15 +10649,20 @@ class Members(Replicated):
         """Bring {ordinal: pod} on: make what is missing, end what is too many, then what is of an
         old revision. Raises ApiError."""
         spec, strategy = ss["spec"], ss["spec"]["updateStrategy"]
-        begin, is_rolling = dig(spec, "ordinals.start", 0), strategy["type"] == "RollingUpdate"
-        wanted = range(begin, begin + replicas_of(ss))
+        wanted, is_rolling = self.wanted(ss), strategy["type"] == "RollingUpdate"
         # those before it keep their revision
-        part = begin + dig(strategy, "rollingUpdate.partition", 0) if is_rolling else begin
+        part = wanted.start + (dig(strategy, "rollingUpdate.partition", 0) if is_rolling else 0)
         is_ordered = spec["podManagementPolicy"] == "OrderedReady"
         revisions = {i: current if i < part else update for i in wanted}
         if (self.is_filled(ss, pods, revisions, is_ordered) and
                 self.is_trimmed(ss, pods, wanted, is_ordered) and is_rolling):
             self.replace_old(ss, pods, range(part, wanted.stop), update)
+
+    @staticmethod
+    def wanted(ss):
+        """The ordinals that a StatefulSet wants."""
+        begin = dig(ss["spec"], "ordinals.start", 0)
+        return range(begin, begin + replicas_of(ss))
 
     def is_filled(self, ss, pods, revisions, is_ordered):
         """Make the pods that are missing; if they come in order, each waits for those before it.
@@ -10566,7 +10672,7 @@ class Members(Replicated):
             if not pod:
                 pods[i] = self.make_member(ss, i, revision)
             elif has_ended(pod):
-                self.end_once(ss, pod)                          # the next one has its name
+                self.end_ended(ss, pod)                         # the next one has its name
             if is_ordered and not self.is_up(ss, pod):
                 return False
         return True
@@ -10603,6 +10709,10 @@ class Members(Replicated):
         template, name = revision["data"]["spec"]["template"], f"{name_of(ss)}-{ordinal}"
         claims = {each: f"{each}-{name}" for each in map(name_of, claim_templates(ss))}
         self.keep_claims(ss, ordinal)
+        for claim in claims.values():
+            found = self.store.get("PersistentVolumeClaim", key_of(ss)[0], claim)
+            if is_deleting(found):
+                raise ApiError(409, "Conflict", f'persistentvolumeclaim "{claim}" goes')
         others = [v for v in template["spec"].get("volumes", ()) if v["name"] not in claims]
         volumes = [{"name": volume, "persistentVolumeClaim": {"claimName": claim}}
                    for volume, claim in claims.items()]
@@ -10614,7 +10724,8 @@ class Members(Replicated):
 
     def keep_claims(self, ss, ordinal, condemned=None):
         """Have the claims of an ordinal, owned by whom they are to go with: by
-        persistentVolumeClaimRetentionPolicy the set, or a pod that is one too many (KEP-1847)."""
+        persistentVolumeClaimRetentionPolicy the set, or a pod that is one too many (KEP-1847).
+        Raises ApiError."""
         namespace, policy = key_of(ss)[0], ss["spec"]["persistentVolumeClaimRetentionPolicy"]
         owners = [owner_reference(ss)] if policy["whenDeleted"] == "Delete" else []
         if condemned and policy["whenScaled"] == "Delete":
@@ -10623,7 +10734,9 @@ class Members(Replicated):
             name = f"{name_of(template)}-{name_of(ss)}-{ordinal}"
             claim = self.store.get("PersistentVolumeClaim", namespace, name)
             if claim:
-                claim["metadata"]["ownerReferences"] = owners
+                refs = claim["metadata"].get("ownerReferences", ())
+                others = [ref for ref in refs if ref["kind"] not in ("StatefulSet", "Pod")]
+                claim["metadata"]["ownerReferences"] = others + owners
                 self.store.put(claim)
             elif not condemned:
                 labels = {**labels_of(template), **ss["spec"]["selector"].get("matchLabels", {})}
@@ -10674,7 +10787,10 @@ class Members(Replicated):
         """End what has ended, or does not belong here; bring what runs here on. Returns the pods
         made. Raises ApiError."""
         for pod in [pod for pod in pods if has_ended(pod) or not belongs]:
-            self.end_once(ds, pod)
+            if belongs:
+                self.end_ended(ds, pod)
+            else:
+                self.end_once(ds, pod)
         return self.replace_daemon(ds, template, hash_, pods) if runs else []
 
     def replace_daemon(self, ds, template, hash_, pods):
@@ -10741,14 +10857,17 @@ class Jobs(Replicated):
         if not job or is_deleting(job):
             return self.let_go(self.of_name(namespace, name))
         pods = self.pods_of(job, True)
+        self.let_go(self.of_name(namespace, name, uid_of(job)))
         if finished(job):
             return self.after_end(job, pods)
         self.tell_suspension(job)
+        recount(job)
         set_verdict(job, self.count_ends(job, pods) or judge(job, pods))
         is_over, failure = bool(target_of(job)), None
         if is_over or job["spec"]["suspend"]:
+            end = self.end_once if is_over else self.end_untold     # the first count as failed
             for pod in filter(is_active, pods):
-                self.end_untold(job, pod)
+                end(job, pod)
         else:
             failure = self.fill_up(job, pods)
         alive = [pod for pod in self.pods_of(job) if not has_ended(pod)]
@@ -10762,20 +10881,13 @@ class Jobs(Replicated):
         self.look_later(job, [deadline_in(job), failure and 10])
         self.store.put(job)
 
-    def of_name(self, namespace, name):
-        """The pods that a Job of a name has left, or leaves."""
+    def of_name(self, namespace, name, uid=None):
+        """The pods that a Job of a name has left, or leaves; but for those of the Job of a uid."""
         for pod in self.store.list("Pod", namespace, holding=TRACKING.encode()):
             owner = controller_of(pod) or {}
-            if (owner.get("kind"), owner.get("name")) == ("Job", name):
+            is_named = (owner.get("kind"), owner.get("name")) == ("Job", name)
+            if is_named and owner["uid"] != uid:
                 yield pod
-
-    def let_go(self, pods):
-        """These pods are counted, or need not be."""
-        for pod in pods:
-            meta = pod["metadata"]
-            if TRACKING in meta.get("finalizers", ()):
-                meta["finalizers"] = [each for each in meta["finalizers"] if each != TRACKING]
-                self.writer.settle(pod)
 
     def end_untold(self, job, pod):
         """End a pod that shall not count as failed."""
@@ -10787,8 +10899,9 @@ class Jobs(Replicated):
         podFailurePolicy, (type, reason, message), or None."""
         spec, verdict = job["spec"], None
         for pod in pods:
+            never_placed = not pod["spec"].get("nodeName")      # nobody will say that it failed
             is_lost = dig(pod, "status.phase") == "Failed" or is_deleting(pod) and (
-                spec["podReplacementPolicy"] != "Failed")
+                never_placed or spec["podReplacementPolicy"] != "Failed")
             if TRACKING not in pod["metadata"].get("finalizers", ()):
                 continue
             if dig(pod, "status.phase") == "Succeeded":
@@ -10812,7 +10925,9 @@ class Jobs(Replicated):
             wanted = min(wanted, spec["completions"] - succeeded)
         elif succeeded:
             wanted = len(active)                                # one has said that all is done
-        for pod in sorted(active, key=usefulness)[:max(0, len(active) - wanted)]:
+        most = spec.get("completions", math.inf)
+        active.sort(key=lambda pod: ((index_of(pod) or 0) < most, usefulness(pod)))
+        for pod in active[:max(0, len(active) - wanted)]:
             self.end_untold(job, pod)
         places = free_places(job, held, pods, max(0, min(wanted - len(held), 50)))
         self.look_later(job, [wait for _, wait in places])
@@ -10906,12 +11021,18 @@ def deadline_in(job):
     return left and max(left, 0.5)
 
 def count_success(job, index):
-    status, done = job["status"], read_indexes(dig(job, "status.completedIndexes"))
     if index is None:
-        status["succeeded"] = status.get("succeeded", 0) + 1
-        return
-    done.add(index)
-    status.update(completedIndexes=indexes_text(done), succeeded=len(done))
+        job["status"]["succeeded"] = job["status"].get("succeeded", 0) + 1
+    else:
+        recount(job, index)
+
+def recount(job, *more):
+    """The indexes that are done, of a Job whose completions may have changed."""
+    status, limit = job["status"], job["spec"].get("completions", math.inf)
+    done = read_indexes(status.get("completedIndexes")).union(more)
+    if done:
+        done = {index for index in done if index < limit}
+        status.update(completedIndexes=indexes_text(done), succeeded=len(done))
 
 def count_failure(job, pod):
     """Count a pod that failed, as the podFailurePolicy says; returns the verdict of that, (type,
@@ -10970,21 +11091,30 @@ def indexes_text(indexes):
                     else ",".join(map(str, range(first, last + 1))) for first, last in runs)
 
 def ended_at(pod):
-    """When a pod ended, Unix seconds."""
+    """When a pod ended, Unix seconds; of one that never ran, when that was known at the latest."""
     ends = [seconds_of(dig(status, "state.terminated.finishedAt"))
-            for status in dig(pod, "status.containerStatuses", ())]
-    return max(filter(None, ends), default=None) or seconds_of(
-        pod["metadata"].get("deletionTimestamp")) or time.time()
+            for field in ("initContainerStatuses", "containerStatuses")
+            for status in dig(pod, "status." + field, ())]
+    meta, ready = pod["metadata"], get_condition(pod, "Ready")
+    return (max(filter(None, ends), default=None) or
+            seconds_of(dig(ready, "lastTransitionTime")) or
+            seconds_of(meta.get("deletionTimestamp") or meta["creationTimestamp"]))
 
-def pause_s(pods):
-    """Seconds until the next try after the failures among these pods, 0 for none."""
+def lately_failed(pods):
+    """Seconds until pods that were refused, or evicted, are made anew: the next may be, too."""
+    since = time.time() - 3600
+    return pause_s([pod for pod in pods if has_ended(pod) and ended_at(pod) > since], 1)
+
+def pause_s(pods, first=BACKOFF_S):
+    """Seconds until the next try after the failures among these pods, 0 for none; first: after
+    one."""
     by_time = sorted(filter(has_ended, pods), key=ended_at)
     failures = 0
     for pod in by_time:
         failures = failures + 1 if dig(pod, "status.phase") == "Failed" else 0
     if not failures:
         return 0
-    pause = min(BACKOFF_S * 2 ** min(failures - 1, 10), 600)
+    pause = min(first * 2 ** min(failures - 1, 10), 600)
     return max(0, ended_at(by_time[-1]) + pause - time.time())
 
 def failure_action(spec, pod):
@@ -11034,7 +11164,8 @@ def is_worn(spec, status, pods):
     """Whether the pods of a Job have failed, or their containers begun again, too often."""
     alive = [pod for pod in pods if not has_ended(pod)]
     restarted = sum(each["restartCount"] for pod in alive
-                    for each in dig(pod, "status.containerStatuses", ()))
+                    for field in ("initContainerStatuses", "containerStatuses")
+                    for each in dig(pod, "status." + field, ()))
     limit, policy = spec["backoffLimit"], spec["template"]["spec"]["restartPolicy"]
     return status.get("failed", 0) > limit or (
         policy == "OnFailure" and restarted > 0 and restarted >= limit)
@@ -11129,6 +11260,8 @@ BIND_COMPLETED, BOUND_BY = ("pv.kubernetes.io/bind-completed",
 MIRROR_CONTROLLER = "endpointslicemirroring-controller.k8s.io"
 CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 NAMESPACE_GRACE_S = 2       # the namespace controller's own is 5
+PORT_RETRY_S = 30           # until a host's port is looked at again
+HOST_PROGRAM = "a program of the host"
 
 class Controllers:
     """The router: reconcile(key), key = (what, its arguments ...), by the table of reconcilers;
@@ -11192,6 +11325,7 @@ class Controllers:
 
     def add(self, *key):
         self.queue.add(key)
+
     def add_all(self, kind, namespace):
         for key in self.store.keys(kind, namespace):
             self.add(kind, *key)
@@ -11228,7 +11362,7 @@ class Controllers:
     def observe_owners(self, change, deleted):
         """Owners, finalizers, and the namespace with its quotas."""
         kind, (namespace, name), raw = change.kind, change.key, change.raw
-        for ref in self.garbage.note_owners(kind.id, change.key, raw):
+        for ref in self.garbage.note_owners(kind.id, change.key, raw, deleted):
             self.observe_owner(ref, namespace, deleted)
         if deleted:
             self.add("collect", uid_of(json.loads(raw)))
@@ -11420,7 +11554,8 @@ class Scheduling(Controller):
 
     def is_unschedulable(self, pod, node, view):
         """Whether a pod has to wait: then it says why."""
-        fault = claim_trouble(pod, lambda kind, name: self.store.get(kind, key_of(pod)[0], name))
+        lookup = lambda kind, name: self.store.get(kind, key_of(pod)[0], name)
+        fault = claim_trouble(pod, lookup, view.pods)
         text = f"0/1 nodes are available: {fault}." if fault else misfit(pod, node, view)
         if not text:
             return False
@@ -11471,31 +11606,43 @@ class Services(Controller):
                         {"addressType": type_, "endpoints": endpoints, "ports": as_ports(ports)})
         for each in gone.values():
             self.store.remove(each)
+
     def balancers(self):
-        """Give the Services of type LoadBalancer the host's address, the oldest first, unless
-        somebody else has one of their ports there: then they wait, and say so."""
+        """Give the Services of type LoadBalancer the host's address, those that have it and the
+        oldest first, unless somebody else has one of their ports there: then they wait, and say
+        so."""
         services = [each for each in self.store.list("Service") if not is_published(each)]
-        taken = {(port["protocol"], port.get("nodePort")): f"Service {'/'.join(key_of(each))}"
-                 for each in services for port in each["spec"].get("ports", ())}
-        taken.update(dict.fromkeys(listening_ports(), "a program of the host"))
-        for pod in self.store.list("Pod", holding=b'"hostPort"'):
-            taken.update({(protocol, port): f"pod {'/'.join(key_of(pod))}"
-                          for _, protocol, port in host_ports(pod) if not has_ended(pod)})
-        for service in sorted(services, key=lambda each: each["metadata"]["creationTimestamp"]):
-            ports = service["spec"].get("ports", ())
+        taken = self.taken_ports(services)
+        services.sort(key=lambda each: (not ingress_ips(each),
+                                        each["metadata"]["creationTimestamp"]))
+        for service in services:
+            ports, own = service["spec"].get("ports", ()), f"Service {'/'.join(key_of(service))}"
             wanted = [(port["protocol"], port["port"]) for port in ports]
-            clash = next((each for each in wanted if each in taken), None)
+            clash = next((each for each in wanted if taken.get(each, own) != own), None)
             is_balancer, ingress = service["spec"]["type"] == "LoadBalancer", []
             if is_balancer and clash:
                 self.event(service, "Warning", "SyncLoadBalancerFailed",
                            f"port {clash[1]}/{clash[0]} of the host belongs to {taken[clash]}",
                            component="service-controller")
+                if taken[clash] == HOST_PROGRAM:                    # whose end nobody tells
+                    self.queue.add_after(PORT_RETRY_S, ("balancers",))
             elif is_balancer:
                 ingress = [{"ip": self.settings.host_ip, "ipMode": "VIP"}]
-                taken.update(dict.fromkeys(wanted, f"Service {'/'.join(key_of(service))}"))
+                taken.update(dict.fromkeys(wanted, own))
             service["status"] = {**service.get("status", {}),
                                  "loadBalancer": filled(ingress=ingress)}
             self.store.put(service)
+
+    def taken_ports(self, services):
+        """{(protocol, port of the host): whose it is}, but for the ports of balancers."""
+        taken = {(port["protocol"], port.get("nodePort")): f"Service {'/'.join(key_of(each))}"
+                 for each in services for port in each["spec"].get("ports", ())}
+        taken.update(dict.fromkeys(listening_ports(), HOST_PROGRAM))
+        for pod in self.store.list("Pod", holding=b'"hostPort"'):
+            if dig(pod, "status.podIP") and not has_ended(pod):
+                taken.update({(protocol, port): f"pod {'/'.join(key_of(pod))}"
+                              for _, protocol, port in host_ports(pod)})
+        return taken
 
     def from_pods(self, service):
         """{(address type, ports): endpoints} of a Service with a selector, whose Endpoints
@@ -11534,6 +11681,8 @@ class Services(Controller):
             self.router.add("nat")  # after them: half of a picture would refuse somebody
         elif self.router.started and self.worker.known.digested:
             self.network.sync()
+            if self.network.lacking:
+                self.queue.add_after(PORT_RETRY_S, ("nat",))
 
     def hosts(self):
         """Tell every running pod the present Services."""
@@ -11606,20 +11755,34 @@ class Claims(Controller):
             # one that came after the claim
             spec.update(filled(storageClassName=default_class(self.store)))
         pv = self.store.get("PersistentVolume", "", volume) if volume else self.matching(claim)
-        is_taken = bool(dig(pv, "spec.claimRef")) and not is_for(pv, claim)
-        if annotation(claim, BIND_COMPLETED) and (is_taken or not pv):
-            if claim["status"].get("phase") != "Lost":
-                self.tell(claim, "Warning", "ClaimMisbound" if pv else "ClaimLost",
-                          "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
-            claim["status"] = {"phase": "Lost"}
-        elif is_taken:
-            self.tell(claim, "Warning", "FailedBinding",
-                      f'volume "{volume}" already bound to a different claim.')
+        if annotation(claim, BIND_COMPLETED):
+            self.follow(claim, pv)
         elif pv:
-            self.bind(pv, claim)
+            self.join(claim, pv)
         elif not volume:
             self.ask_for_volume(claim)
         self.store.put(claim)
+
+    def follow(self, claim, pv):
+        """A bound claim has what its volume has, or has lost it."""
+        if pv and (not pv["spec"].get("claimRef") or is_for(pv, claim)):
+            return self.bind(pv, claim)
+        if claim["status"].get("phase") != "Lost":
+            self.tell(claim, "Warning", "ClaimMisbound" if pv else "ClaimLost",
+                      "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
+        claim["status"] = {"phase": "Lost"}
+
+    def join(self, claim, pv):
+        """Bind a claim to the volume that was found for it, or that it asks for."""
+        is_reserved, name = pv["spec"].get("claimRef"), name_of(pv)
+        if is_reserved and not is_for(pv, claim):
+            self.tell(claim, "Warning", "FailedBinding",
+                      f'volume "{name}" already bound to a different claim.')
+        elif not is_reserved and not suits(pv, claim):
+            self.tell(claim, "Warning", "VolumeMismatch",
+                      f'Cannot bind to requested volume "{name}": its class, size or modes differ')
+        else:
+            self.bind(pv, claim)
 
     def tell(self, obj, *words):
         self.event(obj, *words, component="persistentvolume-controller")
@@ -11631,10 +11794,9 @@ class Claims(Controller):
         for pv in self.store.list("PersistentVolume"):
             mine = is_for(pv, claim)
             size = quantity_nanos(pv["spec"]["capacity"].get("storage", "0"))
-            free = (not pv["spec"].get("claimRef") and not is_deleting(pv) and
-                    dig(pv, "status.phase") == "Available")
+            free = not pv["spec"].get("claimRef") and dig(pv, "status.phase") == "Available"
             chosen = selects(selector_of(claim["spec"].get("selector")), labels_of(pv))
-            if (mine or free and chosen) and suits(pv["spec"], size, claim):
+            if (mine or free and chosen) and not is_deleting(pv) and suits(pv, claim):
                 found.append((not mine, size, name_of(pv), pv))
         return min(found, key=lambda each: each[:3], default=[None])[-1]
 
@@ -11754,12 +11916,14 @@ class Claims(Controller):
                 if pv and not is_deleting(pv):
                     self.writer.delete(pv)
 
-def suits(offer, size, claim):
-    """Whether the spec of a volume of a size has what a claim wants."""
-    spec = claim["spec"]
+def suits(pv, claim):
+    """Whether a volume has what a claim wants; one that is reserved for it may be of any class."""
+    offer, spec = pv["spec"], claim["spec"]
+    size = quantity_nanos(offer["capacity"].get("storage", "0"))
     has_modes = set(offer.get("accessModes", ())) >= set(spec["accessModes"])
     in_mode = offer.get("volumeMode") == spec.get("volumeMode")
-    of_class = offer.get("storageClassName", "") == (spec.get("storageClassName") or "")
+    of_class = is_for(pv, claim) or (
+        offer.get("storageClassName", "") == (spec.get("storageClassName") or ""))
     return has_modes and in_mode and of_class and size >= storage_nanos(claim)
 
 class Garbage(Controller):
@@ -11771,11 +11935,14 @@ class Garbage(Controller):
             for key, row in rows.items():
                 self.note_owners(kind, key, row.raw)
 
-    def note_owners(self, kind, key, raw):
-        """Remember whose an object is; returns its ownerReferences."""
+    def note_owners(self, kind, key, raw, deleted=False):
+        """Remember whose an object is, until it is deleted; returns its ownerReferences."""
         meta = json.loads(raw)["metadata"] if b'"ownerReferences"' in raw else {}
-        for ref in meta.get("ownerReferences", ()):
-            self.owned.setdefault(ref["uid"], set()).add((kind, key))
+        for uid in map(itemgetter("uid"), meta.get("ownerReferences", ())):
+            owned = self.owned.setdefault(uid, set())
+            (owned.discard if deleted else owned.add)((kind, key))
+            if not owned:
+                del self.owned[uid]
         return meta.get("ownerReferences", ())
 
     def namespace(self, ns, _, name):
@@ -13089,6 +13256,7 @@ class K2d:
                   self.worker.known).by_subresource)
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
+        self.lookups = WorkQueue("lookup", self.look_up, 4, self.hub)
         self.heavy = threading.Lock()       # held while a large body is worked on
         self.bulk = threading.Semaphore(BULK)       # places for large bodies that come
 
@@ -13143,13 +13311,26 @@ class K2d:
             self.hub.bookmarks_due = True
             self.hub.after(60, self.hub.bookmarks)
 
+    def answer_name(self, data, longest, reply):
+        """Answer a DNS query, at once unless the host's resolver has to be asked; who is too many
+        for that asks again."""
+        try:
+            reply(answer_dns(data, self.names.resolve, longest))
+        except Elsewhere:
+            if len(self.lookups.waiting) < DNS_LOOKUPS:
+                self.lookups.add((data, longest, reply))
+
+    def look_up(self, key):
+        data, longest, reply = key
+        resolve = lambda name, type_: self.names.resolve(name, type_, from_host)
+        self.hub.call(reply, answer_dns(data, resolve, longest))
+
     # -- start and end
     def serve(self):
         """Start every part, in this order, and wait for the signal to end."""
         self.network.check_overlap()
         bootstrap(self.settings, self.store, self.writer, self.controllers.services)
-        answer_to = lambda data, longest: answer_dns(data, self.names.resolve, longest)
-        self.network.dns_port = self.hub.serve_dns(self.settings.gateway, answer_to)
+        self.network.dns_port = self.hub.serve_dns(self.settings.gateway, self.answer_name)
         self.worker.load()
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
