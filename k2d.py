@@ -1999,6 +1999,60 @@ def listening_ports():
                 found.add((protocol[:3].upper(), int(port, 16)))
     return found
 
+# -- flows that the kernel remembers (linux/netfilter/nfnetlink_conntrack.h)
+NETLINK_NETFILTER, UDP = 12, 17
+CONNTRACK_GET, CONNTRACK_DELETE, REQUEST, DUMP = 0x101, 0x102, 1, 0x300
+TUPLE_ORIG, TUPLE_REPLY, TUPLE_IP, TUPLE_PROTO = 1, 2, 1, 2
+IP_SRC, IP_DST, PROTO_NUM, PORT_SRC, PORT_DST = 1, 2, 1, 2, 3
+
+def forget_flows(is_stale):
+    """Have the kernel forget the UDP flows, by IPv4, of which is_stale(asked, answering) holds,
+    both (address, port). Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.settimeout(5)
+        for original, asked, answering in list(udp_flows(sock)):
+            if is_stale(asked, answering):
+                head = struct.pack("=HH", 4 + len(original), 0x8000 | TUPLE_ORIG)
+                sock.send(conntrack_message(CONNTRACK_DELETE, REQUEST, head + original))
+
+def conntrack_message(type_, flags, attributes=b""):
+    """The bytes of a request about IPv4 flows."""
+    return (struct.pack("=IHHII", 20 + len(attributes), type_, flags, 0, 0) +
+            struct.pack("=BBH", socket.AF_INET, 0, 0) + attributes)
+
+def udp_flows(sock):
+    """(the bytes that name it, whom it asked, who answers) of each UDP flow."""
+    sock.send(conntrack_message(CONNTRACK_GET, REQUEST | DUMP))
+    while True:
+        data = sock.recv(65536)
+        while data:
+            size, type_ = struct.unpack_from("=IH", data)
+            if type_ >> 8 != CONNTRACK_GET >> 8:                # an error, or the end
+                return
+            flow = netlink_attributes(data[20:size])
+            (protocol, asked), (_, answering) = (
+                flow_end(flow[TUPLE_ORIG], IP_DST, PORT_DST),
+                flow_end(flow[TUPLE_REPLY], IP_SRC, PORT_SRC))
+            if protocol == UDP:
+                yield flow[TUPLE_ORIG], asked, answering
+            data = data[size + -size % 4:]
+
+def flow_end(tuple_, ip, port):
+    """(protocol, (address, port)) of one end in a flow's tuple."""
+    parts = netlink_attributes(tuple_)
+    addresses, ports = map(netlink_attributes, (parts[TUPLE_IP], parts[TUPLE_PROTO]))
+    return ports[PROTO_NUM][0], (socket.inet_ntoa(addresses[ip]),
+                                 int.from_bytes(ports.get(port, b""), "big"))
+
+def netlink_attributes(data):
+    """{type: value} of the attributes in bytes."""
+    found = {}
+    while data:
+        size, type_ = struct.unpack_from("=HH", data)
+        found[type_ & 0x3fff] = data[4:size]
+        data = data[size + -size % 4:]
+    return found
+
 def is_own_address(ip):
     """Whether an address is this host's: a socket can then be bound to it."""
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET,
@@ -9695,6 +9749,7 @@ class Network:
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
         self.event = event
         self.applied, self.problem, self.dns_port, self.lacking = None, "", 0, False
+        self.udp = {}                       # what UDP is NATed to: udp_ends()
         self.hairpins = set()               # ports of the bridge that have that mode
         self.rested = {}    # key of a pod that is gone and may come back -> its address
         # lock: held while addresses are chosen; never across I/O
@@ -9770,6 +9825,25 @@ class Network:
             good = self.rules_of(list(filter(self.is_rule, parts)))
             run_checked("iptables-restore", "-w", "--noflush", stdin=good.encode())
         self.applied = text
+        self.forget_old_flows(parts)
+
+    def forget_old_flows(self, parts):
+        """The rules are asked for the first packet of a flow alone: UDP flows that would go
+        elsewhere now begin anew (kube-proxy: pkg/proxy/conntrack)."""
+        ends, pods = udp_ends(parts), self.settings.pod_cidr
+        if ends == self.udp:
+            return                                              # nothing of UDP changed
+        known, self.udp = {**dict.fromkeys(self.udp, set()), **ends}, ends
+        def is_stale(asked, answering):
+            wanted = known.get(asked)
+            if wanted is None and ("", asked[1]) in known:
+                was_ours = ipaddress.ip_address(answering[0]) in pods
+                wanted = known["", asked[1]] if was_ours or is_own_address(asked[0]) else None
+            return wanted is not None and answering not in wanted
+        try:
+            forget_flows(is_stale)
+        except OSError as error:
+            log(f"UDP flows that began earlier stay as they are: {error}")
 
     def parts(self):
         """[(object, its ServicePorts, its HostPorts)] of all that rules are for."""
@@ -9873,6 +9947,17 @@ class Network:
         except EngineError as error:
             raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so "
                              "that reset can go on")
+
+def udp_ends(parts):
+    """{(address, "" for each of the host's, port): {(ip, port)}} of all that UDP is NATed to."""
+    found = {}
+    for _, services, published in parts:
+        for each in [each for each in services if each.protocol == "udp"]:
+            for ip, port in [(each.ip, each.port), *(("", port) for _, port in each.host_ports)]:
+                found[ip, port] = set(each.endpoints)
+        for each in [each for each in published if each.protocol == "udp"]:
+            found[each.ip, each.port] = {each.endpoint}
+    return found
 
 def ports_of(pod):
     """The HostPorts of a running pod; the engine publishes those of plain `docker run`."""

@@ -892,11 +892,11 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 115_100),                             # 72,000
-        ("lines", 13_560),                              # 7,700
+        ("tokens", 115_800),                             # 72,000
+        ("lines", 13_640),                              # 7,700
         ("tokens a line of code", 10.4), ("KB in literals", 151),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
-        ("lines of 100 characters", 0), ("lines of host functions", 720), ("sections with host functions", 7),
+        ("lines of 100 characters", 0), ("lines of host functions", 730), ("sections with host functions", 7),
     ]
     EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
         own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
@@ -7086,6 +7086,45 @@ class Services(EngineTest):
             with self.subTest(host):                                # by chance all alike once in 2**59
                 self.assertEqual({fetch(f"http://{host}/") for _ in range(60)}, self.web)
         self.assertEqual(len({fetch(f"http://{self.ip['sticky']}/") for _ in range(20)}), 1)
+
+    ECHO = """if True:
+        import socket, sys
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind(("", 5000))
+        while True:
+            sock.sendto(sys.argv[1].encode(), sock.recvfrom(100)[1])"""
+
+    def echoing(self, name):
+        """A pod that answers UDP at 5000 with its name, until the process returned is killed."""
+        self.run_pod(name, labels={"app": "echo"})
+        process = engine("GET", f"/containers/{self.NS}_{name}_c/json")[1]["State"]["Pid"]
+        server = subprocess.Popen(["nsenter", "-t", str(process), "-n", sys.executable, "-c", self.ECHO, name])
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+
+    def test_udp_flows_leave_a_pod_that_is_gone(self):
+        made = service("echo", 32736, port=5000, target=5000)
+        made["spec"]["ports"][0]["protocol"] = "UDP"
+        flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        flows[1].connect((self.host, 32736))
+        flows[1].send(b"before there is a Service")
+        self.echoing("echo-1")
+        flows[0].connect((self.create(made)["spec"]["clusterIP"], 5000))
+
+        def ask(sock):
+            sock.settimeout(0.2)
+            sock.send(b"?")
+            return sock.recv(100).decode()
+        try:
+            for number, sock in enumerate(flows):
+                eventually(lambda: ask(sock) == "echo-1", number)
+            self.echoing("echo-2")
+            self.delete("pods", "echo-1")
+            for number, sock in enumerate(flows):
+                eventually(lambda: ask(sock) == "echo-2", number)
+        finally:
+            for sock in flows:
+                sock.close()
 
     def test_without_endpoints_it_is_refused_at_once(self):
         for host in (self.ip["empty"], f"{self.host}:32703"):
