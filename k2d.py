@@ -9617,6 +9617,7 @@ class Prober:
 # host_ports: (what matches its packets to the host, its number) of a node port, a balancer's port
 ServicePort = namedtuple("ServicePort", "ip protocol port host_ports endpoints affinity_s")
 HostPort = namedtuple("HostPort", "ip protocol port endpoint")  # ip "" is every address
+CUT_OFF_S = 10
 RULES = 2000                # endpoints of all ports of one Service
 RESTED = 500                # addresses that are kept for who may come back
 CHAINS = {"nat": ("SVC", "PORT", "MASQ"), "filter": ("FWD", "REJ")}
@@ -9749,7 +9750,7 @@ class Network:
         self.settings, self.engine, self.store, self.writer = settings, engine, store, writer
         self.event = event
         self.applied, self.problem, self.dns_port, self.lacking = None, "", 0, False
-        self.udp = {}                       # what UDP is NATed to: udp_ends()
+        self.udp, self.looked = {}, 0       # udp_ends(); when is_cut_off() last looked
         self.hairpins = set()               # ports of the bridge that have that mode
         self.rested = {}    # key of a pod that is gone and may come back -> its address
         # lock: held while addresses are chosen; never across I/O
@@ -9817,6 +9818,8 @@ class Network:
             return
         parts = self.parts()
         text = self.rules_of(parts)
+        if self.is_cut_off():
+            self.ensure_rules()
         if text == self.applied:
             return
         try:
@@ -9826,6 +9829,15 @@ class Network:
             run_checked("iptables-restore", "-w", "--noflush", stdin=good.encode())
         self.applied = text
         self.forget_old_flows(parts)
+
+    def is_cut_off(self):
+        """Whether somebody has flushed what leads to our rules, as a firewall does that is loaded
+        anew; looked at no more often than every CUT_OFF_S."""
+        if time.monotonic() < self.looked + CUT_OFF_S:
+            return False
+        self.looked = time.monotonic()
+        table, chain, arguments = jumps(self.settings, False)[0]
+        return run("iptables", "-w", "-t", table, "-C", chain, *arguments.split())[0] != 0
 
     def forget_old_flows(self, parts):
         """The rules are asked for the first packet of a flow alone: UDP flows that would go
