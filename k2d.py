@@ -111,7 +111,7 @@ REQUEST_THREADS = 64
 LOG_CHARS = 4000            # of one message
 WARNINGS = 20               # headers of an answer
 WATCH_BYTES = 4 << 20       # unsent bytes at which a watch that does not drain is dropped
-RING_EVENTS, RING_BYTES = 1000, 1 << 18     # what a watch can resume from
+RING_EVENTS, RING_BYTES = 1000, 1 << 19     # what a watch can resume from
 EVENT_SECONDS, EVENTS = 3600, 500           # Events live in memory, for an hour
 # of one source about one object, as client-go's; then one in 5 minutes
 EVENT_BURST, EVENT_REFILL_S = 25, 300
@@ -8058,8 +8058,17 @@ def pod_conditions(pod, phase, statuses, has_sandbox):
         ready = "False", "ReadinessGatesNotReady", ", ".join(gates)
     told = zip(KUBELETS, ((str(has_sandbox),), initialized, ready, both, ("True",)))
     more = {"lastProbeTime": None, **filled(observedGeneration=generation)}
-    return [c for c in old if c["type"] not in KUBELETS] + [
-        condition(old, type_, *each, **more) for type_, each in told]
+    own = [condition(old, type_, *each, **more) for type_, each in told]
+    if not old and ready == ("True",):
+        own = as_of_start(own, [statuses[c["name"]] for c in spec["containers"]])
+    return [c for c in old if c["type"] not in KUBELETS] + own
+
+def as_of_start(conditions, statuses):
+    """The conditions of a pod that was ready before k2d began: since its containers run, for what
+    anybody knows."""
+    started = [dig(status, "state.running.startedAt", "") for status in statuses]
+    return [{**each, "lastTransitionTime": max(started)} for each in conditions
+            if all(started)] or conditions
 
 STATUS_FIELDS = {"initContainers": "initContainerStatuses", "containers": "containerStatuses",
                  "ephemeralContainers": "ephemeralContainerStatuses"}
