@@ -79,6 +79,19 @@ OPTIONS = [
      "addresses of pods"),
     ("service-cidr",      "K2D_SERVICE_CIDR",   "10.43.0.0/16",
      "addresses of Services"),
+    ("log-size",          "K2D_LOG_SIZE",       "10m",
+     "bytes of a container's log, then a new file of it is begun"),
+    ("log-files",         "K2D_LOG_FILES",      "3",
+     "files of a container's log that are kept"),
+    ("devices",           "K2D_DEVICES",        "",
+     "what k2d.io/NAME is, as 'NAME=/dev/PATTERN[,PATTERN] ...'"),
+]
+OPTION_FORMS = [    # flag, what its value has to be
+    ("network", "[a-z][a-z0-9]{0,12}", "at most 13 lower case letters and digits"),
+    ("log-size", r"(\d{1,9}[kmg]?)?", "a number of bytes, as 10m, or nothing"),
+    ("log-files", r"[1-9]\d?", "1 to 99"),
+    ("devices", r"(\s*[-\w.]{1,60}=/dev/[^,\s]+(,/dev/[^,\s]+)*)*\s*",
+     "NAME=/dev/PATTERN[,/dev/PATTERN] ..."),
 ]
 CLUSTER_DOMAIN = "cluster.local"
 NODE_PORTS = range(30000, 32768)
@@ -99,7 +112,7 @@ HEAD_BYTES = 64 << 10
 FILE_BYTES = 1 << 20        # of a file that others may have written, of a line of the engine's
 ANSWER_BYTES = 16 << 20     # of an answer of the engine's
 # from accept to a complete handshake, from a request's first byte to its whole head
-HEAD_SECONDS = 10
+HEAD_SECONDS = 30
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
@@ -120,6 +133,28 @@ class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr
     (IPv4Network) ..."""
     def __init__(self, args, environ):
+        self.read(args, environ)
+        try:
+            self.port = int(self.port)
+            self.pod_cidr = ipaddress.IPv4Network(self.pod_cidr)
+            self.service_cidr = ipaddress.IPv4Network(self.service_cidr)
+        except ValueError as error:
+            raise SystemExit(f"k2d: {error}")
+        if self.pod_cidr.prefixlen > 20 or self.service_cidr.prefixlen > 24:
+            raise SystemExit(
+                "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
+        self.devices = dict(word.split("=", 1) for word in self.devices.split())
+        self.log_driver = ""                                # until the engine has said it
+        self.data_path = os.path.abspath(self.data_path)
+        self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
+        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])  # the engine's own
+        self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n])
+                                                             for n in (1, 10, 11))
+        self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
+
+    def read(self, args, environ):
+        """Each option as a text: the one given, that of the environment, or the default. Raises
+        SystemExit for what is none."""
         args = [part for arg in args
                 for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
         given = dict(zip(args[::2], args[1::2]))
@@ -129,24 +164,10 @@ class Settings:
         if given or len(args) % 2:
             raise SystemExit(
                 f"k2d: unknown or incomplete option {' '.join(given) or args[-1]}; see --help")
-        try:
-            self.port = int(self.port)
-            self.pod_cidr = ipaddress.IPv4Network(self.pod_cidr)
-            self.service_cidr = ipaddress.IPv4Network(self.service_cidr)
-        except ValueError as error:
-            raise SystemExit(f"k2d: {error}")
-        if not re.fullmatch("[a-z][a-z0-9]{0,12}", self.network):
-            raise SystemExit(
-                f"k2d: --network {self.network}: at most 13 lower case letters and digits")
-        if self.pod_cidr.prefixlen > 20 or self.service_cidr.prefixlen > 24:
-            raise SystemExit(
-                "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
-        self.data_path = os.path.abspath(self.data_path)
-        self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
-        self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])  # the engine's own
-        self.kubernetes_ip, self.dns_ip, self.upstream_ip = (str(self.service_cidr[n])
-                                                             for n in (1, 10, 11))
-        self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
+        for flag, form, wish in OPTION_FORMS:
+            value = getattr(self, flag.replace("-", "_"))
+            if not re.fullmatch(form, value):
+                raise SystemExit(f"k2d: --{flag} {value}: want {wish}")
 
     @property
     def host_ip(self):
@@ -1816,6 +1837,11 @@ def open_to_all(path):
     """Let whoever a container runs as write in a folder. Raises OSError."""
     os.chmod(path, 0o777)
 
+def device_nodes(patterns):
+    """The paths of the devices that are there, of patterns of the shell's with commas between."""
+    import glob
+    return sorted(path for pattern in patterns.split(",") for path in glob.glob(pattern))
+
 def disk_bytes(path):
     """The size of the file system that a path is on."""
     disk = os.statvfs(path)
@@ -1998,6 +2024,14 @@ def listening_ports():
             if its_state == state and address[-2:] != "7F" and address[-8:] != "01000000":
                 found.add((protocol[:3].upper(), int(port, 16)))
     return found
+
+KERNEL_UEVENTS = 15         # NETLINK_KOBJECT_UEVENT, which socket does not know
+def kernel_news(family, groups):
+    """A socket on which the kernel tells what happens (netlink(7)). Raises OSError."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+    sock.bind((0, groups))
+    sock.setblocking(False)
+    return sock
 
 # -- flows that the kernel remembers (linux/netfilter/nfnetlink_conntrack.h)
 NETLINK_NETFILTER, UDP = 12, 17
@@ -2627,6 +2661,21 @@ class Hub:
         self.clock = -1
         self.clock = clock_alarm()
         self.selector.register(self.clock, selectors.EVENT_READ, on_set)
+
+    def on_news(self, sock, function):
+        """Have function() called, a moment later, when something has come on a socket, whatever it
+        is. A hub's thread."""
+        due = []
+        def tell():
+            due.clear()
+            function()
+        def on_data(sock, mask):
+            with suppress(OSError):     # the kernel had more to say than there was room for
+                while unblocked(sock.recv, 65536):
+                    continue
+            if not due:
+                due.append(self.after(1, tell))
+        self.selector.register(sock, selectors.EVENT_READ, on_data)
 
     def run(self):
         self.ident = threading.get_ident()
@@ -4856,8 +4905,12 @@ IS_DEFAULT = "storageclass.kubernetes.io/is-default-class"
 PROVISIONER, PROVISIONED_BY = "k2d.io/engine-volume", "pv.kubernetes.io/provisioned-by"
 
 def is_ours(pv):
-    """Whether a PersistentVolume is an engine volume that k2d has made, of the same name."""
+    """Whether a PersistentVolume is an engine volume, that k2d has made or was told of."""
     return annotation(pv, PROVISIONED_BY) == PROVISIONER
+
+def engine_volume(pv):
+    """The engine's name of such a volume."""
+    return annotation(pv, PROVISIONER) or name_of(pv)
 
 def is_for(pv, claim):
     ref = pv["spec"].get("claimRef") or {}              # a client may reserve it by name alone
@@ -4872,6 +4925,11 @@ def default_class(store):
 
 def storage_nanos(claim):
     return quantity_nanos(dig(claim, "spec.resources.requests.storage", "0"))
+
+def check_engine_volume(obj):
+    named = annotation(obj, PROVISIONER)
+    is_odd = named and not fits("filename", named)
+    yield is_odd, f"metadata.annotations[{PROVISIONER}]", "Invalid", form_text("filename")
 
 def check_claim_spec(spec):
     no_size = storage_nanos({"spec": spec}) <= 0
@@ -5055,6 +5113,7 @@ CHECKS = {  # message -> its check
     "JobSpec": check_job_spec, "CronJobSpec": check_cron_job_spec,
     "PodDisruptionBudgetSpec": check_budget, "ServiceSpec": check_service_spec,
     "EndpointSlice": check_slice, "ConfigMap": check_config_map,
+    **dict.fromkeys(("PersistentVolume", "PersistentVolumeClaim"), check_engine_volume),
     "PersistentVolumeClaimSpec": check_claim_spec, "PriorityClass": check_priority,
     "PolicyRule": check_rule, "CustomResourceDefinition": check_definition,
     **dict.fromkeys(("RoleBinding", "ClusterRoleBinding"), check_binding),
@@ -7213,6 +7272,32 @@ def subpath_of(mount, env):
         raise ConfigError(f"subPath {path}: {form_text('path')}")
     return path
 
+# types of hostPath that become the engine's Devices: what is only mounted cannot be opened
+DEVICES = ("CharDevice", "BlockDevice")
+OWN_RESOURCE = "k2d.io/"    # and the name of a device, in limits
+def to_docker_device(path, target, read_only=False):
+    return {"PathOnHost": path, "PathInContainer": target,
+            "CgroupPermissions": "r" if read_only else "rw"}
+
+def device_options(container, settings):
+    """The devices that a container has by its limits, each under its own path. Raises
+    ConfigError."""
+    found = []
+    for name in dig(container, "resources.limits", {}):
+        if name.startswith(OWN_RESOURCE):
+            paths = device_nodes(settings.devices.get(name.partition("/")[2], ""))
+            if not paths:
+                raise ConfigError(f"{name}: no such device is there now", "CreateContainerError")
+            found += [to_docker_device(path, path) for path in paths]
+    return found
+
+def log_options(settings):
+    """Logs that have an end, where the engine keeps them in files that grow."""
+    if settings.log_driver != "json-file" or not settings.log_size:
+        return {}
+    ends = {"max-size": settings.log_size, "max-file": settings.log_files}
+    return {"LogConfig": {"Type": settings.log_driver, "Config": ends}}
+
 OWN_FILES = {"etc-hosts": "/etc/hosts", "resolv-conf": "/etc/resolv.conf",
              "termination-log": "/dev/termination-log"}
 
@@ -7230,10 +7315,10 @@ def wanted_mounts(pod, container, env, sources):
     return wanted
 
 def to_docker_mounts(pod, container, env, sources):
-    """HostConfig's Mounts and Binds of one container. sources: what prepare_volumes() and
+    """HostConfig's Mounts, Binds and Devices of one container. sources: what prepare_volumes() and
     hold_subpaths() gave, {"VOLUME/SUBPATH": path on the host, or the fields of an engine's mount};
     those of OWN_FILES are files."""
-    mounts, binds = [], []
+    mounts, binds, devices = [], [], []
     for mount, volume, key in wanted_mounts(pod, container, env, sources):
         target, source = mount["mountPath"], sources[key]
         read_only = bool(mount.get("readOnly") or FROM_API & volume.keys() or
@@ -7245,12 +7330,15 @@ def to_docker_mounts(pod, container, env, sources):
             options = ["ro" if read_only else "rw", *filter(None, [propagation])]
             binds.append(f"{source}:{target}:{','.join(options)}")
             continue
+        if dig(volume, "hostPath.type") in DEVICES:
+            devices.append(to_docker_device(source, target, read_only))
+            continue
         # unlike Binds, Mounts fail where the source is missing, instead of making a folder
         if isinstance(source, str):
             source = {"Type": "bind", "Source": source,
                       **filled(BindOptions=filled(Propagation=propagation))}
         mounts.append({**source, "Target": target, "ReadOnly": read_only})
-    return {"Mounts": mounts, "Binds": binds}
+    return {"Mounts": mounts, "Binds": binds, "Devices": devices}
 
 def container_labels(pod, name):
     return dict(zip((POD_NAMESPACE, POD_NAME, POD_UID, CONTAINER_NAME),
@@ -7320,6 +7408,8 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
     if spec.get("runtimeClassName"):
         host["Runtime"] = spec["runtimeClassName"]
     restart = restart_policy(spec, container, container in spec.get("initContainers", ()))
+    mounts = to_docker_mounts(pod, container, env, sources)
+    mounts["Devices"] += device_options(container, settings)
     return {
         "Image": container["image"],
         # With Entrypoint set, the engine ignores the image's Cmd: just what command without args
@@ -7338,7 +7428,7 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
             # the engine restarts, even while k2d is down
             "RestartPolicy": {"Name": RESTART[restart]},
             **host, **security, **resource_options(pod, container, settings),
-            **to_docker_mounts(pod, container, env, sources)}}
+            **log_options(settings), **mounts}}
 
 # == 26. Volumes =============================================================================
 # Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. What
@@ -7490,7 +7580,7 @@ def prepare_claim(pod, volume, settings, lookup):
     if "fsGroup" in security and (is_ours(pv) or "local" in spec):
         set_group(path, security["fsGroup"],
                   security.get("fsGroupChangePolicy") == "OnRootMismatch")
-    by_name = {"Type": "volume", "Source": name_of(pv), "VolumeOptions": {"NoCopy": True}}
+    by_name = {"Type": "volume", "Source": engine_volume(pv), "VolumeOptions": {"NoCopy": True}}
     # by its name, the engine knows that it is in use
     return by_name if is_ours(pv) else path, path
 
@@ -7563,7 +7653,7 @@ engine.Exec: *Running:bool *ExitCode:int *Pid:int;
 engine.Image: *RepoTags:[] *RepoDigests:[] *Size:int Architecture Config:engine.Config+;
 engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
 engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
-  *Runtimes:{}Raw;
+  *LoggingDriver *Runtimes:{}Raw;
 engine.Event: id|@id *Action *timeNano:int Actor:engine.Actor(*ID|@id *Attributes:{})+;
 engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
 
@@ -11953,17 +12043,15 @@ class Claims(Controller):
             self.router.add("provision", namespace, name)
 
     def provision(self, namespace, name):
-        """Make an engine volume for a claim, and its PersistentVolume. Blocks on the engine."""
+        """Make an engine volume for a claim, unless it names one, and its PersistentVolume. Blocks
+        on the engine."""
         claim = self.store.get("PersistentVolumeClaim", namespace, name)
         class_ = self.store.get("StorageClass", "", dig(claim, "spec.storageClassName", ""))
         if not class_ or claim["spec"].get("volumeName") or is_deleting(claim):
             return
-        volume = "pvc-" + uid_of(claim)
+        volume, adopted = "pvc-" + uid_of(claim), annotation(claim, PROVISIONER)
         try:
-            body = {"Name": volume, "Labels": {"k2d.io/claim": f"{namespace}/{name}"}}
-            made = self.engine.call("POST", "/volumes/create", body, shape="engine.Volume")
-            path = made["Mountpoint"]
-            open_to_all(host_root() + path)                 # whoever the containers run as
+            path = self.adopt(adopted) if adopted else self.make(volume, f"{namespace}/{name}")
         except (EngineError, OSError) as error:
             self.event(
                 claim, "Warning", "ProvisioningFailed",
@@ -11974,11 +12062,13 @@ class Claims(Controller):
             if self.store.row("PersistentVolume", ("", volume)):
                 return
             self.writer.create(KIND["PersistentVolume"], "", {
-                "metadata": {"name": volume, "annotations": {PROVISIONED_BY: PROVISIONER}},
+                "metadata": {"name": volume, "annotations": {
+                    PROVISIONED_BY: PROVISIONER, **({PROVISIONER: adopted} if adopted else {})}},
                 "spec": {
                     **pick(claim["spec"], ("accessModes", "storageClassName", "volumeMode")),
                     "capacity": claim["spec"]["resources"]["requests"],
-                    "persistentVolumeReclaimPolicy": class_.get("reclaimPolicy", "Delete"),
+                    "persistentVolumeReclaimPolicy": "Retain" if adopted else class_.get(
+                        "reclaimPolicy", "Delete"),
                     # `docker volume rm` is noticed
                     "hostPath": {"path": path, "type": "Directory"},
                     "claimRef": {**pick(claim, ("kind", "apiVersion")),
@@ -11986,6 +12076,17 @@ class Claims(Controller):
             self.event(claim, "Normal", "ProvisioningSucceeded",
                        f"Successfully provisioned volume {volume} using {PROVISIONER}",
                        component=PROVISIONER)
+
+    def make(self, volume, claim):
+        """Where the host has a new engine volume, for whoever a claim's containers run as."""
+        body = {"Name": volume, "Labels": {"k2d.io/claim": claim}}
+        made = self.engine.call("POST", "/volumes/create", body, shape="engine.Volume")
+        open_to_all(host_root() + made["Mountpoint"])
+        return made["Mountpoint"]
+
+    def adopt(self, volume):
+        """Where the host has an engine volume of somebody else's. Raises EngineError."""
+        return self.engine.call("GET", "/volumes/" + volume, shape="engine.Volume")["Mountpoint"]
 
     def set_phase(self, pv, phase, **told):
         if dig(pv, "status.phase") != phase:
@@ -12016,7 +12117,7 @@ class Claims(Controller):
         """Remove the engine volume of a claim that is gone, then its object. Blocks."""
         pv = self.store.get("PersistentVolume", "", name)
         if dig(pv, "status.phase") == "Released" and is_ours(pv):
-            self.engine.call("DELETE", "/volumes/" + name, expect=(404,))
+            self.engine.call("DELETE", "/volumes/" + engine_volume(pv), expect=(404,))
             with self.store.transaction():
                 pv = self.store.get("PersistentVolume", "", name)
                 if pv and not is_deleting(pv):
@@ -13188,20 +13289,28 @@ class Usage:
 # == 37. Node and Events =====================================================================
 # What k2d tells of itself: the machine as a Node, its Lease, and what happens, as Events.
 
+def present_devices(settings):
+    """{resource: "1" or "0"} of the devices that have a name: it is there as long as any is."""
+    return {OWN_RESOURCE + name: str(int(bool(device_nodes(patterns))))
+            for name, patterns in settings.devices.items()}
+
 class NodeKeeper:
     """The Node object: this machine as the engine describes it."""
     def __init__(self, settings, store, engine, network):
         self.settings, self.store, self.engine, self.network = settings, store, engine, network
         self.info = {}      # the engine's /info
+        self.devices = {}   # of status.capacity
         self.images = []    # status.images of the node: the largest, as the kubelet tells them
 
     def capacity(self, node):
         """What the machine has, and what somebody has said that it has besides."""
         told = dig(node, "status.capacity", {})
+        self.devices = present_devices(self.settings)
         return {"cpu": str(self.info.get("NCPU", 1)),
                 "memory": f"{self.info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
                 "ephemeral-storage": f"{disk_bytes(self.settings.data_path) >> 10}Ki",
-                **{name: amount for name, amount in told.items() if "/" in name}}
+                **{name: amount for name, amount in told.items() if "/" in name},
+                **self.devices}
 
     def conditions(self, ready, node):
         trouble = self.network.problem
@@ -13438,6 +13547,8 @@ class K2d:
         bootstrap(self.settings, self.store, self.writer, self.controllers.services)
         self.network.dns_port = self.hub.serve_dns(self.settings.gateway, self.answer_name)
         self.worker.load()
+        if self.settings.devices:
+            self.hub.on_news(kernel_news(KERNEL_UEVENTS, 1), self.on_device)
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
         self.ready.wait(10)     # what is listed should be true from the first answer on
@@ -13470,6 +13581,7 @@ class K2d:
             self.engine.negotiate()
             self.node.info = self.engine.call("GET", "/info", shape="engine.Info")
             self.writer.runtime_names = tuple(self.node.info["Runtimes"])
+            self.settings.log_driver = self.node.info["LoggingDriver"]
             self.network.ensure()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],
@@ -13504,6 +13616,12 @@ class K2d:
 
     def on_image(self):
         guarded(self.node.update, True)
+
+    def on_device(self):
+        """Devices came or went: the node says which are there."""
+        if present_devices(self.settings) != self.node.devices:
+            threading.Thread(target=guarded, args=(self.node.update, self.worker.known.listed),
+                             daemon=True).start()
 
 def bootstrap(settings, store, writer, services):
     """The objects that every cluster has."""
@@ -13581,7 +13699,7 @@ def reset(settings):
         remove_pods(settings, engine, uids)
         for pv in store.list("PersistentVolume"):   # those that are to be retained are left
             if is_ours(pv) and pv["spec"]["persistentVolumeReclaimPolicy"] == "Delete":
-                engine.call("DELETE", "/volumes/" + name_of(pv), expect=(404,))
+                engine.call("DELETE", "/volumes/" + engine_volume(pv), expect=(404,))
         Network(settings, engine, store, None).remove()
         store.close()
         for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki",
