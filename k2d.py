@@ -12,7 +12,8 @@ Sections:   Ground     1 Settings  2 Errors  3 Values  4 Kinds  5 Schema  6 Obje
                        28 Container -> pod  29 Worker  30 Probes and hooks  31 Network [host]
                        32 Names  33 Workloads  34 Controllers
             At the pod 35 Log, exec, attach, port-forward [host]  36 Usage
-                       37 Node and Events  38 Command line [host]
+                       37 Node and Events
+            All of it  38 k2d [host]  39 Check [host]  40 Command line [host]
             (search for "# ==" to walk through them; what can touch the machine stands under
             [host])
 Threads:    the hub owns every connection until a request is complete, and all watches, timers,
@@ -132,8 +133,10 @@ EVENT_BURST, EVENT_REFILL_S = 25, 300
 class Settings:
     """The options as attributes: settings.port (int), settings.data_path, settings.pod_cidr
     (IPv4Network) ..."""
-    def __init__(self, args, environ):
-        self.read(args, environ)
+    def __init__(self, args, environ, takes=""):
+        """takes: what the command takes besides OPTIONS, as its help says it."""
+        self.given, self.files = self.read(args, takes)
+        self.fill(environ)
         try:
             self.port = int(self.port)
             self.pod_cidr = ipaddress.IPv4Network(self.pod_cidr)
@@ -152,18 +155,32 @@ class Settings:
                                                              for n in (1, 10, 11))
         self.machine, self.node, self.memory_bytes, self.least_oom_score = machine_facts()
 
-    def read(self, args, environ):
+    @staticmethod
+    def read(args, takes):
+        """({option: its value, "" where it takes none}, the other words) of a command line.
+        Raises SystemExit."""
+        known = {**dict.fromkeys([flag for flag, *_ in OPTIONS], " VALUE"),
+                 **dict(re.findall("--([a-z-]+)( [A-Z]+)?", takes))}
+        given, files, words = {}, [], iter(args)
+        for word in words:
+            name, equal, value = word.partition("=")
+            flag = name[2:] if name[:2] == "--" else None
+            if flag in known:
+                given[flag] = value if equal or not known[flag] else next(words, "")
+            elif flag is None and "FILE" in takes:
+                files.append(word)
+            else:
+                raise SystemExit(f"k2d: unknown option {word}; see --help")
+        if "FILE" in takes and (not files or len(files) > 1 and "FILE..." not in takes):
+            raise SystemExit(f"k2d: want {takes}")
+        return given, files
+
+    def fill(self, environ):
         """Each option as a text: the one given, that of the environment, or the default. Raises
         SystemExit for what is none."""
-        args = [part for arg in args
-                for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-        given = dict(zip(args[::2], args[1::2]))
         for flag, variable, default, _ in OPTIONS:
-            value = given.pop("--" + flag, environ.get(variable) or default)
+            value = self.given.get(flag, environ.get(variable) or default)
             setattr(self, flag.replace("-", "_"), value)
-        if given or len(args) % 2:
-            raise SystemExit(
-                f"k2d: unknown or incomplete option {' '.join(given) or args[-1]}; see --help")
         for flag, form, wish in OPTION_FORMS:
             value = getattr(self, flag.replace("-", "_"))
             if not re.fullmatch(form, value):
@@ -2233,6 +2250,13 @@ class Store:
         for kind, namespace, name, text in found:
             if kind not in KIND or KIND[kind].kept != "empty":     # of an older k2d: not shown
                 self.load(kind, (namespace, name), json.loads(text))
+
+    def copy(self, path):
+        """Leave a copy of the database as it is now in a file. Raises sqlite3.Error."""
+        with self.writing:
+            if os.path.exists(path):
+                os.unlink(path)
+            self.db.execute("VACUUM INTO ?", (path,))
 
     def load(self, kind, key, obj):
         """Take an object from the disk; where its status is computed it gets a new version."""
@@ -7653,7 +7677,7 @@ engine.Exec: *Running:bool *ExitCode:int *Pid:int;
 engine.Image: *RepoTags:[] *RepoDigests:[] *Size:int Architecture Config:engine.Config+;
 engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
 engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
-  *LoggingDriver *Runtimes:{}Raw;
+  *LoggingDriver *Runtimes:{}Raw *MemoryLimit:bool;
 engine.Event: id|@id *Action *timeNano:int Actor:engine.Actor(*ID|@id *Attributes:{})+;
 engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
 
@@ -13425,8 +13449,15 @@ class Recorder:
             event.update(count=event["count"] + 1, lastTimestamp=stamp)
             self.store.put(event)
 
-# == 38. Command line [host] =================================================================
-# The wiring, and the commands.
+# == 38. k2d [host] ==========================================================================
+# The wiring: all the parts, how they start and end, and the engine as it comes and goes.
+
+def notify(text):
+    """Tell the service manager how it goes, if there is one (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect(path.replace("@", "\0", 1) if path[:1] == "@" else path)
+        sock.send(text.encode())
 
 @contextmanager
 def answering_faults(what):
@@ -13440,6 +13471,9 @@ def answering_faults(what):
     except Exception as error:
         log(f"{what}: {fault_text(error)}")
         raise ApiError(500, "InternalError", "Internal error occurred: the log of k2d says more")
+
+# the admin may ask for a copy of the database in the data path, which is for root alone
+BACKUP_PATH, COPY = "/k2d/backup", "k2d.db.copy"
 
 class K2d:
     """All the parts of one running k2d."""
@@ -13511,6 +13545,9 @@ class K2d:
         if kind:
             return self.api.handle(request)
         found = None
+        if (request.method, request.path) == ("POST", BACKUP_PATH):
+            self.store.copy(self.settings.path(COPY))
+            found = text_answer(200, "ok")
         if request.method in ("GET", "HEAD"):
             address = f"{self.settings.host_ip}:{self.settings.port}"
             found = (openapi(request) if request.parts[:1] == ["openapi"]
@@ -13559,9 +13596,12 @@ class K2d:
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
-        log(f"serving https://{self.settings.host_ip}:{self.settings.port}")
+        told = f"serving https://{self.settings.host_ip}:{self.settings.port}"
+        log(told)
+        notify(f"READY=1\nSTATUS={told}")
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
         log("stopping; containers go on")
+        notify("STOPPING=1")
         self.hub.running = False
         self.hub.call(lambda: None)
         self.controllers.queue.close()
@@ -13681,6 +13721,335 @@ def serve(settings):
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     K2d(settings).serve()
 
+# == 39. Check [host] ========================================================================
+# What a machine must have for k2d, and what to do where it lacks, for `check`, `install` and
+# `status`.
+Finding = namedtuple("Finding", "about level found cure")   # level: good, warning, fault
+
+def warn_if(about, is_bad, found, cure):
+    return Finding(about, "warning" if is_bad else "good", found, cure if is_bad else "")
+
+def fault_if(about, is_bad, found, cure):
+    return warn_if(about, is_bad, found, cure)._replace(level="fault" if is_bad else "good")
+
+PROGRAMS = {"openssl": "openssl", "iptables": "iptables", "ip": "iproute2", "mount": "mount",
+            "nsenter": "util-linux"}        # and Debian's packages that they come with
+CGROUP_CURE = ("limits of memory are not kept: add  cgroup_enable=memory cgroup_memory=1  to the "
+               "one line of /boot/firmware/cmdline.txt (once /boot/cmdline.txt), and restart")
+
+def has_memory_cgroup():
+    """Whether the kernel keeps limits of memory; a stock Raspberry Pi does not."""
+    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return "memory" in read_text("/sys/fs/cgroup/cgroup.controllers").split()
+    return bool(re.search(r"(?m)^memory\s.*\s1$", read_text("/proc/cgroups")))
+
+def free_memory():
+    """Bytes of memory that nobody uses."""
+    found = re.search(r"MemAvailable:\s+(\d+)", read_text("/proc/meminfo"))
+    return int(found[1]) << 10
+
+def free_disk(path):
+    """(bytes, share of all) that are free where a path is, or would be."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize, disk.f_bavail / (disk.f_blocks or 1)
+
+def answer_by(settings, method, path, seconds=60):
+    """What the k2d of a data path answers its admin, "" if it does not. Raises SystemExit where it
+    refuses."""
+    import http.client
+    try:
+        context = ssl.create_default_context(cafile=settings.path("pki", "ca.crt"))
+        token = re.search(r"token: (\S+)", read_text(settings.path("kubeconfig")))[1]
+        client = http.client.HTTPSConnection("127.0.0.1", settings.port, timeout=seconds,
+                                             context=context)
+        client.request(method, path, headers={"Authorization": "Bearer " + token})
+        found = client.getresponse()
+        text = found.read().decode()
+    except (OSError, http.client.HTTPException):
+        return ""
+    if found.status >= 300:
+        raise SystemExit(f"k2d: {text.strip()}")
+    return text
+
+def port_holder(settings):
+    """"" where the API's port is free or k2d's own, else what is wrong with it."""
+    try:
+        socket.create_server(("", settings.port)).close()
+        return ""
+    except OSError as error:
+        return "" if answer_by(settings, "GET", "/version", 5) else error.strerror
+
+def check_machine(settings):
+    """Findings on programs, the kernel, and what there is of memory, disk and ports."""
+    yield fault_if("user", os.geteuid(), f"number {os.geteuid()}", "call it by sudo")
+    for program, package in PROGRAMS.items():
+        code, _ = run(program, "--version")
+        yield fault_if(program, code == 127, "missing" if code == 127 else "there",
+                       f"apt-get install {package}")
+    has_memory = has_memory_cgroup()
+    yield warn_if("cgroup", not has_memory, "memory" if has_memory else "no memory", CGROUP_CURE)
+    year = time.gmtime().tm_year
+    yield warn_if("clock", year < 2024, time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                  "set it, or wait for the network's time: certificates of others are not valid")
+    memory = free_memory()
+    yield warn_if("memory", memory < 64 << 20, f"{memory >> 20} MiB free", "k2d wants some 30 MiB")
+    free, share = free_disk(settings.data_path)
+    yield warn_if("disk", free < 200 << 20, f"{free >> 20} MiB free, {share:.0%}",
+                  f"make room where {settings.data_path} is: docker image prune")
+    holder = port_holder(settings)
+    yield fault_if("port", holder, f"{settings.port} {holder}".strip(), "choose another by --port")
+
+def check_network(settings):
+    """Findings on NAT and on ranges of addresses."""
+    code, text = run("iptables", "-w", "-t", "nat", "-S")
+    lines = text.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+    backend = run("iptables", "--version")[1].decode().strip()
+    yield warn_if("NAT", code, lines[-1] if code else backend,
+                  "Services get no addresses: is the kernel's module iptable_nat or nf_nat there?")
+    try:
+        Network(settings, None, None, None, None).check_overlap()
+        yield fault_if("ranges", False, f"{settings.pod_cidr} {settings.service_cidr}", "")
+    except SystemExit as error:
+        yield fault_if("ranges", True, "taken", str(error).replace("k2d: ", ""))
+
+def check_engine(settings):
+    """Findings on the engine."""
+    engine = Engine(settings.docker_host)
+    try:
+        engine.negotiate()
+        info = engine.call("GET", "/info", shape="engine.Info")
+    except EngineError as error:
+        yield fault_if("engine", True, str(error),
+                       "apt-get install docker.io; systemctl enable --now docker")
+        return
+    yield fault_if("engine", False, f"{info['ServerVersion']}, API {engine.prefix[2:]}", "")
+    yield warn_if("its limits", not info["MemoryLimit"], "kept" if info["MemoryLimit"] else "not",
+                  "the engine keeps no limits of memory, see cgroup")
+    rotates = info["LoggingDriver"] in ("json-file", "local", "journald")
+    yield warn_if("its logs", not rotates, info["LoggingDriver"],
+                  "kubectl logs may show nothing, or fill the disk")
+
+def check_all(settings):
+    """What check tells of this machine."""
+    return [*check_machine(settings), *check_network(settings), *check_engine(settings)]
+
+def show_findings(found):
+    """Print them, a line each, and below it what to do."""
+    for each in found:
+        print(f"{each.level:<8} {each.about:<11} {each.found}")
+        if each.cure:
+            print(f"{'':<20} -> {each.cure}")
+
+def check_host(settings):
+    """Say what this machine lacks, and what to do about it; the exit code is 1 for a fault."""
+    found = check_all(settings)
+    if "json" in settings.given:
+        print(json.dumps([each._asdict() for each in found], indent=2))
+    else:
+        show_findings(found)
+    raise SystemExit(int(any(each.level == "fault" for each in found)))
+
+# == 40. Command line [host] =================================================================
+# What a person does with k2d: each command is a function of the Settings.
+HOME_FILE, UNIT = "/usr/local/lib/k2d/k2d.py", "/etc/systemd/system/k2d.service"
+LINK, DEFAULTS_FILE = "/usr/local/bin/k2d", "/etc/default/k2d"
+# No setting that gives k2d mounts of its own (ProtectSystem, PrivateTmp): containers would not see
+# its volumes.
+UNIT_TEXT = f"""[Unit]
+Description=k2d: the Kubernetes API on a container engine
+After=network-online.target docker.service podman.socket
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+EnvironmentFile=-{DEFAULTS_FILE}
+ExecStart={sys.executable} {HOME_FILE} serve
+Restart=always
+RestartSec=2
+KillMode=process
+LimitNOFILE={DESCRIPTORS}
+MemoryMax=256M
+OOMScoreAdjust=-500
+NoNewPrivileges=yes
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+def ask_k2d(settings, method, path):
+    """What the k2d of a data path answers its admin. Raises SystemExit where it does not."""
+    found = answer_by(settings, method, path)
+    if not found:
+        raise SystemExit(f"k2d: no k2d of {settings.data_path} answers on port {settings.port}; "
+                         "try: systemctl status k2d")
+    return found
+
+def systemctl(*words):
+    """Have systemd do something; its words if it fails. Raises SystemExit."""
+    code, text = run("systemctl", *words)
+    if code:
+        raise SystemExit(f"k2d: systemctl {' '.join(words)}: {text.decode().strip()}")
+
+def require_systemd():
+    """Raises SystemExit where there is no systemd, or for another user than root."""
+    if os.geteuid() or not os.path.isdir("/run/systemd/system"):
+        raise SystemExit("k2d: this wants root, and systemd; without it, have whatever starts "
+                         "your services run: python3 k2d.py serve")
+
+def install(settings):
+    """Run k2d as a systemd service, now and after each start; options given are kept."""
+    require_systemd()
+    found = check_all(settings)
+    show_findings(found)
+    if any(each.level == "fault" for each in found):
+        raise SystemExit("k2d: nothing was installed; see the faults above")
+    if settings.given:
+        variables = {flag: variable for flag, variable, *_ in OPTIONS}
+        kept = [f"{variables[flag]}={value}\n" for flag, value in settings.given.items()]
+        write_file(DEFAULTS_FILE, "".join(kept).encode())
+    install_file(read_bytes(os.path.abspath(__file__), 1 << 30))
+    if not os.path.lexists(LINK):
+        os.symlink(HOME_FILE, LINK)
+    write_file(UNIT, UNIT_TEXT.encode(), 0o644)
+    systemctl("daemon-reload")
+    systemctl("enable", "k2d")
+    systemctl("restart", "k2d")         # until it is ready
+    print(f"k2d runs. Its kubeconfig is {hand_over(settings)}; next:  kubectl get nodes")
+    print("k2d status | check | upgrade FILE | backup FILE | uninstall    (--help tells all)")
+
+def install_file(text):
+    """Have this text as the k2d.py that is installed."""
+    make_folder(os.path.dirname(HOME_FILE), 0o755)
+    write_file(HOME_FILE, text, 0o755)
+
+def hand_over(settings):
+    """Give a kubeconfig to the person who has called us by sudo, or to root; the file's path."""
+    import pwd
+    person = pwd.getpwuid(int(os.environ.get("SUDO_UID", 0)))
+    folder = os.path.join(person.pw_dir, ".kube")
+    path = os.path.join(folder, "k2d" if os.path.exists(folder + "/config") else "config")
+    make_folder(folder)
+    write_file(path, read_bytes(settings.path("kubeconfig"), FILE_BYTES))
+    for each in (folder, path):
+        os.chown(each, person.pw_uid, person.pw_gid)
+    return path
+
+def upgrade(settings):
+    """Put another k2d.py in the place of the one installed; back to it if that does not answer."""
+    require_systemd()
+    new, = settings.files
+    code, said = run(sys.executable, new, "version")
+    if code or not said.startswith(b"k2d "):
+        raise SystemExit(f"k2d: {new} is no k2d.py that this Python runs: {said.decode()[-500:]}")
+    before, copy = read_bytes(HOME_FILE, 1 << 30), settings.path(COPY)
+    ask_k2d(settings, "POST", BACKUP_PATH)
+    install_file(read_bytes(new, 1 << 30))
+    code, _ = run("systemctl", "restart", "k2d")
+    if not code and answer_by(settings, "GET", "/version"):
+        return print(f"upgraded to {said.decode().strip()}; the database of before is {copy}")
+    run("systemctl", "stop", "k2d")
+    install_file(before)
+    adopt_database(settings, read_bytes(copy, 1 << 30))
+    systemctl("restart", "k2d")
+    raise SystemExit(f"k2d: {new} did not answer, see journalctl -u k2d; the one before is back")
+
+def adopt_database(settings, data):
+    """Have a copy as the database of a k2d that does not run."""
+    write_file(settings.path("k2d.db"), data)
+    for end in ("-wal", "-shm"):
+        if os.path.exists(settings.path("k2d.db" + end)):
+            os.unlink(settings.path("k2d.db" + end))
+
+def uninstall(settings):
+    """Remove the service, not its containers and data; with --purge these as well."""
+    require_systemd()
+    run("systemctl", "disable", "--now", "k2d")
+    if "purge" in settings.given:
+        reset(settings)
+    for path in (UNIT, LINK, DEFAULTS_FILE, os.path.dirname(HOME_FILE)):
+        remove_tree(path)
+    systemctl("daemon-reload")
+    print("k2d is gone" + ("" if "purge" in settings.given else
+                           f"; {settings.data_path} and its containers stay"))
+
+def resident(names):
+    """Bytes of memory of the programs of these names or paths, or that run a file of them."""
+    total = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError, UnicodeError):       # it has ended
+            words = read_text(f"/proc/{pid}/cmdline").split("\0")[:2]
+            if any(word in names or os.path.basename(word) in names for word in words):
+                status = read_text(f"/proc/{pid}/status")
+                total += int(dict(re.findall(r"(\w+):\s+(\d+)", status)).get("VmRSS", 0)) << 10
+    return total
+
+def show_status(settings):
+    """Show on one screen how k2d and its machine are, and what to do about problems."""
+    pods = json.loads(ask_k2d(settings, "GET", "/api/v1/pods"))["items"]
+    phases = Counter(dig(pod, "status.phase", "") for pod in pods)
+    engine, own = resident(("dockerd", "containerd", "podman")), settings.path("k2d.pyc")
+    certificate = run("openssl", "x509", "-noout", "-enddate", "-in",
+                      settings.path("pki", "server.crt"))[1].decode().strip().partition("=")[2]
+    for about, text in (
+            ("k2d", f"{VERSION}, {resident([own]) / 1e6:.1f} MB of memory"),
+            ("engine", f"{engine / 1e6:.1f} MB of memory"),
+            ("address", f"https://{settings.host_ip}:{settings.port}"),
+            ("pods", ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "none"),
+            ("certificate", f"until {certificate}")):
+        print(f"{about:<20} {text}")
+    problems = [each for each in check_all(settings) if each.cure]
+    show_findings(problems)
+    if not problems:
+        print(f"{'problems':<20} none")
+
+KEPT = ("token", "pki/ca.crt", "pki/ca.key", "pki/sa.key")      # besides the database
+
+def backup(settings):
+    """Write all that k2d knows into one file, not what is in volumes: while it runs."""
+    import io
+    import tarfile
+    ask_k2d(settings, "POST", BACKUP_PATH)
+    target, out = settings.files[0], io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        archive.add(settings.path(COPY), "k2d.db")
+        for name in filter(lambda name: os.path.exists(settings.path(name)), KEPT):
+            archive.add(settings.path(name), name)
+    write_file(target, out.getvalue())
+    os.unlink(settings.path(COPY))
+    print(f"{target}: {len(out.getvalue()) >> 10} KiB; it holds secrets")
+
+def restore(settings):
+    """Have all as in a file of `backup`; what k2d knows now is gone."""
+    import tarfile
+    is_service = not run("systemctl", "is-active", "--quiet", "k2d")[0]
+    if not is_service and answer_by(settings, "GET", "/version"):
+        raise SystemExit("k2d: stop the k2d of this data path first")
+    try:
+        with tarfile.open(settings.files[0]) as archive:
+            held = {name: archive.extractfile(name).read() for name in archive.getnames()
+                    if name in ("k2d.db", *KEPT)}
+    except (OSError, tarfile.TarError) as error:
+        raise SystemExit(f"k2d: {settings.files[0]}: {error}")
+    if not held.get("k2d.db", b"").startswith(b"SQLite format 3"):
+        raise SystemExit(f"k2d: {settings.files[0]} is no backup of k2d's")
+    if is_service:
+        systemctl("stop", "k2d")
+    make_folder(settings.path("pki"))
+    adopt_database(settings, held.pop("k2d.db"))
+    for name, data in held.items():
+        write_file(settings.path(name), data)
+    for name in ("server.crt", "server.key", "server.names"):
+        remove_tree(settings.path("pki", name))
+    if is_service:
+        systemctl("start", "k2d")
+    print("restored" + ("" if is_service else "; start it again"))
+
 def kubeconfig(settings):
     """Print the admin's kubeconfig."""
     try:
@@ -13702,10 +14071,10 @@ def reset(settings):
                 engine.call("DELETE", "/volumes/" + engine_volume(pv), expect=(404,))
         Network(settings, engine, store, None).remove()
         store.close()
-        for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "token", "kubeconfig", "pki",
-                     "pods"):
+        for name in ("k2d.db", "k2d.db-wal", "k2d.db-shm", "k2d.pyc", "k2d.pyc.new", COPY, "token",
+                     "kubeconfig", "pki", "pods"):
             remove_tree(settings.path(name))
-        if not os.listdir(settings.data_path):
+        with suppress(OSError):             # others' files are in it, or it is a mount
             os.rmdir(settings.data_path)
     elif list_folder(settings.data_path):
         raise SystemExit(
@@ -13723,28 +14092,51 @@ def remove_pods(settings, engine, uids):
     for uid in uids:
         remove_volumes(settings, uid)
 
-COMMANDS = {"serve": serve, "kubeconfig": kubeconfig, "reset": reset}
+COMMANDS = {    # name -> the function, what it takes besides OPTIONS
+    "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
+    "status": (show_status, ""), "upgrade": (upgrade, "FILE"), "backup": (backup, "FILE"),
+    "restore": (restore, "FILE"), "uninstall": (uninstall, "[--purge]"),
+    "kubeconfig": (kubeconfig, ""), "reset": (reset, "")}
 
 def usage_text():
     """What --help prints: the commands by their docstrings, the options by their table."""
-    commands = [f"  k2d.py {name:<11} {command.__doc__.splitlines()[0]}"
-                for name, command in COMMANDS.items()]
+    commands = [f"  k2d.py {name + ' ' + takes:<20} {command.__doc__.splitlines()[0]}"
+                for name, (command, takes) in COMMANDS.items()]
     options = [f"  --{flag:<18} {variable:<19} {text}{f' ({default})' if default else ''}"
                for flag, variable, default, text in OPTIONS]
     return "\n".join(["k2d: the Kubernetes API on a container engine", "", *commands, "",
-                      *options])
+                      *options, "", f"Options are also read from {DEFAULTS_FILE}, as "
+                      "K2D_PORT=7443. Exit codes: 0, or 1 and what to do."])
+
+def compile_once(source, compiled):
+    """Have the code of a file stand compiled, for this Python, whole or not at all (PEP 552)."""
+    from importlib.util import MAGIC_NUMBER, source_hash
+    import py_compile
+    head = MAGIC_NUMBER + b"\1\0\0\0" + source_hash(read_bytes(source, 1 << 30))
+    made = compiled + ".new"
+    if os.path.exists(compiled) and read_bytes(compiled, len(head)) == head:
+        return
+    py_compile.compile(source, made, doraise=True, optimize=2,
+                       invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    os.sync()
+    os.replace(made, compiled)
+
+def environment_of():
+    """The environment, and below it what the service's file of options says."""
+    lines = read_text(DEFAULTS_FILE).splitlines() if os.path.exists(DEFAULTS_FILE) else ()
+    said = (line.split("=", 1) for line in lines if re.match("[A-Z0-9_]+=", line))
+    return {**{name: value.strip("\"'") for name, value in said}, **os.environ}
 
 def lean(argv):
     """Start again from compiled code, with a malloc that gives back what it does not need:
     compiling this file in the serving process would cost it 20 MB for life. The code rests in the
     data path: no other folder is written to."""
-    import py_compile
-    settings = Settings(argv[2:], os.environ)
+    settings = Settings(argv[2:], environment_of())
     if os.geteuid():
         raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     compiled = settings.path("k2d.pyc")
     make_folder(settings.data_path)
-    py_compile.compile(os.path.abspath(__file__), compiled, doraise=True, optimize=2)
+    compile_once(os.path.abspath(__file__), compiled)
     malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536",
               "MALLOC_MMAP_THRESHOLD_": "65536"}
     os.execve(sys.executable, [sys.executable, compiled, *argv[1:]], {**os.environ, **malloc})
@@ -13761,7 +14153,8 @@ def main(argv):
         lean(argv)
     else:
         try:
-            COMMANDS[command](Settings(argv[2:], os.environ))
+            function, takes = COMMANDS[command]
+            function(Settings(argv[2:], environment_of(), takes))
         except EngineError as error:
             raise SystemExit(f"k2d: {error}")
 

@@ -332,8 +332,7 @@ class Cluster:
     def start(self, docker_host=f"unix://{SOCKET}", *flags):
         """Returns when k2d serves. Its standard error goes to self.log."""
         ready = threading.Event()
-        self.process = self.spawn("serve", "--port", str(PORT), "--data-path", self.data, "--docker-host", docker_host,
-                                  "--network", NETWORK, "--pod-cidr", PODS, "--service-cidr", SERVICES, *flags)
+        self.process = self.spawn("serve", *self.options(docker_host), *flags)
 
         def follow(stream):
             with open(self.log, "a") as log:
@@ -352,6 +351,14 @@ class Cluster:
             raise AssertionError(f"k2d did not start:\n{self.log_tail()}")
         if not self.token:
             self.read_kubeconfig()
+
+    def options(self, docker_host=f"unix://{SOCKET}"):
+        return ["--port", str(PORT), "--data-path", self.data, "--docker-host", docker_host,
+                "--network", NETWORK, "--pod-cidr", PODS, "--service-cidr", SERVICES]
+
+    def command(self, *words, check=True):
+        """What another command of k2d.py does on its data path: the finished process."""
+        return run(sys.executable, K2D, *words, *self.options(), check=check)
 
     def spawn(self, *arguments):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("K2D_")}
@@ -894,11 +901,11 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 117_000),                             # 72,000
-        ("lines", 13_800),                              # 7,700
-        ("tokens a line of code", 10.4), ("KB in literals", 152),     # of these 120
+        ("tokens", 119_700),                             # 72,000
+        ("lines", 14_180),                              # 7,700
+        ("tokens a line of code", 10.4), ("KB in literals", 157),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
-        ("lines of 100 characters", 0), ("lines of host functions", 755), ("sections with host functions", 7),
+        ("lines of 100 characters", 0), ("lines of host functions", 890), ("sections with host functions", 8),
     ]
     EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
         own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
@@ -8155,6 +8162,61 @@ class Persistence(EngineTest):
         self.assertLessEqual(since(second), since(first))       # minReadySeconds counts from there
 
 
+class Commands(EngineTest):
+    """Those of k2d.py itself; what wants systemd is in boot()."""
+    NS = "kt-commands"
+
+    def test_check_and_status(self):
+        found = json.loads(C.command("check", "--json").stdout)
+        self.assertLessEqual({"user", "openssl", "iptables", "NAT", "ranges", "engine", "disk", "clock", "port"},
+                             {each["about"] for each in found})
+        self.assertEqual([each for each in found if each["level"] == "fault" or each["cure"] and each["level"] == "good"], [])
+        for options, about in ((["--docker-host", "unix:///none"], "engine"), (["--service-cidr", "10.0.0.0/8"], "ranges")):
+            with self.subTest(about), socket.create_server(("", 0)) as taken:
+                done = C.command("check", check=False)
+                self.assertEqual(done.returncode, 0, done.stdout)
+                taken_port = str(taken.getsockname()[1])
+                done = run(sys.executable, K2D, "check", "--data-path", C.data, "--port", taken_port, *options, check=False)
+                self.assertEqual(done.returncode, 1)
+                self.assertRegex(done.stdout, rf"(?m)^fault +{about} .*\n +-> \w+" if about == "engine" else r"(?m)^fault +port ")
+        shown = C.command("status").stdout
+        self.assertRegex(shown, r"(?s)k2d +0.*MB of memory\nengine +[1-9].*MB of memory\naddress +https://.*pods +.*until .* 2049 GMT")
+
+    def test_backup_and_restore(self):
+        first = self.create(configmap("first", a="1"))
+        with tempfile.TemporaryDirectory() as folder:
+            path, other = f"{folder}/all.tgz", f"{folder}/other"
+            self.assertIn("secrets", C.command("backup", path).stdout)
+            self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+            self.create(configmap("second", a="2"))
+            for text in (b"", b"no archive", zlib.compress(b"x")):
+                with open(other, "wb") as file:
+                    file.write(text)
+                self.assertEqual(C.command("restore", other, check=False).returncode, 1)
+            self.assertIn("stop the k2d", C.command("restore", path, check=False).stderr)
+            C.stop()
+            C.command("restore", path)
+            C.start()
+        self.assertEqual(self.get("configmaps", "first")["metadata"]["uid"], first["metadata"]["uid"])
+        self.assertEqual(C.api("GET", self.at("configmaps", "second")).status, 404)
+        self.assertEqual(os.listdir(C.data).count("k2d.db.copy"), 0)
+
+    def test_the_copy_is_for_the_admin_alone(self):
+        for token, status in (("", 403), ("wrong", 401)):
+            self.assertEqual(C.api("POST", "/k2d/backup", token=token).status, status)
+        self.assertEqual(C.api("GET", "/k2d/backup").status, 404)
+
+    def test_the_code_is_compiled_once(self):
+        compiled = os.path.join(C.data, "k2d.pyc")
+        before = os.stat(compiled).st_mtime_ns
+        C.restart()
+        self.assertEqual(os.stat(compiled).st_mtime_ns, before)
+        with open(compiled, "r+b") as file:         # of another Python
+            file.write(b"\0\0")
+        C.restart()
+        self.assertNotEqual(os.stat(compiled).st_mtime_ns, before)
+
+
 class KilledBetweenEngineCalls(EngineTest):
     """kill -9 at every point of a create and of a delete: after restart there is what was wanted, once, no more."""
     NS = "kt-kill"
@@ -9991,6 +10053,7 @@ class Walk:
         elif what == "roll":
             self.patch(plural, name, template=version)
         elif what in ("pause", "resume"):
+            self.settle()               # how far a rollout is when it pauses, nobody can foretell
             self.patch(plural, name, paused=what == "pause")
         elif what == "strategy":
             self.patch(plural, name, strategy=draw.choice([
@@ -10029,7 +10092,8 @@ class Walk:
             pods = cluster.do("GET", at("pods", self.ns) + f"?labelSelector=app%3D{app}")["items"]
             if not pods:
                 return 200
-            chosen = sorted(one["metadata"]["name"] for one in pods)[int(rank * len(pods))]
+            by_version = lambda one: (dig(one, "metadata.annotations.version", ""), one["metadata"]["name"])
+            chosen = sorted(pods, key=by_version)[int(rank * len(pods))]["metadata"]["name"]
             path = at("pods", self.ns, chosen)
             if what == "pod":
                 return cluster.api("DELETE", path).status
@@ -10104,6 +10168,77 @@ def walk(kubeconfig, steps=2000, episode=40, at_once=6):
     return int(bool(parted))
 
 
+def boot(root):
+    """Has systemd start in a copy of a root folder (debootstrap's, with systemd, python3, openssl, iptables, iproute2
+    and kubernetes-client), and goes through the life of k2d's service there. Raises AssertionError."""
+    image, name, data = f"{TAG}boot", f"{TAG}boot", tempfile.mkdtemp(prefix=f"{TAG}-boot-")
+    inside = lambda *words, check=True: run(DOCKER, "-H", f"unix://{SOCKET}", "exec", name, *words, check=check)
+    k2d_there = lambda *words, check=True: inside("k2d", *words, check=check)
+    options = ["--port", str(PORT), "--data-path", data, "--network", NETWORK, "--pod-cidr", PODS, "--service-cidr", SERVICES]
+    is_up = lambda: inside("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
+    answers = lambda: inside("kubectl", "get", "nodes", "-o", "name", check=False).returncode == 0
+
+    def put(text, path="/root/new.py"):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(text)
+            file.flush()
+            docker("cp", file.name, f"{name}:{path}")
+
+    def step(what, holds):
+        print(f"{'ok' if holds else 'FAILED':<7} {what}", flush=True)
+        if not holds:
+            raise AssertionError(what)
+
+    with open(K2D) as file:
+        text = file.read()
+    try:
+        run("sh", "-c", f"tar -C {shlex.quote(root)} -c . | {DOCKER} -H unix://{SOCKET} import - {image}")
+        docker("run", "-d", "--name", name, "--network", "host", "-e", "container=docker", "--tmpfs", "/run",
+               *(f"--cap-add={each}" for each in ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE")),
+               "--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined",
+               "-v", "/sys/fs/cgroup:/sys/fs/cgroup",
+               "-v", f"{SOCKET}:/run/docker.sock", "-v", f"{data}:{data}", image, "/sbin/init")
+        eventually(is_up)
+        put(text, "/root/k2d.py")
+        for again in ("install", "install again"):
+            said = inside("python3", "/root/k2d.py", "install", *options).stdout
+            step(again, "k2d runs" in said and answers())
+        step("a kubeconfig for root alone", inside("stat", "-c", "%a", "/root/.kube/config").stdout.strip() == "600")
+        inside("kubectl", "create", "deployment", "web", f"--image={WEB}")
+        inside("kubectl", "rollout", "status", "deployment/web", "--timeout=60s")
+        pods = lambda: inside("kubectl", "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.uid}").stdout
+        before = pods()
+        step("status", " Running" in k2d_there("status").stdout)
+        put("print('k2d')(")
+        step("a file of no Python is refused", k2d_there("upgrade", "/root/new.py", check=False).returncode == 1)
+        put(text.replace("    K2d(settings).serve()\n", "    raise SystemExit(3)\n").replace('VERSION = "', 'VERSION = "9.'))
+        done = k2d_there("upgrade", "/root/new.py", check=False)
+        step("one that does not start gives way", done.returncode == 1 and "is back" in done.stderr and answers())
+        step("... to the old one", not k2d_there("version").stdout.startswith("k2d 9") and pods() == before)
+        put(text.replace('VERSION = "', 'VERSION = "9.'))
+        step("upgrade", "upgraded to k2d 9" in k2d_there("upgrade", "/root/new.py").stdout and answers())
+        step("... and nothing restarts", pods() == before)
+        k2d_there("backup", "/root/all.tgz")
+        inside("kubectl", "create", "configmap", "later")
+        k2d_there("restore", "/root/all.tgz")
+        step("restore", answers() and inside("kubectl", "get", "configmap", "later", check=False).returncode == 1)
+        docker("restart", name)
+        eventually(is_up)
+        step("after a reboot", eventually(answers) and pods() == before)
+        k2d_there("uninstall", "--purge")
+        left = [path for path in ("/usr/local/lib/k2d", "/usr/local/bin/k2d", "/etc/default/k2d", "/etc/systemd/system/k2d.service")
+                if not inside("test", "-e", path, check=False).returncode]
+        step("uninstall --purge leaves no file", not left and not os.listdir(data))
+        step("... no container, rule or network", not docker("ps", "-aq", "--filter", "name=default_web") and
+             NETWORK.upper() not in run("iptables-save").stdout and engine("GET", f"/networks/{NETWORK}")[0] == 404)
+    finally:
+        docker("rm", "-f", name, check=False)
+        run(sys.executable, K2D, "reset", "--data-path", data, "--network", NETWORK, "--docker-host", f"unix://{SOCKET}", check=False)
+        docker("rmi", "-f", image, check=False)
+        shutil.rmtree(data, ignore_errors=True)
+    return 0
+
+
 class Loader(unittest.TestLoader):
     def getTestCaseNames(self, case):
         """In the order of the file."""
@@ -10128,6 +10263,8 @@ def main(arguments):
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # KeyboardInterrupt: all is removed before it ends
     if arguments == ["bench"]:
         return bench()
+    if arguments[:1] == ["boot"]:
+        return boot(arguments[1])
     if arguments[:1] == ["walk"]:
         return walk(arguments[1], int((arguments + [2000])[2]))
     if arguments[:1] == ["soak"]:
