@@ -10600,7 +10600,9 @@ class Workloads(Replicated):
 
     def make_replica_set(self, d, template, revision):
         meta, spec = d["metadata"], d["spec"]
-        hash_ = safe_hash([template, meta["uid"]])
+        hash_ = safe_hash(template)
+        if self.store.row("ReplicaSet", (meta["namespace"], f"{meta['name']}-{hash_}")):
+            hash_ = safe_hash([template, meta["uid"]])          # that one is not ours, or goes
         labels = template["metadata"]["labels"]
         labels[HASH_LABEL] = hash_
         selector = {**spec["selector"],

@@ -7513,6 +7513,17 @@ class Deployments(EngineTest):
             C.until(self.at(plural, labels="app=web"), lambda found: not found)
         self.assertEqual(mine(), [])
 
+    def test_a_template_means_one_name(self):
+        """A pod that its Deployment has let go finds back to a later one of the same template."""
+        names = []
+        for _ in range(2):
+            self.create(deployment("same"))
+            pods = C.until_ready(self.NS, 1, "app=same")
+            names += [pod["metadata"]["ownerReferences"][0]["name"] for pod in pods.values()]
+            self.delete("deployments", "same")
+            C.until(self.at("replicasets", labels="app=same"), lambda sets: not sets)
+        self.assertEqual(names[0], names[1])
+
     def test_replaces_what_disappears(self):
         self.create(deployment("again", 1, strategy={"type": "Recreate"}))
         other = lambda than: self.until_pods(lambda pods: len(pods) == 1 and than not in pods and all(
