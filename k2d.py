@@ -94,6 +94,8 @@ OPTION_FORMS = [    # flag, what its value has to be
     ("devices", r"(\s*[-\w.]{1,60}=/dev/[^,\s]+(,/dev/[^,\s]+)*)*\s*",
      "NAME=/dev/PATTERN[,/dev/PATTERN] ..."),
 ]
+# under which new pods wait, and images go; of a disk, if that is less than a tenth of it
+LEAST_MEMORY, LEAST_DISK, PRESSURE_S = 24 << 20, 1 << 30, 10
 CLUSTER_DOMAIN = "cluster.local"
 NODE_PORTS = range(30000, 32768)
 BODY_BYTES = 3 << 20        # the API server's own limit
@@ -1859,6 +1861,18 @@ def device_nodes(patterns):
     import glob
     return sorted(path for pattern in patterns.split(",") for path in glob.glob(pattern))
 
+def free_memory():
+    """Bytes of memory that nobody uses."""
+    found = re.search(r"MemAvailable:\s+(\d+)", read_text("/proc/meminfo"))
+    return int(found[1]) << 10
+
+def free_disk(path):
+    """(bytes, share of all) that are free where a path is, or would be."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize, disk.f_bavail / (disk.f_blocks or 1)
+
 def disk_bytes(path):
     """The size of the file system that a path is on."""
     disk = os.statvfs(path)
@@ -2336,6 +2350,16 @@ class Store:
     def set_fact(self, name, value):
         with self.writing:
             self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def facts(self, beginning):
+        """(name, value) of those that begin so, in the order of their values."""
+        with self.writing:
+            return self.db.execute("SELECT name, value FROM facts WHERE substr(name, 1, ?) = ? "
+                                   "ORDER BY value", (len(beginning), beginning)).fetchall()
+
+    def drop_fact(self, name):
+        with self.writing:
+            self.db.execute("DELETE FROM facts WHERE name = ?", (name,))
 
     def unwatch(self, watch):
         with self.view:
@@ -6847,6 +6871,9 @@ def register(definition, is_served=True):
 # their order and words. Containers of others count with their ports and labels, for these are in
 # use; they have reserved nothing.
 CORDONED = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
+PRESSURES = {   # condition of the node -> its taint
+    "DiskPressure": {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"},
+    "MemoryPressure": {"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}}
 
 def priority_of(pod):
     return pod["spec"].get("priority") or 0
@@ -7661,7 +7688,7 @@ CALL_S = 120                # for an answer, or for its head where it may go on:
 # What we read of the engine's answers, in the notation of SCHEMA
 MESSAGES.update(read_schema("""
 engine.Created: *Id|req|@id; engine.Version: *Arch; engine.Volume: *Mountpoint|req;
-engine.Listed: *Id|req|@id Labels:{} NetworkSettings:engine.Addresses;
+engine.Listed: *Id|req|@id Image Labels:{} NetworkSettings:engine.Addresses;
 engine.Container: *Id|req|@id *Name|req *Created:Time *Image *RestartCount:int
   State:engine.State(*Status *Running:bool *Restarting:bool *Pid:int *ExitCode:int *Error
   *OOMKilled:bool *StartedAt:Time *FinishedAt:Time)+
@@ -7677,7 +7704,7 @@ engine.Exec: *Running:bool *ExitCode:int *Pid:int;
 engine.Image: *RepoTags:[] *RepoDigests:[] *Size:int Architecture Config:engine.Config+;
 engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
 engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
-  *LoggingDriver *Runtimes:{}Raw *MemoryLimit:bool;
+  *LoggingDriver *DockerRootDir *Runtimes:{}Raw *MemoryLimit:bool;
 engine.Event: id|@id *Action *timeNano:int Actor:engine.Actor(*ID|@id *Attributes:{})+;
 engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
 
@@ -8336,6 +8363,7 @@ def from_docker_container(info, name, node):
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
 TOKEN_S = 365 * 86400   # the API server extends the life of a token that no pod asked for to this
 # reason -> its Event
+PULLED = "image/"               # facts: the images that k2d has pulled, and when
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause",
                  "oom")
@@ -9153,6 +9181,7 @@ class Starter:
             tell("Normal", "Pulled",
                  f'Successfully pulled image "{image}" in {took} ({took} including waiting). '
                  f"Image size: {info['Size']} bytes.")
+            self.worker.store.set_fact(PULLED + image, now())
             result, ours = "pulled", self.engine.architecture()
             if info.get("Architecture", ours) != ours:
                 tell("Warning", "Failed",
@@ -10372,7 +10401,7 @@ class Controller:
         self.settings, self.store, self.writer = k2d.settings, k2d.store, k2d.writer
         self.engine = k2d.engine
         self.event, self.worker, self.network = k2d.event, k2d.worker, k2d.network
-        self.names = k2d.names
+        self.names, self.node = k2d.names, k2d.node
         self.access, self.router, self.queue = k2d.access, router, router.queue
 
 class Replicated(Controller):
@@ -11511,11 +11540,12 @@ class Controllers:
             "balancers": services.balancers,
             "PersistentVolumeClaim": claims.claim, "PersistentVolume": claims.volume,
             "provision": claims.provision,
-            "reclaim": claims.reclaim, "Namespace": garbage.namespace, "collect": garbage.collect,
+            "reclaim": claims.reclaim, "prune": self.scheduling.prune,
+            "Namespace": garbage.namespace, "collect": garbage.collect,
             "finalize": garbage.finalize, "ResourceQuota": garbage.quota,
             "ServiceAccount": garbage.service_account,
             "CustomResourceDefinition": garbage.definition, "expire": garbage.expire}
-        self.outside = {"nat", "hosts", "provision", "reclaim"}
+        self.outside = {"nat", "hosts", "provision", "reclaim", "prune"}
         self.observers = {                          # kind -> what a change of it concerns
             "Service": self.observe_service, "Endpoints": self.observe_endpoints,
             "EndpointSlice": self.observe_slice, "PersistentVolumeClaim": self.observe_claim,
@@ -11698,13 +11728,33 @@ class Scheduling(Controller):
         elif b'"podIP":' not in change.raw:
             self.router.add("schedule")
 
+    def prune(self):
+        """Remove images that k2d has pulled and no container has, the oldest first, until the disk
+        has room again. Blocks on the engine."""
+        present = self.engine.call("GET", "/containers/json?all=1", shape="[]engine.Listed")
+        used = {info.get("Image") for info in present}
+        for fact, _ in self.store.facts(PULLED):
+            image = fact[len(PULLED):]
+            if not self.node.look():
+                return
+            if image not in used:
+                self.engine.call("DELETE", "/images/" + urllib.parse.quote(image),
+                                 expect=(404, 409))     # 409: of a container by another name
+                self.store.drop_fact(fact)
+                log(f"the disk is full: removed the image {image}")
+
     def taint_node(self, node, _, name):
-        """Taint a cordoned node, offer its extended resources."""
+        """Taint a node that is cordoned or short of something, offer its extended resources."""
         spec, status = node["spec"], node.get("status", {})
-        cordoned = spec.get("unschedulable")
-        taints = [t for t in spec.get("taints", ()) if t["key"] != CORDONED["key"] or cordoned]
-        if cordoned and CORDONED["key"] not in [t["key"] for t in taints]:
-            taints.append({**CORDONED, "timeAdded": now()})
+        troubles = [(CORDONED, spec.get("unschedulable")),
+                    *((taint, is_condition(node, name)) for name, taint in PRESSURES.items())]
+        taints = spec.get("taints", [])
+        for taint, is_so in troubles:
+            others = [t for t in taints if t["key"] != taint["key"]]
+            if not is_so:
+                taints = others
+            elif len(others) == len(taints):
+                taints = [*taints, {**taint, "timeAdded": now()}]
         node["spec"] = {**without(spec, "taints"), **filled(taints=taints)}
         extended = {key: amount for key, amount in status.get("capacity", {}).items()
                     if "/" in key}
@@ -11712,11 +11762,21 @@ class Scheduling(Controller):
             status["allocatable"] = {**status.get("allocatable", {}), **extended}
         self.store.put(node)
 
+    def present_node(self):
+        """The node, with what it is short of now; None before it was first described."""
+        if self.node.look():
+            self.queue.add_after(PRESSURE_S, ("schedule",))
+        if self.node.short["DiskPressure"]:
+            self.router.add("prune")
+        node = self.store.get("Node", "", self.settings.node)
+        if node:
+            self.taint_node(node, "", name_of(node))
+        return node
+
     def schedule(self):
         """Bind the pods that wait for a node, the most important first, or say why they do not
         fit. Those that their maker has bound the kubelet takes or rejects."""
-        ours = self.settings.node
-        node = self.store.get("Node", "", ours)
+        ours, node = self.settings.node, self.present_node()
         rows = self.store.rows["Pod"].items() if node else ()
         known = [key for key, row in rows if self.waiting.get(key) != row.version]
         settled, waiting = [], []
@@ -13326,6 +13386,8 @@ class NodeKeeper:
         self.settings, self.store, self.engine, self.network = settings, store, engine, network
         self.info = {}      # the engine's /info
         self.devices = {}   # of status.capacity
+        self.ready = False                              # whether the engine answers
+        self.short = dict.fromkeys(PRESSURES, False)    # what the machine is short of
         self.images = []    # status.images of the node: the largest, as the kubelet tells them
 
     def capacity(self, node):
@@ -13343,10 +13405,7 @@ class NodeKeeper:
         rows = [("NetworkUnavailable", "True" if trouble else "False",
                  "NoNAT" if trouble else "RulesInstalled",
                  trouble or "Services are rules of the kernel's NAT"),
-                ("MemoryPressure", "False", "KubeletHasSufficientMemory",
-                 "the engine has sufficient memory available"),
-                ("DiskPressure", "False", "KubeletHasNoDiskPressure",
-                 "the engine has no disk pressure"),
+                *self.pressures(),
                 ("PIDPressure", "False", "KubeletHasSufficientPID",
                  "the engine has sufficient PID available"),
                 ("Ready", "True" if ready else "Unknown",
@@ -13356,6 +13415,32 @@ class NodeKeeper:
                 for row in rows]
         return [{**each, "lastHeartbeatTime": each["lastTransitionTime"]} for each in told]
 
+    def pressures(self):
+        """Rows of conditions."""
+        memory, disk = self.short["MemoryPressure"], self.short["DiskPressure"]
+        return [("MemoryPressure", str(memory),
+                 f"KubeletHas{'Insufficient' if memory else 'Sufficient'}Memory",
+                 f"less than {LEAST_MEMORY >> 20} MiB are free" if memory else "there is memory"),
+                ("DiskPressure", str(disk), f"KubeletHas{'' if disk else 'No'}DiskPressure",
+                 "the disk of the data path, or the engine's, is nearly full" if disk else
+                 "there is room on the disk")]
+
+    def look(self):
+        """Whether memory or disk are short; the node says so from when that changes. Nobody looks
+        by the clock, but while they are."""
+        folders = (self.settings.data_path, self.info.get("DockerRootDir", "/"))
+        disks = [free_disk(folder) for folder in folders]
+        short = {"DiskPressure": any(free < LEAST_DISK and share < 0.1 for free, share in disks),
+                 "MemoryPressure": free_memory() < LEAST_MEMORY}
+        if short != self.short:
+            self.short = short
+            with self.store.transaction():
+                node = self.store.get("Node", "", self.settings.node)
+                if node:
+                    node["status"]["conditions"] = self.conditions(self.ready, node)
+                    self.store.put(node)
+        return any(short.values())
+
     def list_images(self):
         images = [(image["RepoDigests"] + image["RepoTags"], image["Size"])
                   for image in self.engine.call("GET", "/images/json", shape="[]engine.Image")]
@@ -13364,7 +13449,7 @@ class NodeKeeper:
 
     def update(self, ready):
         """Write what is so now. Raises EngineError."""
-        info, s = self.info, self.settings
+        self.ready, info, s = ready, self.info, self.settings
         machine = ARCHITECTURES.get(info.get("Architecture"), info.get("Architecture", ""))
         if ready:
             self.list_images()
@@ -13744,18 +13829,6 @@ def has_memory_cgroup():
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         return "memory" in read_text("/sys/fs/cgroup/cgroup.controllers").split()
     return bool(re.search(r"(?m)^memory\s.*\s1$", read_text("/proc/cgroups")))
-
-def free_memory():
-    """Bytes of memory that nobody uses."""
-    found = re.search(r"MemAvailable:\s+(\d+)", read_text("/proc/meminfo"))
-    return int(found[1]) << 10
-
-def free_disk(path):
-    """(bytes, share of all) that are free where a path is, or would be."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize, disk.f_bavail / (disk.f_blocks or 1)
 
 def answer_by(settings, method, path, seconds=60):
     """What the k2d of a data path answers its admin, "" if it does not. Raises SystemExit where it

@@ -901,9 +901,9 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 119_700),                             # 72,000
-        ("lines", 14_180),                              # 7,700
-        ("tokens a line of code", 10.4), ("KB in literals", 157),     # of these 120
+        ("tokens", 120_300),                             # 72,000
+        ("lines", 14_250),                              # 7,700
+        ("tokens a line of code", 10.4), ("KB in literals", 158),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
         ("lines of 100 characters", 0), ("lines of host functions", 890), ("sections with host functions", 8),
     ]
@@ -6463,9 +6463,8 @@ def registry_program():
     return os.path.join(path, "usr/bin/docker-registry")
 
 
-class PrivateRegistry(EngineTest):
-    """Images of a registry that wants a password; everything there is to say of it in a pod."""
-    NS = "kt-registry"
+class WithRegistry(EngineTest):
+    """A registry of its own that wants a password, with an image."""
     HTPASSWD = "u:$2y$04$ZL22Nrha.7xmSPdQOYO5M.YWoc.dYL0p/EpcYC5HnNAqLOmDA6Esq\n"      # bcrypt of "k2d test"
 
     @classmethod
@@ -6501,6 +6500,11 @@ class PrivateRegistry(EngineTest):
     @staticmethod
     def login(name, kind, config):
         return {**secret(name, **{"." + kind: json.dumps(config)}), "type": f"kubernetes.io/{kind}"}
+
+
+class PrivateRegistry(WithRegistry):
+    """Everything there is to say of a registry in a pod."""
+    NS = "kt-registry"
 
     def test_passwords_and_digests(self):
         good = self.config("k2d test")
@@ -8226,6 +8230,86 @@ class Commands(EngineTest):
             file.write(b"\0\0")
         C.restart()
         self.assertNotEqual(os.stat(compiled).st_mtime_ns, before)
+
+
+class FullDisk(WithRegistry):
+    """The data path on a file system of 24 MB."""
+    NS = "kt-full"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        C.stop()
+        os.rename(C.data, C.data + ".away")
+        os.mkdir(C.data)
+        run("mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", C.data)
+        cls.addClassCleanup(cls.put_back)
+        shutil.copytree(C.data + ".away", C.data, dirs_exist_ok=True)
+        C.start()
+
+    @staticmethod
+    def put_back():
+        C.stop()
+        shutil.copytree(C.data, C.data + ".kept")
+        run("umount", C.data)
+        os.rmdir(C.data)
+        shutil.rmtree(C.data + ".away")
+        os.rename(C.data + ".kept", C.data)
+        C.start()
+
+    def fill(self, left):
+        """Have only so many bytes left."""
+        self.addCleanup(lambda: os.path.exists(C.data + "/filler") and os.unlink(C.data + "/filler"))
+        disk = os.statvfs(C.data)
+        with open(C.data + "/filler", "wb") as file, contextlib.suppress(OSError):
+            file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - left)))
+            file.write(b"x" * (1 << 20) if not left else b"")
+
+    def condition(self, status):
+        return C.until(at("nodes"), lambda nodes: all(k2d.get_condition(node, "DiskPressure")["status"] == status
+                                                      for node in nodes.values()))
+
+    def test_new_pods_wait_and_say_why(self):
+        self.run_pod("before")
+        self.fill(1 << 20)
+        self.create(pod("waits"))
+        self.until_event("FailedScheduling", "waits", "untolerated taint")
+        node, = self.condition("True").values()
+        self.assertIn("node.kubernetes.io/disk-pressure", [taint["key"] for taint in node["spec"]["taints"]])
+        self.assertTrue(is_ready(self.get("pods", "before")))
+        os.unlink(C.data + "/filler")
+        self.until_pod("waits")
+        node, = self.condition("False").values()
+        self.assertNotIn("taints", node["spec"])
+
+    def test_images_that_k2d_pulled_make_room(self):
+        theirs = f"{self.host}/a/theirs:1"
+        docker("tag", WEB, theirs)
+        self.addCleanup(docker, "rmi", theirs)
+        self.create(self.login("login", "dockerconfigjson", self.config("k2d test")))
+        self.run_pod("puller", image=self.image, imagePullPolicy="Always", spec={"imagePullSecrets": [{"name": "login"}]})
+        self.fill(1 << 20)
+        self.create(pod("waits-too"))
+        self.until_event("FailedScheduling", "waits-too", "untolerated taint")
+        tags = lambda: docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"{self.host}/a/*").split()
+        self.assertEqual(sorted(tags()), [theirs, self.image])          # it is in use
+        self.delete("pods", "puller")
+        eventually(lambda: tags() == [theirs])
+        os.unlink(C.data + "/filler")
+        self.until_pod("waits-too")
+
+    def test_writes_are_refused_and_nothing_is_half_done(self):
+        self.create(configmap("there", a="1"))
+        self.fill(0)
+        big = configmap("big", a="x" * 500_000)
+        refused = C.api("POST", self.at("configmaps"), big)
+        self.assertEqual((refused.status, "full" in refused.body["message"]), (500, True))
+        self.assertEqual(self.get("configmaps", "there")["data"], {"a": "1"})
+        self.assertEqual(C.api("GET", self.at("configmaps", "big")).status, 404)
+        os.unlink(C.data + "/filler")
+        self.create(big)
+        C.restart()
+        self.assertEqual(len(self.get("configmaps", "big")["data"]["a"]), 500_000)
 
 
 class KilledBetweenEngineCalls(EngineTest):
