@@ -14015,7 +14015,7 @@ def hand_over(settings):
         os.chown(each, person.pw_uid, person.pw_gid)
     return path
 
-def upgrade(settings):
+def replace_by(settings):
     """Put another k2d.py in the place of the one installed; back to it if that does not answer."""
     require_systemd()
     new, = settings.files
@@ -14169,7 +14169,7 @@ def remove_pods(settings, engine, uids):
 
 COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
-    "status": (show_status, ""), "upgrade": (upgrade, "FILE"), "backup": (backup, "FILE"),
+    "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
     "restore": (restore, "FILE"), "uninstall": (uninstall, "[--purge]"),
     "kubeconfig": (kubeconfig, ""), "reset": (reset, "")}
 

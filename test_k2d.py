@@ -994,7 +994,8 @@ class TheFile(unittest.TestCase):
             names = [node.name] if hasattr(node, "name") else [
                 each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
             for name in names:
-                defined.setdefault(name, order.index(self.section(node.lineno)))
+                self.assertNotIn(name, defined)
+                defined[name] = order.index(self.section(node.lineno))
         early = {node.id for node in self.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and
                  order.index(self.section(node.lineno)) < defined.get(node.id, -1)}
         self.assertEqual(early, self.EARLY)
