@@ -68,6 +68,8 @@ OPTIONS = [
      "https port of the API"),
     ("advertise-address", "K2D_ADVERTISE_ADDR", "",
      "for clients (else the host's)"),
+    ("advertise-name",    "K2D_ADVERTISE_NAME", "",
+     "a name of this host for clients, of DNS or mDNS"),
     ("data-path",         "K2D_DATA_PATH",      "/var/lib/k2d",
      "where k2d keeps all that it keeps"),
     ("secret",            "K2D_SECRET",         "",
@@ -89,6 +91,7 @@ OPTIONS = [
 ]
 OPTION_FORMS = [    # flag, what its value has to be
     ("network", "[a-z][a-z0-9]{0,12}", "at most 13 lower case letters and digits"),
+    ("advertise-name", "([a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?)?", "a name, as board.local"),
     ("log-size", r"(\d{1,9}[kmg]?)?", "a number of bytes, as 10m, or nothing"),
     ("log-files", r"[1-9]\d?", "1 to 99"),
     ("devices", r"(\s*[-\w.]{1,60}=/dev/[^,\s]+(,/dev/[^,\s]+)*)*\s*",
@@ -150,6 +153,7 @@ class Settings:
                 "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
         self.devices = dict(word.split("=", 1) for word in self.devices.split())
         self.log_driver = ""                                # until the engine has said it
+        self.route_address = own_address()
         self.data_path = os.path.abspath(self.data_path)
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
         self.engine_range = str(list(self.pod_cidr.subnets(new_prefix=24))[-1])  # the engine's own
@@ -190,10 +194,19 @@ class Settings:
 
     @property
     def host_ip(self):
-        """Where other machines reach us: the default route's address, else the bridge's."""
-        if not self.advertise_address:
-            self.advertise_address = own_address()  # "" without a route: ask again next time
-        return self.advertise_address or self.gateway
+        """Where other machines reach us: the address given, that of the default route, or the
+        bridge's."""
+        return self.advertise_address or self.route_address or self.gateway
+
+    @property
+    def server(self):
+        """The URL of a kubeconfig."""
+        return f"https://{self.advertise_name or self.host_ip}:{self.port}"
+
+    def find_address(self):
+        """Look which address the default route has; whether host_ip is another now."""
+        before, self.route_address = self.host_ip, own_address()
+        return self.host_ip != before
 
     def path(self, *parts):
         return os.path.join(self.data_path, *parts)
@@ -2057,6 +2070,7 @@ def listening_ports():
     return found
 
 KERNEL_UEVENTS = 15         # NETLINK_KOBJECT_UEVENT, which socket does not know
+ADDRESS_NEWS = 0x10 | 0x40  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE
 def kernel_news(family, groups):
     """A socket on which the kernel tells what happens (netlink(7)). Raises OSError."""
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
@@ -3326,7 +3340,8 @@ class Access:
         """Make the CA once, and the server's certificate again whenever its names change."""
         s = self.settings
         within = ("", ".default", ".default.svc", ".default.svc." + CLUSTER_DOMAIN)
-        names = dict.fromkeys(["localhost", s.node, *("kubernetes" + end for end in within)])
+        own = [s.node, s.node + ".local", *filter(None, [s.advertise_name])]
+        names = dict.fromkeys(["localhost", *own, *("kubernetes" + end for end in within)])
         addresses = sorted({"127.0.0.1", "::1", s.host_ip, s.kubernetes_ip, s.gateway})
         wanted = ",".join([*("DNS:" + name for name in names),
                            *("IP:" + address for address in addresses)])
@@ -3540,8 +3555,7 @@ class Access:
                                         asked.get("name"))}
 
     def kubeconfig(self):
-        server = f"https://{self.settings.host_ip}:{self.settings.port}"
-        ca = in_base64(self.ca)
+        server, ca = self.settings.server, in_base64(self.ca)
         return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
                 f"    server: {server}\n    certificate-authority-data: {ca}\n"
                 f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
@@ -13683,7 +13697,9 @@ class K2d:
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
-        told = f"serving https://{self.settings.host_ip}:{self.settings.port}"
+        self.hub.on_news(kernel_news(socket.NETLINK_ROUTE, ADDRESS_NEWS), self.on_address)
+        self.hub.call(self.on_address)      # it may have changed since we looked
+        told = f"serving {self.settings.server}"
         log(told)
         notify(f"READY=1\nSTATUS={told}")
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
@@ -13744,10 +13760,30 @@ class K2d:
     def on_image(self):
         guarded(self.node.update, True)
 
+    def on_address(self):
+        """Addresses or routes changed: whatever tells ours follows; the CA stays."""
+        if self.settings.find_address():
+            threading.Thread(target=guarded, args=(self.move,), daemon=True).start()
+
+    def move(self):
+        """This host has another address. Blocks."""
+        log(f"the address of this host is {self.settings.host_ip} now")
+        self.access.certify()
+        self.hub.context.load_cert_chain(*map(self.access.file, ("server.crt", "server.key")))
+        write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
+        with self.store.transaction():
+            tell_address(self.settings, self.controllers.services)
+        self.node.update(self.node.ready)
+        self.controllers.add_all("Service", None)
+        self.controllers.add("balancers")
+        self.controllers.add("nat")
+        for key in self.store.keys("Pod"):
+            self.worker.queue.add(key)
+
     def on_device(self):
         """Devices came or went: the node says which are there."""
         if present_devices(self.settings) != self.node.devices:
-            threading.Thread(target=guarded, args=(self.node.update, self.worker.known.listed),
+            threading.Thread(target=guarded, args=(self.node.update, self.node.ready),
                              daemon=True).start()
 
 def bootstrap(settings, store, writer, services):
@@ -13785,13 +13821,17 @@ def bootstrap(settings, store, writer, services):
         for crd in store.list("CustomResourceDefinition"):
             if is_condition(crd, "Established"):
                 register(crd)
-        ip, port = settings.host_ip, {"name": "https", "port": settings.port, "protocol": "TCP"}
-        services.derive("Endpoints", "default", "kubernetes", {}, "k2d", None,
-                        {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]})
-        services.derive("EndpointSlice", "default", "kubernetes", {SERVICE_NAME: "kubernetes"},
-                        "k2d", None, {
-                            "addressType": "IPv4", "ports": [port],
-                            "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})
+        tell_address(settings, services)
+
+def tell_address(settings, services):
+    """Have the Service kubernetes lead to this host."""
+    ip, port = settings.host_ip, {"name": "https", "port": settings.port, "protocol": "TCP"}
+    services.derive("Endpoints", "default", "kubernetes", {}, "k2d", None,
+                    {"subsets": [{"addresses": [{"ip": ip}], "ports": [port]}]})
+    services.derive("EndpointSlice", "default", "kubernetes", {SERVICE_NAME: "kubernetes"},
+                    "k2d", None, {
+                        "addressType": "IPv4", "ports": [port],
+                        "endpoints": [{"addresses": [ip], "conditions": {"ready": True}}]})
 
 def serve(settings):
     """Serve until SIGTERM; the containers outlive it."""
@@ -14074,7 +14114,7 @@ def show_status(settings):
     for about, text in (
             ("k2d", f"{VERSION}, {resident([own]) / 1e6:.1f} MB of memory"),
             ("engine", f"{engine / 1e6:.1f} MB of memory"),
-            ("address", f"https://{settings.host_ip}:{settings.port}"),
+            ("address", settings.server),
             ("pods", ", ".join(f"{n} {phase}" for phase, n in phases.items()) or "none"),
             ("certificate", f"until {certificate}")):
         print(f"{about:<20} {text}")

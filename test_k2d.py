@@ -352,6 +352,8 @@ class Cluster:
         if not self.token:
             self.read_kubeconfig()
 
+    prefix = []         # of the command line that serves
+
     def options(self, docker_host=f"unix://{SOCKET}"):
         return ["--port", str(PORT), "--data-path", self.data, "--docker-host", docker_host,
                 "--network", NETWORK, "--pod-cidr", PODS, "--service-cidr", SERVICES]
@@ -362,7 +364,7 @@ class Cluster:
 
     def spawn(self, *arguments):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("K2D_")}
-        return subprocess.Popen([sys.executable, K2D, *arguments], env=environment, stdin=subprocess.DEVNULL,
+        return subprocess.Popen([*self.prefix, sys.executable, K2D, *arguments], env=environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def stop(self):
@@ -901,11 +903,11 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 120_300),                             # 72,000
-        ("lines", 14_250),                              # 7,700
+        ("tokens", 120_700),                             # 72,000
+        ("lines", 14_300),                              # 7,700
         ("tokens a line of code", 10.4), ("KB in literals", 158),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
-        ("lines of 100 characters", 0), ("lines of host functions", 890), ("sections with host functions", 8),
+        ("lines of 100 characters", 0), ("lines of host functions", 895), ("sections with host functions", 8),
     ]
     EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
         own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
@@ -8231,6 +8233,60 @@ class Commands(EngineTest):
             file.write(b"\0\0")
         C.restart()
         self.assertNotEqual(os.stat(compiled).st_mtime_ns, before)
+
+
+class Addresses(EngineTest):
+    """k2d in a network namespace of its own, whose address comes late, and goes."""
+    NS = "kt-addresses"
+    SPACE = f"{TAG}-space"
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        C.stop()
+        run("ip", "netns", "add", cls.SPACE)
+        cls.addClassCleanup(run, "ip", "netns", "del", cls.SPACE)
+        cls.addClassCleanup(C.restart)
+        cls.addClassCleanup(setattr, C, "prefix", [])
+        cls.ip("link", "add", "one", "type", "veth", "peer", "name", "two")
+        for name in ("lo", "one", "two"):
+            cls.ip("link", "set", name, "up")
+        C.prefix = ["nsenter", f"--net=/run/netns/{cls.SPACE}"]
+        C.start()
+
+    @classmethod
+    def ip(cls, *words):
+        return run("ip", "-n", cls.SPACE, *words).stdout
+
+    def shown(self, *words):
+        return run(*C.prefix, kubectl_program("new"), "--kubeconfig", C.data + "/kubeconfig", *words).stdout
+
+    def told(self):
+        with open(C.data + "/kubeconfig") as file:
+            return re.search(r"server: https://(\S+):", file.read())[1]
+
+    def test_everything_follows(self):
+        self.assertEqual(self.told(), str(k2d.ipaddress.ip_network(PODS)[1]))       # no route yet
+        with open(C.data + "/pki/ca.crt") as file:
+            authority = file.read()
+        for address in ("198.51.100.7", "203.0.113.9"):
+            self.ip("addr", "flush", "dev", "one")
+            self.ip("addr", "add", address + "/24", "dev", "one")
+            self.ip("route", "add", "default", "dev", "one")
+            eventually(lambda: self.told() == address)
+            for what, path in (("nodes", "{.items[0].status.addresses[0].address}"),
+                               ("endpoints/kubernetes", "{.subsets[0].addresses[0].ip}")):
+                eventually(lambda: self.shown("get", what, "-o", "jsonpath=" + path) == address)
+        with open(C.data + "/pki/ca.crt") as file:
+            self.assertEqual(file.read(), authority)
+
+    def test_a_name_for_clients(self):
+        name = "board.example"
+        C.stop()
+        C.start(f"unix://{SOCKET}", "--advertise-name", name)
+        self.assertEqual(self.told(), name)
+        with open(C.data + "/pki/server.names") as file:
+            self.assertIn(f"DNS:{name}", file.read())
 
 
 class FullDisk(WithRegistry):
