@@ -7720,7 +7720,8 @@ engine.Network: *Created:Time IPAM:engine.IPAM(*Config:[]engine.Pool(*Subnet))+;
 engine.Info: NCPU:int *MemTotal:int *Architecture *KernelVersion *OperatingSystem *ServerVersion
   *LoggingDriver *DockerRootDir *Runtimes:{}Raw *MemoryLimit:bool;
 engine.Event: id|@id *Action *timeNano:int Actor:engine.Actor(*ID|@id *Attributes:{})+;
-engine.Progress: error *status *id progressDetail:engine.Progressed(*current:int *total:int)+"""))
+engine.Progress: error stream *status *id
+  progressDetail:engine.Progressed(*current:int *total:int)+"""))
 
 def shaped(value, type_, is_checked=True):
     """An answer of the engine's as a type of MESSAGES, or "[]TYPE": with all its fields that are
@@ -7779,18 +7780,23 @@ class Engine:
     @reaching_engine()
     def stream(self, method, path, body=None, timeout=None, headers=()):
         """(socket, head, first bytes of the body) of an answer that may go on: by HTTP/1.0, so
-        that it is not chunked and ends with the connection. A body of bytes is a tar archive.
-        timeout: for what comes after the head. Raises EngineError, EngineGone."""
-        data = b"" if body is None else body
-        data = data if isinstance(data, bytes) else dumps(data)
+        that it is not chunked and ends with the connection. A body of bytes, or an open file, is a
+        tar archive. timeout: for what comes after the head. Raises EngineError, EngineGone."""
+        is_file = hasattr(body, "fileno")
+        is_tar, data = is_file or isinstance(body, bytes), b""
+        if body is not None and not is_file:
+            data = body if is_tar else dumps(body)
+        size = os.fstat(body.fileno()).st_size if is_file else len(data)
         lines = [f"{method} {self.prefix}{path} HTTP/1.0", "Host: localhost",
-                 f"Content-Length: {len(data)}", *headers,
-                 "Content-Type: application/" + ("x-tar" if isinstance(body, bytes) else "json")]
+                 f"Content-Length: {size}", *headers,
+                 "Content-Type: application/" + ("x-tar" if is_tar else "json")]
         sock = socket.socket(self.family)
         try:
             sock.settimeout(CALL_S)
             sock.connect(self.address)
             sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+            if is_file:
+                sock.sendfile(body)
             head, rest = read_answer_head(sock)
             status = int(head.split(None, 2)[1])
             if status >= 400:
@@ -7826,7 +7832,14 @@ class Engine:
         its registry; tell: see make_image(). Raises EngineError with the registry's words."""
         headers = ([f"X-Registry-Auth: {base64.urlsafe_b64encode(dumps(login)).decode()}"] if login
                    else ())
-        self.make_image(dict(zip(("fromImage", "tag"), split_image(image))), None, headers, tell)
+        query = dict(zip(("fromImage", "tag"), split_image(image)))
+        self.make_image("/images/create?" + urllib.parse.urlencode(query), None, headers, tell)
+
+    def load(self, path):
+        """Take the images of an archive, as `docker save` or others write it; what the engine says
+        of it. Raises EngineError, OSError."""
+        with open(path, "rb") as file:
+            return self.make_image("/images/load?quiet=1", file)
 
     def make_exec(self, id_, body):
         """Have a command ready in a container: the path of the exec."""
@@ -7855,15 +7868,15 @@ class Engine:
         with tarfile.open(fileobj=file, mode="w") as archive:
             archive.addfile(entry, io.BytesIO(program))
         repository, _, tag = SANDBOX_IMAGE.rpartition(":")
-        self.make_image({"fromSrc": "-", "repo": repository, "tag": tag,
-                         "changes": 'ENTRYPOINT ["/sandbox"]'},
-                        file.getvalue())
+        query = {"fromSrc": "-", "repo": repository, "tag": tag,
+                 "changes": 'ENTRYPOINT ["/sandbox"]'}
+        self.make_image("/images/create?" + urllib.parse.urlencode(query), file.getvalue())
 
     @reaching_engine()
-    def make_image(self, query, body=None, headers=(), tell=None):
-        """Create an image by pull or import. tell(bytes there, bytes known of) is called now and
-        then, if given."""
-        path, layers = "/images/create?" + urllib.parse.urlencode(query), {}
+    def make_image(self, path, body=None, headers=(), tell=None):
+        """Create an image by pull, import or load; what the engine says besides how far it is.
+        tell(bytes there, bytes known of) is called now and then, if given."""
+        layers, said = {}, []
         sock, _, text = self.stream("POST", path, body, 600, headers)
         with sock:
             while True:     # one JSON object a line; an error comes with status 200
@@ -7872,6 +7885,7 @@ class Engine:
                     told = read_answer(line, "engine.Progress")
                     if told.get("error"):
                         raise EngineError(500, told["error"][:FAULT_CHARS])
+                    said += filter(None, [told.get("stream", "").strip()])
                     if told["status"] == "Downloading" and told["progressDetail"]["total"]:
                         layers[told["id"]] = told["progressDetail"]
                 if tell and layers:
@@ -7879,7 +7893,7 @@ class Engine:
                     tell(there, sum(layer["total"] for layer in layers.values()))
                 got = sock.recv(65536)
                 if not got:
-                    return
+                    return ", ".join(said)
                 must(len(text) <= FILE_BYTES, "the engine does not end its line")
                 text += got
 
@@ -9204,7 +9218,8 @@ class Starter:
         except Exception as error:              # a fault of ours must not leave it on its way
             if not isinstance(error, Told):
                 log(f"pulling {image}: {trace()}")
-            tell("Warning", "Failed", f'Failed to pull image "{image}": {error}')
+            tell("Warning", "Failed", f'Failed to pull image "{image}": {error} '
+                 "(to have it without a registry: k2d.py load FILE)")
             result = ConfigError(str(error), "ErrImagePull")
         if self.known.pod(uid_of(pod)):                         # else it was deleted meanwhile
             self.known.slot(uid_of(pod), name).pull = result
@@ -13726,6 +13741,7 @@ class K2d:
             self.writer.runtime_names = tuple(self.node.info["Runtimes"])
             self.settings.log_driver = self.node.info["LoggingDriver"]
             self.network.ensure()
+            self.load_archives()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],
                                                      "event": list(EVENT_ACTIONS)}))
@@ -13745,6 +13761,19 @@ class K2d:
                 self.hub.after(self.retry_s, self.connect_engine)
             self.retry_s = min(self.retry_s * 2, 30)
             self.ready.set()
+
+    def load_archives(self):
+        """Have the engine take what lies in DATA/images, each archive once."""
+        folder = self.settings.path("images")
+        for name in sorted(list_folder(folder)):
+            path = os.path.join(folder, name)
+            about = f"{os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
+            if name.endswith(".tar") and self.store.fact("archive/" + name) != about:
+                try:
+                    log(f"{path}: {self.engine.load(path)}")
+                    self.store.set_fact("archive/" + name, about)
+                except EngineError as error:
+                    log(f"{path}: {error}")
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
@@ -14043,6 +14072,16 @@ def install_file(text):
     make_folder(os.path.dirname(HOME_FILE), 0o755)
     write_file(HOME_FILE, text, 0o755)
 
+def load(settings):
+    """Give the engine images from archives, as `docker save` writes them: for boards offline."""
+    engine = Engine(settings.docker_host)
+    engine.negotiate()
+    for path in settings.files:
+        try:
+            print(f"{path}: {engine.load(path)}")
+        except OSError as error:
+            raise SystemExit(f"k2d: {path}: {error.strerror}")
+
 def hand_over(settings):
     """Give a kubeconfig to the person who has called us by sudo, or to root; the file's path."""
     import pwd
@@ -14210,7 +14249,7 @@ def remove_pods(settings, engine, uids):
 COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
     "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
-    "restore": (restore, "FILE"), "uninstall": (uninstall, "[--purge]"),
+    "restore": (restore, "FILE"), "load": (load, "FILE..."), "uninstall": (uninstall, "[--purge]"),
     "kubeconfig": (kubeconfig, ""), "reset": (reset, "")}
 
 def usage_text():

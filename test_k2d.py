@@ -903,11 +903,11 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 120_700),                             # 72,000
-        ("lines", 14_300),                              # 7,700
+        ("tokens", 120_900),                             # 72,000
+        ("lines", 14_330),                              # 7,700
         ("tokens a line of code", 10.4), ("KB in literals", 158),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
-        ("lines of 100 characters", 0), ("lines of host functions", 895), ("sections with host functions", 8),
+        ("lines of 100 characters", 0), ("lines of host functions", 920), ("sections with host functions", 8),
     ]
     EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
         own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
@@ -8218,6 +8218,32 @@ class Commands(EngineTest):
         self.assertEqual(self.get("configmaps", "first")["metadata"]["uid"], first["metadata"]["uid"])
         self.assertEqual(C.api("GET", self.at("configmaps", "second")).status, 404)
         self.assertEqual(os.listdir(C.data).count("k2d.db.copy"), 0)
+
+    def test_images_from_archives(self):
+        images = {how: f"{TAG}.test/{how}:1" for how in ("given", "there")}
+        with tempfile.TemporaryDirectory() as folder:
+            for how, image in images.items():
+                docker("tag", WEB, image)
+                self.addCleanup(docker, "rmi", "-f", image, check=False)
+                docker("save", "-o", f"{folder}/{how}.tar", image)
+                docker("rmi", image)
+            self.assertIn("Loaded image: " + images["given"], C.command("load", f"{folder}/given.tar").stdout)
+            C.stop()
+            os.makedirs(C.data + "/images")
+            self.addCleanup(shutil.rmtree, C.data + "/images")
+            shutil.copy(f"{folder}/there.tar", C.data + "/images")
+            with open(C.data + "/images/odd.tar", "w") as file:
+                file.write("no archive")
+            C.start()
+            for how, image in images.items():
+                self.run_pod(how, image=image, imagePullPolicy="Never")
+            with open(f"{folder}/odd.tar", "w") as file:
+                file.write("no archive")
+            for name in ("odd.tar", "none.tar"):
+                done = C.command("load", f"{folder}/{name}", check=False)
+                self.assertEqual((done.returncode, "Traceback" in done.stderr), (1, False), done.stderr)
+        self.create(pod("lost", image="k2d.invalid/none:1"))
+        self.until_event("Failed", "lost", "k2d.py load FILE")
 
     def test_the_copy_is_for_the_admin_alone(self):
         for token, status in (("", 403), ("wrong", 401)):
