@@ -12677,7 +12677,9 @@ TERMINAL = {"websocket": {"v5.channel.k8s.io": {"closes": True},
 # subresource -> {what Upgrade says, in lower case: the subprotocols, those of a WebSocket with its
 # form}
 UPGRADES = {"exec": TERMINAL, "attach": TERMINAL,
-            "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None},
+            "portforward": {"websocket": {"SPDY/3.1+portforward.k8s.io": None,
+                                          "v4.channel.k8s.io": {},
+                                          "v4.base64.channel.k8s.io": {"encoded": True}},
                             "spdy/3.1": ["portforward.k8s.io"]},
             "log": {"websocket": {**dict.fromkeys(("binary.k8s.io", ""), {"channels": False}),
                                   "base64.binary.k8s.io": {"channels": False, "encoded": True}}}}
@@ -12989,6 +12991,34 @@ class Forward(Session):
         for stream in far.streams.values():
             self.out += self.protocol.end(stream)
 
+class ForwardByChannel(Forward):
+    """port-forward in a WebSocket without SPDY: two channels a port, for data and errors, which
+    begin with its number (kubelet, portforward/websocket.go)."""
+    def __init__(self, protocol, head, pod, containers, ports):
+        super().__init__(protocol, head, pod, containers)
+        self.ports = ports
+        for number, _ in enumerate(ports):
+            far = Far()
+            far.streams = {"data": 2 * number, "error": 2 * number + 1}
+            self.fars.append(far)
+
+    def run(self):
+        for far, port in zip(list(self.fars), self.ports):
+            for stream in far.streams.values():
+                self.out += self.protocol.data(stream, struct.pack("<H", port))
+            self.connect(far, port)
+        while self.fars and not self.gone:
+            self.turn()
+        self.finish()
+
+def forwarded_ports(request):
+    """The ports that a request for ForwardByChannel names. Raises ApiError 400."""
+    words = ",".join(value for name, value in request.options if name == "ports").split(",")
+    is_port = lambda word: re.fullmatch("[0-9]{1,5}", word) and 0 < int(word) < 65536
+    if len(words) > FORWARDS or not all(map(is_port, words)):
+        raise bad_request(f"the query wants ports=NUMBER, of 1 to 65535, at most {FORWARDS}")
+    return list(map(int, words))
+
 # -- logs
 STAMP = re.compile(rb"\A\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
 def log_text(sock, buffer, tty, stamped=False, waits=lambda: True):
@@ -13225,9 +13255,12 @@ class AtPod:
         protocol, version, head = upgrade(request.headers, what)
         containers = lambda: list(self.known.found(uid_of(pod)).values())
         if what == "portforward":
-            is_up = any(found.running for found in containers())
-            return (Forward(protocol, head, request.name, containers).serve if is_up
-                    else text_answer(500, f'pod not found ("{request.name}_{request.namespace}")'))
+            if not any(found.running for found in containers()):
+                return text_answer(500, f'pod not found ("{request.name}_{request.namespace}")')
+            whole = protocol, head, request.name, containers
+            by_channel = isinstance(protocol, WebSocket)
+            return (ForwardByChannel(*whole, forwarded_ports(request)) if by_channel else
+                    Forward(*whole)).serve
         found = next((f for f in containers() if f.container == name and f.running), None)
         if not found:
             return text_answer(500, f'container not found ("{name}")')
