@@ -2015,11 +2015,11 @@ OPENSSL_CONFIG = """
 [ca] ; default_ca = k2d
 [k2d] ; database = {folder}/index ; new_certs_dir = {folder} ; rand_serial = yes
 default_md = sha256 ; policy = any ; unique_subject = no
-[any] ; commonName = supplied
+[any] ; commonName = supplied ; organizationName = optional
 [root] ; basicConstraints = critical,CA:TRUE
 keyUsage = critical,keyCertSign,cRLSign,digitalSignature ; subjectKeyIdentifier = hash
 [leaf] ; basicConstraints = critical,CA:FALSE ; keyUsage = critical,digitalSignature
-extendedKeyUsage = serverAuth ; subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid
+extendedKeyUsage = {usage}Auth ; subjectKeyIdentifier = hash ; authorityKeyIdentifier = keyid
 subjectAltName = {names}
 """.replace(" ; ", "\n")
 # a clock may be years behind
@@ -2028,12 +2028,12 @@ def random_bytes(count):
     """Bytes that nobody can foretell."""
     return os.urandom(count)
 
-def make_certificate(folder, name, extensions, subject, names, *issuer):
+def make_certificate(folder, name, extensions, subject, names, *issuer, usage="server"):
     """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt,
-    signed by the CA in the folder; nothing else is left there."""
+    signed by the CA in the folder; nothing else is left there. usage: server or client."""
     file = lambda end: os.path.join(folder, end)
     key, request, config, made = (file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
-    write_file(config, OPENSSL_CONFIG.format(folder=folder, names=names).encode())
+    write_file(config, OPENSSL_CONFIG.format(folder=folder, names=names, usage=usage).encode())
     write_file(file("index"), b"")
     old = os.umask(0o077)   # put back only if all goes well: else k2d ends here
     for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
@@ -2048,7 +2048,7 @@ def make_certificate(folder, name, extensions, subject, names, *issuer):
     os.umask(old)
     os.replace(made, file(name + ".crt"))
     for entry in os.listdir(folder):
-        if not re.fullmatch(r"(ca|server|sa)\.(key|crt)|server\.names", entry):
+        if not re.fullmatch(r"(ca|server|sa|client)\.(key|crt)|server\.names", entry):
             os.unlink(file(entry))
     os.sync()   # what openssl wrote, before anybody says that it is there
 
@@ -2523,9 +2523,11 @@ class Store:
 # head is complete, is lent a thread, and its connection comes back to the hub when the answer is
 # out.
 HEAD_END = re.compile(rb"\r?\n\r?\n")
-def server_context(certificate, key):
-    """One TLS context for all connections."""
+def server_context(certificate, key, authority):
+    """One TLS context for all connections; clients may show a certificate of our authority's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_OPTIONAL
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])                # Go's clients offer h2 first
     context.load_cert_chain(certificate, key)
@@ -3353,18 +3355,27 @@ class Access:
             write_file(self.file("server.names"), wanted.encode())
 
     # -- who is asking
-    def user(self, headers):
-        """The User of a request's headers, impersonation included. Raises ApiError 400, 401,
-        403."""
+    def user(self, headers, certificate=None):
+        """The User of a request's headers, impersonation included, or of the certificate that its
+        client has shown. Raises ApiError 400, 401, 403."""
         given = headers.get("Authorization")
         scheme, _, token = (given or "").partition(" ")
-        user = ANONYMOUS if given is None else None
+        user = self.named(certificate or {}) if given is None else None
         if scheme.lower() == "bearer":
             user = self.user_of(token.strip())
         if not user:
             raise ApiError(401, "Unauthorized", "Unauthorized")
         asked = [field for field in headers if field.startswith("impersonate-")]
         return self.impersonate(user, headers, asked) if asked else user
+
+    @staticmethod
+    def named(certificate):
+        """The User of a certificate (SSLSocket.getpeercert()): commonName, with organizationName
+        as groups; the anonymous one for none."""
+        names = [pair for part in certificate.get("subject", ()) for pair in part]
+        name = dict(names).get("commonName")
+        groups = [value for key, value in names if key == "organizationName"]
+        return User(name, (*groups, "system:authenticated"), "", {}) if name else ANONYMOUS
 
     def impersonate(self, user, headers, asked):
         """The User whom a user wants to be, by these headers."""
@@ -3555,12 +3566,16 @@ class Access:
                                         asked.get("name"))}
 
     def kubeconfig(self):
-        server, ca = self.settings.server, in_base64(self.ca)
-        return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
-                f"    server: {server}\n    certificate-authority-data: {ca}\n"
-                f"users:\n- name: admin\n  user:\n    token: {self.token}\n"
-                "contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: admin\n"
-                "current-context: k2d\n")
+        return kubeconfig_text(self.settings.server, self.ca, "admin", {"token": self.token})
+
+def kubeconfig_text(server, ca, user, credentials):
+    """A kubeconfig, in YAML; credentials: {field: text} of its user."""
+    told = "".join(f"    {field}: {text}\n" for field, text in credentials.items())
+    return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
+            f"    server: {server}\n    certificate-authority-data: {in_base64(ca)}\n"
+            f"users:\n- name: {user}\n  user:\n{told}"
+            f"contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: {user}\n"
+            "current-context: k2d\n")
 
 RIGHTS = 2000               # of one role, that are compared with those of who gives them
 
@@ -13670,7 +13685,7 @@ class K2d:
         if path == "/version" and is_read:
             return version_answer(self.settings.machine)
         with answering_faults(f"{handler.method} {path}"):
-            user = self.access.user(handler.headers)
+            user = self.access.user(handler.headers, handler.sock.getpeercert())
             request = Request(handler.method, handler.target, handler.headers, user,
                               handler.warnings)
             admit(request, self.access)
@@ -13738,7 +13753,7 @@ class K2d:
         threading.Thread(target=self.hub.run, name="hub", daemon=True).start()
         self.connect_engine()
         self.ready.wait(10)     # what is listed should be true from the first answer on
-        context = server_context(self.access.file("server.crt"), self.access.file("server.key"))
+        context = server_context(*map(self.access.file, ("server.crt", "server.key", "ca.crt")))
         try:
             self.hub.listen(self.settings.port, context,
                             lambda client: Handler(client, self.hub, self.respond).run())
@@ -14238,12 +14253,33 @@ def restore(settings):
     print("restored" + ("" if is_service else "; start it again"))
 
 def kubeconfig(settings):
-    """Print the admin's kubeconfig."""
+    """Print the admin's kubeconfig, or that of a user by a certificate, who may what RBAC says."""
+    given = settings.given
     try:
-        print(read_text(settings.path("kubeconfig")), end="")
+        text = read_text(settings.path("kubeconfig"))
+        ca = read_text(settings.path("pki", "ca.crt"))
     except OSError as error:
         raise SystemExit(f"k2d: {error.filename}: {error.strerror}; has `k2d.py serve` run with "
                          "this data path?")
+    server, token = re.search(r"(?s)server: (\S+).*token: (\S+)", text).groups()
+    user, credentials = given.get("user", "admin"), {"token": token}
+    if "user" in given:
+        credentials = certificate_of(settings, user, given.get("group", ""))
+    print(kubeconfig_text(given.get("server", server), ca, user, credentials), end="")
+
+def certificate_of(settings, user, group):
+    """Credentials of a kubeconfig for a user, in a group or "". Raises SystemExit."""
+    folder, subject = settings.path("pki"), f"/O={group}/CN={user}" if group else f"/CN={user}"
+    if not re.fullmatch(r"(/O=[\w.:@-]{1,64})?/CN=[\w.:@-]{1,64}", subject):
+        raise SystemExit("k2d: a user or group is letters, digits and . : @ - _, 64 at most")
+    make_certificate(folder, "client", "leaf", subject, "DNS:none", "-cert",
+                     os.path.join(folder, "ca.crt"), usage="client")
+    found = {}
+    for kind, end in (("certificate", "crt"), ("key", "key")):
+        path = os.path.join(folder, "client." + end)
+        found[f"client-{kind}-data"] = in_base64(read_text(path))
+        os.unlink(path)
+    return found
 
 def reset(settings):
     """Remove all that k2d made on this host: containers of its pods, network, NAT rules, data."""
@@ -14283,7 +14319,7 @@ COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
     "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
     "restore": (restore, "FILE"), "load": (load, "FILE..."), "uninstall": (uninstall, "[--purge]"),
-    "kubeconfig": (kubeconfig, ""), "reset": (reset, "")}
+    "kubeconfig": (kubeconfig, "[--user NAME --group NAME] [--server URL]"), "reset": (reset, "")}
 
 def usage_text():
     """What --help prints: the commands by their docstrings, the options by their table."""

@@ -903,11 +903,11 @@ class EngineTest(unittest.TestCase):
 class TheFile(unittest.TestCase):
     """What README promises of k2d.py as a text, and how it reads, in figures that may only fall."""
     LIMITS = [  # what, the most (it only falls, but where an issue gives more), what is aimed at where that is less
-        ("tokens", 121_200),                             # 72,000
-        ("lines", 14_370),                              # 7,700
+        ("tokens", 121_600),                             # 72,000
+        ("lines", 14_390),                              # 7,700
         ("tokens a line of code", 10.4), ("KB in literals", 159),     # of these 120
         ("functions over complexity 15", 0), ("stacked conditionals", 0), ("nested comprehensions", 0),
-        ("lines of 100 characters", 0), ("lines of host functions", 920), ("sections with host functions", 8),
+        ("lines of 100 characters", 0), ("lines of host functions", 935), ("sections with host functions", 8),
     ]
     EARLY = set("""Prober SANDBOX SANDBOX_IMAGE Watch fill_defaults filled limit_ranges listed machine_facts
         own_address resolv_conf run_handler serve_watch shown to_table upstream_resolver""".split())     # used above their section
@@ -8244,6 +8244,25 @@ class Commands(EngineTest):
                 self.assertEqual((done.returncode, "Traceback" in done.stderr), (1, False), done.stderr)
         self.create(pod("lost", image="k2d.invalid/none:1"))
         self.until_event("Failed", "lost", "k2d.py load FILE")
+
+    def test_kubeconfigs_of_others(self):
+        def may(*words, **given):
+            text = C.command("kubeconfig", *(f"--{flag}={value}" for flag, value in given.items())).stdout
+            path = os.path.join(C.home, "of-another")
+            with open(path, "w") as file:
+                file.write(text)
+            return run(kubectl_program("new"), "--kubeconfig", path, *words, check=False)
+        self.assertIn("Forbidden", may("get", "pods", "-A", user="carl").stderr)
+        self.assertEqual(may("get", "pods", "-A", user="carl", group="system:masters").returncode, 0)
+        for kind, who in (("user", "carl"), ("group", "plant:operators")):
+            self.kubectl("create", "rolebinding", kind, "--clusterrole=view", f"--{kind}={who}")
+        for given in ({"user": "carl"}, {"user": "dora", "group": "plant:operators"}):
+            self.assertEqual(may("get", "pods", "-n", self.NS, **given).returncode, 0)
+            self.assertIn("Forbidden", may("delete", "pods", "--all", "-n", self.NS, **given).stderr)
+        self.assertEqual(may("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}", user="carl").stdout, "carl")
+        self.assertIn("server: https://elsewhere:1\n", C.command("kubeconfig", "--server", "https://elsewhere:1").stdout)
+        self.assertEqual(C.command("kubeconfig", "--user", "a/CN=b", check=False).returncode, 1)
+        self.assertEqual(os.listdir(C.data + "/pki").count("client.key"), 0)
 
     def test_the_copy_is_for_the_admin_alone(self):
         for token, status in (("", 403), ("wrong", 401)):
