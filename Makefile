@@ -12,8 +12,6 @@ IMAGE := k2d-demo:1
 
 K2D     := $(PYTHON) $(CURDIR)/k2d.py
 KUBECTL := kubectl --kubeconfig $(STATE)/kubeconfig
-LIB     := /usr/local/lib/k2d
-UNIT    := /etc/systemd/system/k2d.service
 
 # One shell for each recipe; make takes blanks and dashes off the start of its lines, so YAML stands outside of them.
 # `su` without a dash leaves the sbin folders out of PATH.
@@ -228,42 +226,8 @@ bench: engine
 
 # == The service ============================================================================
 
-# Without any setting that gives k2d mounts of its own (ProtectSystem, PrivateTmp): containers would not see its volumes.
-define SYSTEMD_SERVICE
-[Unit]
-Description=k2d: the Kubernetes API for the Docker engine
-After=network-online.target docker.service
-Wants=network-online.target docker.service
-
-[Service]
-# K2D_PORT, K2D_ADVERTISE_ADDR, K2D_DATA_PATH, K2D_SECRET, DOCKER_HOST ... are set in this file.
-EnvironmentFile=-/etc/default/k2d
-Environment=MALLOC_ARENA_MAX=1
-ExecStart=/usr/bin/python3 $(LIB)/k2d.py serve
-Restart=always
-RestartSec=2
-KillMode=process
-
-[Install]
-WantedBy=multi-user.target
-endef
-
-install: private export SERVICE := $(SYSTEMD_SERVICE)
 install: engine
-	install -D -m 644 k2d.py $(LIB)/k2d.py
-	install -d $(dir $(UNIT))
-	echo "$$SERVICE" >$(UNIT)
-	if [ -d /run/systemd/system ]; then
-	  systemctl daemon-reload
-	  systemctl enable k2d
-	  systemctl restart k2d
-	  echo "k2d runs. Its kubeconfig: python3 $(LIB)/k2d.py kubeconfig"
-	else
-	  echo "No systemd here. Start it with: python3 $(LIB)/k2d.py serve"
-	fi
+	exec $(K2D) install
 
 uninstall: root
-	[ ! -d /run/systemd/system ] || systemctl disable --now k2d 2>/dev/null || true
-	rm -rf $(UNIT) $(LIB)
-	[ ! -d /run/systemd/system ] || systemctl daemon-reload
-	echo "k2d is gone; containers and data stay. To remove them as well: $(K2D) reset"
+	exec $(K2D) uninstall
