@@ -7777,6 +7777,7 @@ class Engine:
         if scheme == "tcp":
             name, _, port = rest.strip("/").rpartition(":")
             self.address, self.family = (name, int(port)), socket.AF_INET
+        self.calls = 0      # so many were made
         self.prefix = ""    # "/v1.41" once the engine has said what it speaks
 
     def negotiate(self):
@@ -7806,6 +7807,7 @@ class Engine:
                  f"Content-Length: {size}", *headers,
                  "Content-Type: application/" + ("x-tar" if is_tar else "json")]
         sock = socket.socket(self.family)
+        self.calls += 1
         try:
             sock.settimeout(CALL_S)
             sock.connect(self.address)
@@ -13449,6 +13451,47 @@ class Usage:
         return (reply(request, 200, measured[0]) if request.name
                 else listed(kind, map(dumps, measured), {}, form))
 
+# -- /metrics, in the text format of Prometheus 0.0.4
+class Counts:
+    """What is counted as requests come; all else is looked at when somebody asks."""
+    def __init__(self):
+        self.lock, self.requests, self.seconds = threading.Lock(), Counter(), Counter()
+
+    def note(self, method, code, seconds):
+        with self.lock:
+            self.requests[method, str(code)] += 1
+            self.seconds[method,] += seconds
+
+    def rows(self):
+        """(name, its type, the names of its labels, {their values: figure}) of each."""
+        with self.lock:
+            requests, seconds = dict(self.requests), dict(self.seconds)
+        yield "apiserver_request_total", "counter", ("verb", "code"), requests
+        yield "apiserver_request_duration_seconds_sum", "counter", ("verb",), seconds
+
+def metrics_text(rows):
+    """The text of rows as Counts gives them."""
+    lines = []
+    for name, type_, labels, figures in rows:
+        lines.append(f"# TYPE {name} {type_}")
+        for values, figure in sorted(figures.items()):
+            told = ",".join(f'{label}="{value}"' for label, value in zip(labels, values))
+            lines.append(f"{name}{{{told}}} {figure}" if told else f"{name} {figure}")
+    return "\n".join(lines) + "\n"
+
+def container_rows(pods, found_of):
+    """The rows of what containers use. found_of(uid): {container: Found}."""
+    cpu, memory = {}, {}
+    for pod in pods:
+        for name, found in found_of(uid_of(pod)).items():
+            sample = cgroup_sample(found.id, found.pid) if found.running else None
+            if sample:
+                where = *key_of(pod), name
+                cpu[where], memory[where] = sample.cpu_nanos / 1e9, sample.memory_bytes
+    labels = ("namespace", "pod", "container")
+    yield "container_cpu_usage_seconds_total", "counter", labels, cpu
+    yield "container_memory_working_set_bytes", "gauge", labels, memory
+
 # == 37. Node and Events =====================================================================
 # What k2d tells of itself: the machine as a Node, its Lease, and what happens, as Events.
 
@@ -13670,8 +13713,38 @@ class K2d:
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
         self.lookups = WorkQueue("lookup", self.look_up, 4, self.hub)
+        self.counts = Counts()
         self.heavy = threading.Lock()       # held while a large body is worked on
         self.bulk = threading.Semaphore(BULK)       # places for large bodies that come
+
+    def counted(self, handler):
+        """respond(), counted."""
+        begun, code = time.monotonic(), 500
+        try:
+            found = self.respond(handler)
+            code = found.code if isinstance(found, Answer) else 200
+            return found
+        except ApiError as error:
+            code = error.code
+            raise
+        finally:
+            self.counts.note(handler.method, code, time.monotonic() - begun)
+
+    def metrics(self):
+        """The rows of /metrics."""
+        yield from self.counts.rows()
+        plain = lambda figure: {(): figure}
+        queues = self.hub.requests, self.controllers.queue, self.worker.queue
+        phases = Counter((dig(pod, "status.phase", ""),) for pod in self.store.list("Pod"))
+        yield ("apiserver_longrunning_requests", "gauge", (), plain(len(self.store.watches)))
+        yield ("workqueue_depth", "gauge", ("name",),
+               {(queue.name,): len(queue.waiting) for queue in queues})
+        yield "k2d_pods", "gauge", ("phase",), phases
+        yield "k2d_engine_calls_total", "counter", (), plain(self.engine.calls)
+        yield ("process_resident_memory_bytes", "gauge", (),
+               plain(int(read_text("/proc/self/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")))
+        yield "process_cpu_seconds_total", "counter", (), plain(time.process_time())
+        yield "process_open_fds", "gauge", (), plain(len(list_folder("/proc/self/fd")))
 
     def respond(self, handler):
         """The Answer to a request, or for one that goes on a function that sends it. Raises
@@ -13712,7 +13785,12 @@ class K2d:
         if (request.method, request.path) == ("POST", BACKUP_PATH):
             self.store.copy(self.settings.path(COPY))
             found = text_answer(200, "ok")
-        if request.method in ("GET", "HEAD"):
+        if request.method == "GET" and request.path == "/metrics":
+            found = text_answer(200, metrics_text(self.metrics()))
+        elif request.method == "GET" and request.path == "/metrics/cadvisor":
+            rows = container_rows(self.store.list("Pod"), self.worker.known.found)
+            found = text_answer(200, metrics_text(rows))
+        elif request.method in ("GET", "HEAD"):
             address = f"{self.settings.host_ip}:{self.settings.port}"
             found = (openapi(request) if request.parts[:1] == ["openapi"]
                      else discovery(request, address))
@@ -13756,7 +13834,7 @@ class K2d:
         context = server_context(*map(self.access.file, ("server.crt", "server.key", "ca.crt")))
         try:
             self.hub.listen(self.settings.port, context,
-                            lambda client: Handler(client, self.hub, self.respond).run())
+                            lambda client: Handler(client, self.hub, self.counted).run())
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
