@@ -38,7 +38,7 @@ help:
 # A word for each need: the command (or file) looked for, and Debian's package that brings it.
 NEEDS = openssl:openssl iptables:iptables ip:iproute2
 demo test bench: NEEDS += kubectl:kubernetes-client busybox:busybox-static
-test bench: NEEDS += /etc/ssl/certs/ca-certificates.crt:ca-certificates
+test bench: NEEDS += /etc/ssl/certs/ca-certificates.crt:ca-certificates strace:strace
 
 root:
 	[ "$$(id -u)" = 0 ] || { echo "This wants root: sudo make $(MAKECMDGOALS)"; exit 1; }

@@ -1300,6 +1300,99 @@ class Values(Pure):
                   k2d.seconds_of)
 
 
+class PowerCuts(unittest.TestCase):
+    """A store's writes and syncs are recorded, then the power goes: what followed a file's last sync is there, or not, or
+    in part. Directories are not played: a sync of a new file keeps its name, too."""
+    CUTS, ROUNDS = 500, 300
+    CHILD = """if True:
+        import os, random, sys
+        sys.path.insert(0, sys.argv[1])
+        import k2d
+        k2d.TABLES = k2d.TABLES.replace("synchronous=FULL", "synchronous=" + sys.argv[3])
+        store, draw = k2d.Store(sys.argv[2]), random.Random(1)
+        for number in range(int(sys.argv[4])):
+            with store.transaction():
+                store.put({"apiVersion": "v1", "kind": "ConfigMap", "data": {"n": str(number), "x": "x" * draw.randrange(40000)},
+                           "metadata": {"name": f"n{number % 7}", "namespace": "x", "uid": "u"}})
+            os.write(1, b"%d." % number)
+    """
+    CALL = re.compile(r'\d+ +(\w+)\((?:AT_FDCWD, )?(?:(\d+)(?:, )?)?(?:"([^"]*)")?[^)]*?(\d+)?\) += (\d+)')
+
+    def record(self, folder, synchronous):
+        """The calls on the store's files, in their order: (call, path, position, bytes)."""
+        calls = "openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink"
+        run("strace", "-f", "-qq", "-xx", "-s", "9999999", "-e", "trace=" + calls, "-o", folder + "/trace", sys.executable, "-c",
+            self.CHILD, os.path.dirname(K2D), folder + "/k2d.db", synchronous, str(self.ROUNDS))
+        names, calls = {}, []
+        with open(folder + "/trace") as trace:
+            for found in filter(None, map(self.CALL.match, trace)):
+                call, fd, text, last, result = found.groups()
+                text = bytes.fromhex(text.replace("\\x", "")) if text else b""
+                if call in ("openat", "unlink"):
+                    name = os.path.basename(text.decode("utf-8", "replace"))
+                    names[result] = name
+                    calls += [("unlink", name, 0, b"")] if call == "unlink" else []
+                elif fd == "1":
+                    calls.append(("told", "", int(text[:-1]), b""))
+                elif names.get(fd, "").startswith("k2d.db"):
+                    calls.append((call.replace("fdata", "f"), names[fd], int(last or 0), text))
+        return calls
+
+    @staticmethod
+    def put(files, name, position, text):
+        data = files.setdefault(name, bytearray())
+        data.extend(bytes(max(0, position + len(text) - len(data))))
+        data[position:position + len(text)] = text
+
+    def cuts(self, calls, draw):
+        """(files as they are then, the number that was told last) after each of CUTS cuts."""
+        moments, files, pending, told = sorted(draw.sample(range(len(calls)), self.CUTS)), {}, {}, -1
+        for moment, (call, name, position, text) in enumerate(calls):
+            if moments and moments[0] == moment:
+                moments.pop(0)
+                after = {key: bytearray(data) for key, data in files.items()}
+                for key, at, data in [(key, *write) for key, writes in pending.items() for write in writes]:
+                    kept = draw.choice([0, len(data), 512 * draw.randint(0, len(data) // 512)])
+                    self.put(after, key, at, data[:kept])
+                yield after, told
+            if call == "told":
+                told = position
+            elif call == "unlink":
+                files.pop(name, None)
+                pending.pop(name, None)
+            elif call == "fsync":
+                for write in pending.pop(name, ()):
+                    self.put(files, name, *write)
+            elif call == "ftruncate":
+                del files.setdefault(name, bytearray())[position:]
+            else:
+                pending.setdefault(name, []).append((position, text))
+
+    def lost(self, synchronous):
+        """How many of the cuts have lost something that was told, or ended in no store at all."""
+        lost = 0
+        with tempfile.TemporaryDirectory() as folder:
+            calls = self.record(folder, synchronous)
+            for files, told in self.cuts(calls, random.Random(2)):
+                path = tempfile.mkdtemp(dir=folder)
+                for name, data in files.items():
+                    with open(os.path.join(path, name), "wb") as file:
+                        file.write(data)
+                try:
+                    store = k2d.Store(path + "/k2d.db")
+                    found = {obj["metadata"]["name"]: int(obj["data"]["n"]) for obj in store.list("ConfigMap")}
+                    store.close()
+                except (SystemExit, sqlite3.Error, ValueError, TypeError):
+                    found = {}
+                lost += any(found.get(f"n{number % 7}", -1) < number for number in range(max(0, told - 6), told + 1))
+                shutil.rmtree(path)
+        return lost
+
+    def test_what_was_told_is_there_after_each_of_500(self):
+        self.assertEqual(self.lost("FULL"), 0)
+        self.assertGreater(self.lost("OFF"), 0)
+
+
 class Stores(Pure):
     CM = k2d.KIND["ConfigMap"]
 
