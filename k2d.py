@@ -90,9 +90,10 @@ OPTIONS = [
      "what k2d.io/NAME is, as 'NAME=/dev/PATTERN[,PATTERN] ...'"),
 ]
 OPTION_FORMS = [    # flag, what its value has to be
+    ("data-path", r"[^-\n][^\n]*", "a path"), ("port", r"\d{1,5}", "a number"),
     ("network", "[a-z][a-z0-9]{0,12}", "at most 13 lower case letters and digits"),
     ("advertise-name", "([a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?)?", "a name, as board.local"),
-    ("log-size", r"(\d{1,9}[kmg]?)?", "a number of bytes, as 10m, or nothing"),
+    ("log-size", r"([1-9]\d{0,8}[kmg]?)?", "a number of bytes, as 10m, or nothing"),
     ("log-files", r"[1-9]\d?", "1 to 99"),
     ("devices", r"(\s*[-\w.]{1,60}=/dev/[^,\s]+(,/dev/[^,\s]+)*)*\s*",
      "NAME=/dev/PATTERN[,/dev/PATTERN] ..."),
@@ -148,6 +149,8 @@ class Settings:
             self.service_cidr = ipaddress.IPv4Network(self.service_cidr)
         except ValueError as error:
             raise SystemExit(f"k2d: {error}")
+        if not 0 < self.port < 65536:
+            raise SystemExit(f"k2d: --port {self.port}: want 1 to 65535")
         if self.pod_cidr.prefixlen > 20 or self.service_cidr.prefixlen > 24:
             raise SystemExit(
                 "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
@@ -172,7 +175,9 @@ class Settings:
             name, equal, value = word.partition("=")
             flag = name[2:] if name[:2] == "--" else None
             if flag in known:
-                given[flag] = value if equal or not known[flag] else next(words, "")
+                given[flag] = value if equal or not known[flag] else next(words, None)
+                if given[flag] is None:
+                    raise SystemExit(f"k2d: {word} wants a value; see --help")
             elif flag is None and "FILE" in takes:
                 files.append(word)
             else:
@@ -1882,7 +1887,7 @@ def free_memory():
 def free_disk(path):
     """(bytes, share of all) that are free where a path is, or would be."""
     while not os.path.exists(path):
-        path = os.path.dirname(path)
+        path = os.path.dirname(path) or "/"
     disk = os.statvfs(path)
     return disk.f_bavail * disk.f_frsize, disk.f_bavail / (disk.f_blocks or 1)
 
@@ -2030,26 +2035,22 @@ def random_bytes(count):
 
 def make_certificate(folder, name, extensions, subject, names, *issuer, usage="server"):
     """Make NAME.key, for P-256 (an RSA handshake takes seconds on a small ARM), and NAME.crt,
-    signed by the CA in the folder; nothing else is left there. usage: server or client."""
+    signed by the CA in the folder, which is for root alone; nothing else is left there. usage:
+    server or client. Raises OSError."""
     file = lambda end: os.path.join(folder, end)
     key, request, config, made = (file(name + end) for end in (".key", ".csr", ".cnf", ".pem"))
     write_file(config, OPENSSL_CONFIG.format(folder=folder, names=names, usage=usage).encode())
     write_file(file("index"), b"")
-    old = os.umask(0o077)   # put back only if all goes well: else k2d ends here
-    for argv in (("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key),
-                 ("req", "-new", "-config", config, "-key", key, "-subj", subject, "-out",
-                  request),
-                 ("ca", "-batch", "-notext", "-config", config, "-extensions", extensions,
-                  "-keyfile", file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)):
-        code, output = run("openssl", *argv)
-        if code:
-            raise SystemExit(
-                f"k2d: openssl {argv[0]}: {output.decode('utf-8', 'replace').strip()}")
-    os.umask(old)
+    run_checked("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
+    run_checked("openssl", "req", "-new", "-config", config, "-key", key, "-subj", subject,
+                "-out", request)
+    run_checked("openssl", "ca", "-batch", "-notext", "-config", config, "-extensions", extensions,
+                "-keyfile", file("ca.key"), *issuer, "-in", request, "-out", made, *VALID)
     os.replace(made, file(name + ".crt"))
     for entry in os.listdir(folder):
         if not re.fullmatch(r"(ca|server|sa|client)\.(key|crt)|server\.names", entry):
             os.unlink(file(entry))
+    keep_private(folder)
     os.sync()   # what openssl wrote, before anybody says that it is there
 
 # -- connections to elsewhere
@@ -2280,11 +2281,12 @@ class Store:
                 self.load(kind, (namespace, name), json.loads(text))
 
     def copy(self, path):
-        """Leave a copy of the database as it is now in a file. Raises sqlite3.Error."""
+        """Leave a copy of the database as it is now in a file; "ok". Raises sqlite3.Error."""
         with self.writing:
             if os.path.exists(path):
                 os.unlink(path)
             self.db.execute("VACUUM INTO ?", (path,))
+        return "ok"
 
     def load(self, kind, key, obj):
         """Take an object from the disk; where its status is computed it gets a new version."""
@@ -3350,6 +3352,7 @@ class Access:
         if not os.path.exists(self.file("ca.crt")):
             make_certificate(self.folder, "ca", "root", "/CN=k2d-ca", "DNS:none", "-selfsign")
         if first_line(self.file("server.names")) != wanted:
+            write_file(self.file("server.names"), b"")      # were we cut off, it is made again
             make_certificate(self.folder, "server", "leaf", "/CN=k2d", wanted, "-cert",
                              self.file("ca.crt"))
             write_file(self.file("server.names"), wanted.encode())
@@ -3573,8 +3576,8 @@ def kubeconfig_text(server, ca, user, credentials):
     told = "".join(f"    {field}: {text}\n" for field, text in credentials.items())
     return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
             f"    server: {server}\n    certificate-authority-data: {in_base64(ca)}\n"
-            f"users:\n- name: {user}\n  user:\n{told}"
-            f"contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: {user}\n"
+            f"users:\n- name: {json.dumps(user)}\n  user:\n{told}"
+            f"contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: {json.dumps(user)}\n"
             "current-context: k2d\n")
 
 RIGHTS = 2000               # of one role, that are compared with those of who gives them
@@ -3693,6 +3696,7 @@ VERBS = {  # (method, whether one object is named) -> verb of KINDS; HEAD is as 
     ("DELETE", False): "deletecollection",
     ("DELETE", True): "delete", ("PUT", True): "update", ("PATCH", True): "patch",
     ("POST", True): "create"}
+METHODS = {"HEAD", *(method for method, _ in VERBS)}
 SUB_VERBS = {"log": ["get"], "finalize": ["update"], "eviction": ["create"], "token": ["create"],
              **dict.fromkeys(("scale", "status", "ephemeralcontainers"),
                              ["get", "patch", "update"]),
@@ -7363,8 +7367,8 @@ def device_options(container, settings):
     """The devices that a container has by its limits, each under its own path. Raises
     ConfigError."""
     found = []
-    for name in dig(container, "resources.limits", {}):
-        if name.startswith(OWN_RESOURCE):
+    for name, amount in dig(container, "resources.limits", {}).items():
+        if name.startswith(OWN_RESOURCE) and quantity_nanos(amount):
             paths = device_nodes(settings.devices.get(name.partition("/")[2], ""))
             if not paths:
                 raise ConfigError(f"{name}: no such device is there now", "CreateContainerError")
@@ -7814,6 +7818,7 @@ class Engine:
             sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
             if is_file:
                 sock.sendfile(body)
+                sock.settimeout(timeout)        # the answer comes when all is unpacked
             head, rest = read_answer_head(sock)
             status = int(head.split(None, 2)[1])
             if status >= 400:
@@ -11781,13 +11786,17 @@ class Scheduling(Controller):
         used = {info.get("Image") for info in present}
         for fact, _ in self.store.facts(PULLED):
             image = fact[len(PULLED):]
-            if not self.node.look():
+            self.node.look()
+            if not self.node.short["DiskPressure"]:
                 return
-            if image not in used:
-                self.engine.call("DELETE", "/images/" + urllib.parse.quote(image),
-                                 expect=(404, 409))     # 409: of a container by another name
-                self.store.drop_fact(fact)
-                log(f"the disk is full: removed the image {image}")
+            try:
+                if image not in used:
+                    self.engine.call("DELETE", "/images/" + urllib.parse.quote(image),
+                                     expect=(404,))
+                    self.store.drop_fact(fact)
+                    log(f"the disk is full: removed the image {image}")
+            except EngineError as error:        # a container has it by another name, say
+                log(f"the image {image} stays: {error}")
 
     def taint_node(self, node, _, name):
         """Taint a node that is cordoned or short of something, offer its extended resources."""
@@ -13458,6 +13467,7 @@ class Counts:
         self.lock, self.requests, self.seconds = threading.Lock(), Counter(), Counter()
 
     def note(self, method, code, seconds):
+        method = method if method in METHODS else "other"       # a client may think of any word
         with self.lock:
             self.requests[method, str(code)] += 1
             self.seconds[method,] += seconds
@@ -13517,7 +13527,8 @@ class NodeKeeper:
         return {"cpu": str(self.info.get("NCPU", 1)),
                 "memory": f"{self.info.get('MemTotal', 0) >> 10}Ki", "pods": "110",
                 "ephemeral-storage": f"{disk_bytes(self.settings.data_path) >> 10}Ki",
-                **{name: amount for name, amount in told.items() if "/" in name},
+                **{name: amount for name, amount in told.items()
+                   if "/" in name and not name.startswith(OWN_RESOURCE)},
                 **self.devices}
 
     def conditions(self, ready, node):
@@ -13548,7 +13559,7 @@ class NodeKeeper:
     def look(self):
         """Whether memory or disk are short; the node says so from when that changes. Nobody looks
         by the clock, but while they are."""
-        folders = (self.settings.data_path, self.info.get("DockerRootDir", "/"))
+        folders = (self.settings.data_path, self.info.get("DockerRootDir") or "/")
         disks = [free_disk(folder) for folder in folders]
         short = {"DiskPressure": any(free < LEAST_DISK and share < 0.1 for free, share in disks),
                  "MemoryPressure": free_memory() < LEAST_MEMORY}
@@ -13713,7 +13724,13 @@ class K2d:
         self.store.listeners += [self.on_change, self.controllers.observe]
         self.retry_s, self.ready = 1, threading.Event()
         self.lookups = WorkQueue("lookup", self.look_up, 4, self.hub)
+        self.moves = WorkQueue("move", self.move, 1, self.hub)
         self.counts = Counts()
+        self.own = {        # paths that are no resources: (method, path) -> what gives their text
+            ("POST", BACKUP_PATH): lambda: self.store.copy(settings.path(COPY)),
+            ("GET", "/metrics"): lambda: metrics_text(self.metrics()),
+            ("GET", "/metrics/cadvisor"): lambda: metrics_text(
+                container_rows(self.store.list("Pod"), self.worker.known.found))}
         self.heavy = threading.Lock()       # held while a large body is worked on
         self.bulk = threading.Semaphore(BULK)       # places for large bodies that come
 
@@ -13781,16 +13798,10 @@ class K2d:
             self.node.renew_lease()
         if kind:
             return self.api.handle(request)
-        found = None
-        if (request.method, request.path) == ("POST", BACKUP_PATH):
-            self.store.copy(self.settings.path(COPY))
-            found = text_answer(200, "ok")
-        if request.method == "GET" and request.path == "/metrics":
-            found = text_answer(200, metrics_text(self.metrics()))
-        elif request.method == "GET" and request.path == "/metrics/cadvisor":
-            rows = container_rows(self.store.list("Pod"), self.worker.known.found)
-            found = text_answer(200, metrics_text(rows))
-        elif request.method in ("GET", "HEAD"):
+        own, found = self.own.get((request.method, request.path)), None
+        if own:
+            return text_answer(200, own())
+        if request.method in ("GET", "HEAD"):
             address = f"{self.settings.host_ip}:{self.settings.port}"
             found = (openapi(request) if request.parts[:1] == ["openapi"]
                      else discovery(request, address))
@@ -13838,7 +13849,8 @@ class K2d:
         except OSError as error:
             raise SystemExit(f"k2d: port {self.settings.port}: {os.strerror(error.errno)}")
         write_file(self.settings.path("kubeconfig"), self.access.kubeconfig().encode())
-        self.hub.on_news(kernel_news(socket.NETLINK_ROUTE, ADDRESS_NEWS), self.on_address)
+        news = kernel_news(socket.NETLINK_ROUTE, ADDRESS_NEWS)
+        self.hub.call(self.hub.on_news, news, self.on_address)
         self.hub.call(self.on_address)      # it may have changed since we looked
         told = f"serving {self.settings.server}"
         log(told)
@@ -13867,7 +13879,6 @@ class K2d:
             self.writer.runtime_names = tuple(self.node.info["Runtimes"])
             self.settings.log_driver = self.node.info["LoggingDriver"]
             self.network.ensure()
-            self.load_archives()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],
                                                      "event": list(EVENT_ACTIONS)}))
@@ -13876,6 +13887,7 @@ class K2d:
             again = self.worker.known.digested
             self.worker.list_all()
             self.retry_s = 1
+            threading.Thread(target=guarded, args=(self.load_archives,), daemon=True).start()
             if again:
                 self.controllers.start()
         except Exception as error:
@@ -13889,17 +13901,17 @@ class K2d:
             self.ready.set()
 
     def load_archives(self):
-        """Have the engine take what lies in DATA/images, each archive once."""
+        """Have the engine take what lies in DATA/images, each archive once. Blocks."""
         folder = self.settings.path("images")
-        for name in sorted(list_folder(folder)):
+        for name in sorted(name for name in list_folder(folder) if name.endswith(".tar")):
             path = os.path.join(folder, name)
-            about = f"{os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
-            if name.endswith(".tar") and self.store.fact("archive/" + name) != about:
-                try:
+            try:
+                about = f"{os.stat(path).st_size} {os.stat(path).st_mtime_ns}"
+                if self.store.fact("archive/" + name) != about:
                     log(f"{path}: {self.engine.load(path)}")
                     self.store.set_fact("archive/" + name, about)
-                except EngineError as error:
-                    log(f"{path}: {error}")
+            except (EngineError, OSError) as error:
+                log(f"{path}: {error}")
 
     def on_engine_gone(self):
         log("the engine hung up; its containers and our rules stay as they are")
@@ -13918,9 +13930,9 @@ class K2d:
     def on_address(self):
         """Addresses or routes changed: whatever tells ours follows; the CA stays."""
         if self.settings.find_address():
-            threading.Thread(target=guarded, args=(self.move,), daemon=True).start()
+            self.moves.add(("move",))
 
-    def move(self):
+    def move(self, _):
         """This host has another address. Blocks."""
         log(f"the address of this host is {self.settings.host_ip} now")
         self.access.certify()
@@ -14080,9 +14092,9 @@ def check_network(settings):
                   "Services get no addresses: is the kernel's module iptable_nat or nf_nat there?")
     try:
         Network(settings, None, None, None, None).check_overlap()
-        yield fault_if("ranges", False, f"{settings.pod_cidr} {settings.service_cidr}", "")
+        yield Finding("ranges", "good", f"{settings.pod_cidr} {settings.service_cidr}", "")
     except SystemExit as error:
-        yield fault_if("ranges", True, "taken", str(error).replace("k2d: ", ""))
+        yield Finding("ranges", "fault", "taken", str(error).replace("k2d: ", ""))
 
 def check_engine(settings):
     """Findings on the engine."""
@@ -14091,10 +14103,10 @@ def check_engine(settings):
         engine.negotiate()
         info = engine.call("GET", "/info", shape="engine.Info")
     except EngineError as error:
-        yield fault_if("engine", True, str(error),
-                       "apt-get install docker.io; systemctl enable --now docker")
+        yield Finding("engine", "fault", str(error),
+                      "apt-get install docker.io; systemctl enable --now docker")
         return
-    yield fault_if("engine", False, f"{info['ServerVersion']}, API {engine.prefix[2:]}", "")
+    yield Finding("engine", "good", f"{info['ServerVersion']}, API {engine.prefix[2:]}", "")
     yield warn_if("its limits", not info["MemoryLimit"], "kept" if info["MemoryLimit"] else "not",
                   "the engine keeps no limits of memory, see cgroup")
     rotates = info["LoggingDriver"] in ("json-file", "local", "journald")
@@ -14155,6 +14167,8 @@ WantedBy=multi-user.target
 def ask_k2d(settings, method, path):
     """What the k2d of a data path answers its admin. Raises SystemExit where it does not."""
     found = answer_by(settings, method, path)
+    if os.geteuid():
+        raise SystemExit("k2d: only root may read its token: call it by sudo")
     if not found:
         raise SystemExit(f"k2d: no k2d of {settings.data_path} answers on port {settings.port}; "
                          "try: systemctl status k2d")
@@ -14179,10 +14193,13 @@ def install(settings):
     show_findings(found)
     if any(each.level == "fault" for each in found):
         raise SystemExit("k2d: nothing was installed; see the faults above")
-    if settings.given:
-        variables = {flag: variable for flag, variable, *_ in OPTIONS}
-        kept = [f"{variables[flag]}={value}\n" for flag, value in settings.given.items()]
-        write_file(DEFAULTS_FILE, "".join(kept).encode())
+    options = kept_options()
+    for flag, variable, *_ in OPTIONS:
+        value = settings.given.get(flag, os.environ.get(variable))
+        options.update({variable: value} if value is not None else {})
+    lines = [f"{name}={value}\n" for name, value in options.items()]
+    if lines:
+        write_file(DEFAULTS_FILE, "".join(lines).encode())
     install_file(read_bytes(os.path.abspath(__file__), 1 << 30))
     if not os.path.lexists(LINK):
         os.symlink(HOME_FILE, LINK)
@@ -14190,7 +14207,8 @@ def install(settings):
     systemctl("daemon-reload")
     systemctl("enable", "k2d")
     systemctl("restart", "k2d")         # until it is ready
-    print(f"k2d runs. Its kubeconfig is {hand_over(settings)}; next:  kubectl get nodes")
+    path = hand_over(settings)
+    print(f"k2d runs; next:  KUBECONFIG={path} kubectl get nodes")
     print("k2d status | check | upgrade FILE | backup FILE | uninstall    (--help tells all)")
 
 def install_file(text):
@@ -14213,7 +14231,9 @@ def hand_over(settings):
     import pwd
     person = pwd.getpwuid(int(os.environ.get("SUDO_UID", 0)))
     folder = os.path.join(person.pw_dir, ".kube")
-    path = os.path.join(folder, "k2d" if os.path.exists(folder + "/config") else "config")
+    path = os.path.join(folder, "config")
+    if os.path.exists(path) and "\n- name: k2d\n" not in read_text(path):
+        path = os.path.join(folder, "k2d")      # the config is somebody else's
     make_folder(folder)
     write_file(path, read_bytes(settings.path("kubeconfig"), FILE_BYTES))
     for each in (folder, path):
@@ -14227,6 +14247,8 @@ def replace_by(settings):
     code, said = run(sys.executable, new, "version")
     if code or not said.startswith(b"k2d "):
         raise SystemExit(f"k2d: {new} is no k2d.py that this Python runs: {said.decode()[-500:]}")
+    if not os.path.exists(HOME_FILE):
+        raise SystemExit("k2d: nothing is installed yet: k2d.py install")
     before, copy = read_bytes(HOME_FILE, 1 << 30), settings.path(COPY)
     ask_k2d(settings, "POST", BACKUP_PATH)
     install_file(read_bytes(new, 1 << 30))
@@ -14241,18 +14263,19 @@ def replace_by(settings):
 
 def adopt_database(settings, data):
     """Have a copy as the database of a k2d that does not run."""
+    for end in ("-wal", "-shm"):        # first: they would be played into the copy
+        remove_tree(settings.path("k2d.db" + end))
     write_file(settings.path("k2d.db"), data)
-    for end in ("-wal", "-shm"):
-        if os.path.exists(settings.path("k2d.db" + end)):
-            os.unlink(settings.path("k2d.db" + end))
 
 def uninstall(settings):
     """Remove the service, not its containers and data; with --purge these as well."""
     require_systemd()
     run("systemctl", "disable", "--now", "k2d")
+    gone = [UNIT, *[LINK] * (os.path.realpath(LINK) == HOME_FILE), os.path.dirname(HOME_FILE)]
     if "purge" in settings.given:
         reset(settings)
-    for path in (UNIT, LINK, DEFAULTS_FILE, os.path.dirname(HOME_FILE)):
+        gone.append(DEFAULTS_FILE)      # it says where the data is
+    for path in gone:
         remove_tree(path)
     systemctl("daemon-reload")
     print("k2d is gone" + ("" if "purge" in settings.given else
@@ -14300,32 +14323,32 @@ def backup(settings):
         archive.add(settings.path(COPY), "k2d.db")
         for name in filter(lambda name: os.path.exists(settings.path(name)), KEPT):
             archive.add(settings.path(name), name)
-    write_file(target, out.getvalue())
     os.unlink(settings.path(COPY))
+    write_file(target, out.getvalue())
     print(f"{target}: {len(out.getvalue()) >> 10} KiB; it holds secrets")
 
 def restore(settings):
     """Have all as in a file of `backup`; what k2d knows now is gone."""
     import tarfile
-    is_service = not run("systemctl", "is-active", "--quiet", "k2d")[0]
-    if not is_service and answer_by(settings, "GET", "/version"):
-        raise SystemExit("k2d: stop the k2d of this data path first")
+    is_service = os.path.exists(UNIT)
     try:
         with tarfile.open(settings.files[0]) as archive:
             held = {name: archive.extractfile(name).read() for name in archive.getnames()
                     if name in ("k2d.db", *KEPT)}
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError) as error:
         raise SystemExit(f"k2d: {settings.files[0]}: {error}")
     if not held.get("k2d.db", b"").startswith(b"SQLite format 3"):
         raise SystemExit(f"k2d: {settings.files[0]} is no backup of k2d's")
     if is_service:
         systemctl("stop", "k2d")
+    elif answer_by(settings, "GET", "/version", 5):
+        raise SystemExit("k2d: stop the k2d of this data path first")
     make_folder(settings.path("pki"))
+    for name in ("server.crt", "server.key", "server.names"):
+        remove_tree(settings.path("pki", name))
     adopt_database(settings, held.pop("k2d.db"))
     for name, data in held.items():
         write_file(settings.path(name), data)
-    for name in ("server.crt", "server.key", "server.names"):
-        remove_tree(settings.path("pki", name))
     if is_service:
         systemctl("start", "k2d")
     print("restored" + ("" if is_service else "; start it again"))
@@ -14341,23 +14364,26 @@ def kubeconfig(settings):
                          "this data path?")
     server, token = re.search(r"(?s)server: (\S+).*token: (\S+)", text).groups()
     user, credentials = given.get("user", "admin"), {"token": token}
+    if "group" in given and "user" not in given:
+        raise SystemExit("k2d: --group wants a --user, who is in it")
     if "user" in given:
         credentials = certificate_of(settings, user, given.get("group", ""))
     print(kubeconfig_text(given.get("server", server), ca, user, credentials), end="")
 
 def certificate_of(settings, user, group):
-    """Credentials of a kubeconfig for a user, in a group or "". Raises SystemExit."""
-    folder, subject = settings.path("pki"), f"/O={group}/CN={user}" if group else f"/CN={user}"
+    """Credentials of a kubeconfig for a user, in a group or "". Raises SystemExit, OSError."""
+    import tempfile
+    subject = f"/O={group}/CN={user}" if group else f"/CN={user}"
     if not re.fullmatch(r"(/O=[\w.:@-]{1,64})?/CN=[\w.:@-]{1,64}", subject):
         raise SystemExit("k2d: a user or group is letters, digits and . : @ - _, 64 at most")
-    make_certificate(folder, "client", "leaf", subject, "DNS:none", "-cert",
-                     os.path.join(folder, "ca.crt"), usage="client")
-    found = {}
-    for kind, end in (("certificate", "crt"), ("key", "key")):
-        path = os.path.join(folder, "client." + end)
-        found[f"client-{kind}-data"] = in_base64(read_text(path))
-        os.unlink(path)
-    return found
+    with tempfile.TemporaryDirectory(dir=settings.path("pki")) as folder:
+        file = lambda name: os.path.join(folder, name)
+        for name in ("ca.key", "ca.crt"):
+            write_file(file(name), read_bytes(settings.path("pki", name), FILE_BYTES))
+        make_certificate(folder, "client", "leaf", subject, "DNS:none", "-cert", file("ca.crt"),
+                         usage="client")
+        return {"client-certificate-data": in_base64(read_text(file("client.crt"))),
+                "client-key-data": in_base64(read_text(file("client.key")))}
 
 def reset(settings):
     """Remove all that k2d made on this host: containers of its pods, network, NAT rules, data."""
@@ -14422,17 +14448,18 @@ def compile_once(source, compiled):
     os.sync()
     os.replace(made, compiled)
 
-def environment_of():
-    """The environment, and below it what the service's file of options says."""
-    lines = read_text(DEFAULTS_FILE).splitlines() if os.path.exists(DEFAULTS_FILE) else ()
-    said = (line.split("=", 1) for line in lines if re.match("[A-Z0-9_]+=", line))
-    return {**{name: value.strip("\"'") for name, value in said}, **os.environ}
+def kept_options():
+    """{variable: value} of the service's file of options, as far as we may read it."""
+    if not os.access(DEFAULTS_FILE, os.R_OK):
+        return {}
+    lines = re.findall(r"(?m)^([A-Z0-9_]+)=(.*)$", read_text(DEFAULTS_FILE))
+    return {name: value.strip("\"'") for name, value in lines}
 
 def lean(argv):
     """Start again from compiled code, with a malloc that gives back what it does not need:
     compiling this file in the serving process would cost it 20 MB for life. The code rests in the
     data path: no other folder is written to."""
-    settings = Settings(argv[2:], environment_of())
+    settings = Settings(argv[2:], {**kept_options(), **os.environ})
     if os.geteuid():
         raise SystemExit("k2d: serve needs root, for the engine's socket and the NAT rules")
     compiled = settings.path("k2d.pyc")
@@ -14455,8 +14482,8 @@ def main(argv):
     else:
         try:
             function, takes = COMMANDS[command]
-            function(Settings(argv[2:], environment_of(), takes))
-        except EngineError as error:
+            function(Settings(argv[2:], {**kept_options(), **os.environ}, takes))
+        except (EngineError, OSError) as error:
             raise SystemExit(f"k2d: {error}")
 
 if __name__ == "__main__":
