@@ -118,6 +118,7 @@ YAML_BYTES = 64 << 10       # PyYAML takes some 12 us and 450 bytes a byte
 HEAD_BYTES = 64 << 10
 FILE_BYTES = 1 << 20        # of a file that others may have written, of a line of the engine's
 ANSWER_BYTES = 16 << 20     # of an answer of the engine's
+CLOCK_SET_S = 60            # by more, a clock does not drift
 # from accept to a complete handshake, from a request's first byte to its whole head
 HEAD_SECONDS = 30
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
@@ -13725,7 +13726,7 @@ class K2d:
         self.retry_s, self.ready = 1, threading.Event()
         self.lookups = WorkQueue("lookup", self.look_up, 4, self.hub)
         self.moves = WorkQueue("move", self.move, 1, self.hub)
-        self.counts = Counts()
+        self.counts, self.offset_s = Counts(), time.time() - time.monotonic()
         self.own = {        # paths that are no resources: (method, path) -> what gives their text
             ("POST", BACKUP_PATH): lambda: self.store.copy(settings.path(COPY)),
             ("GET", "/metrics"): lambda: metrics_text(self.metrics()),
@@ -13734,9 +13735,19 @@ class K2d:
         self.heavy = threading.Lock()       # held while a large body is worked on
         self.bulk = threading.Semaphore(BULK)       # places for large bodies that come
 
+    def notice_clock(self):
+        """A clock that was set, by years perhaps, may have ended the tokens of pods: they are all
+        looked at, when the next request shows it. Without one, nobody misses them."""
+        offset_s = time.time() - time.monotonic()
+        if abs(offset_s - self.offset_s) > CLOCK_SET_S:
+            self.offset_s = offset_s
+            for key in self.store.keys("Pod"):
+                self.worker.queue.add(key)
+
     def counted(self, handler):
         """respond(), counted."""
         begun, code = time.monotonic(), 500
+        self.notice_clock()
         try:
             found = self.respond(handler)
             code = found.code if isinstance(found, Answer) else 200
