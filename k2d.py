@@ -14364,6 +14364,59 @@ def restore(settings):
         systemctl("start", "k2d")
     print("restored" + ("" if is_service else "; start it again"))
 
+NOT_EXPORTED = {"Node", "Event", "Lease", "ControllerRevision"}
+EVERY_CLUSTERS = {  # (kind, name) of what each cluster makes itself
+    ("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default"), ("Service", "kubernetes"),
+    ("StorageClass", "local"), *(("PriorityClass", f"system-{name}-critical")
+                                 for name in ("cluster", "node")),
+    *(("Namespace", name) for name in (*SYSTEM_NAMESPACES, "kube-node-lease"))}
+GIVEN = {   # kind -> fields of its spec that a cluster gives
+    "Service": ("clusterIP", "clusterIPs"), "PersistentVolumeClaim": ("volumeName",),
+    "PersistentVolume": ("claimRef",), "Pod": ("nodeName",), "Job": ("selector",)}
+
+def is_declared(obj):
+    """Whether somebody has declared an object: no controller, no cluster, no `docker run`."""
+    meta, labels = obj["metadata"], labels_of(obj)
+    return not (meta.get("ownerReferences") or is_deleting(obj) or is_foreign(obj) or
+                BOOTSTRAP.items() <= labels.items() or labels.keys() & set(MANAGED_BY.values()) or
+                obj["kind"] == "PersistentVolume" and is_ours(obj) or
+                (obj["kind"], meta["name"]) in EVERY_CLUSTERS)
+
+def portable(obj):
+    """An object as any cluster takes it: without what ours has filled in."""
+    meta, spec = obj["metadata"], obj.get("spec")
+    notes = {key: text for key, text in meta.get("annotations", {}).items()
+             if key.split("/")[0] not in ("pv.kubernetes.io", "deployment.kubernetes.io",
+                                          "kubectl.kubernetes.io")}
+    told = {**pick(obj, ("apiVersion", "kind")),
+            "metadata": {**pick(meta, ("name", "namespace", "labels")),
+                         **filled(annotations=notes)},
+            **without(obj, "apiVersion", "kind", "metadata", "status")}
+    is_headless = obj["kind"] == "Service" and spec.get("clusterIP") == "None"
+    if obj["kind"] in GIVEN and not is_headless:
+        told["spec"] = without(spec, *GIVEN[obj["kind"]])
+    if obj["kind"] == "Job":
+        for labels in (told["metadata"].get("labels", {}), labels_of(spec["template"])):
+            for key in [key for key in labels if key.endswith("controller-uid")]:
+                del labels[key]
+    return told
+
+def export(settings):
+    """Print all that was declared here as manifests for `kubectl apply`, on any cluster."""
+    listed = lambda path: json.loads(ask_k2d(settings, "GET", path))["items"]
+    custom = listed("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")
+    kinds = [kind for kind in KINDS if kind.kept in ("disk", "spec", "pod") and
+             kind.name not in NOT_EXPORTED]
+    first = {"Namespace": 0, "CustomResourceDefinition": 1}
+    kinds.sort(key=lambda kind: first.get(kind.name, 2))
+    for kind in kinds + [kind for crd in custom for kind, version in kinds_of(crd)
+                         if version["storage"] and version["served"]]:
+        version = group_version(kind)
+        for item in listed(f"/api{'s' if kind.group else ''}/{version}/{kind.plural}"):
+            obj = {"apiVersion": version, "kind": kind.name, **item}
+            if is_declared(obj):
+                print("---\n" + json.dumps(portable(obj), indent=2))
+
 def kubeconfig(settings):
     """Print the admin's kubeconfig, or that of a user by a certificate, who may what RBAC says."""
     given = settings.given
@@ -14434,6 +14487,7 @@ COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
     "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
     "restore": (restore, "FILE"), "load": (load, "FILE..."), "uninstall": (uninstall, "[--purge]"),
+    "export": (export, ""),
     "kubeconfig": (kubeconfig, "[--user NAME --group NAME] [--server URL]"), "reset": (reset, "")}
 
 def usage_text():
