@@ -1321,6 +1321,8 @@ class PowerCuts(unittest.TestCase):
 
     def record(self, folder, synchronous):
         """The calls on the store's files, in their order: (call, path, position, bytes)."""
+        if run("strace", "-qq", "-o", folder + "/trace", "true", check=False).returncode:
+            self.skipTest("strace may trace nothing here")
         calls = "openat,write,pwrite64,ftruncate,fsync,fdatasync,unlink"
         run("strace", "-f", "-qq", "-xx", "-s", "9999999", "-e", "trace=" + calls, "-o", folder + "/trace", sys.executable, "-c",
             self.CHILD, os.path.dirname(K2D), folder + "/k2d.db", synchronous, str(self.ROUNDS))
@@ -6935,8 +6937,8 @@ class Devices(EngineTest):
             self.addCleanup(self.plug, False)
         elif os.path.exists(self.NODE):
             os.unlink(self.NODE)
-        with open("/sys/class/mem/null/uevent", "w") as file:
-            file.write("change")
+        run("ip", "link", "add", f"{TAG}u0", "type", "veth", "peer", "name", f"{TAG}u1")    # a device, too: the kernel tells
+        run("ip", "link", "del", f"{TAG}u0")
         self.until_node("1" if is_there else "0")
 
     def until_node(self, count):
