@@ -2632,12 +2632,12 @@ class WorkQueue:
 class Connection:
     """One client's TLS connection. It has one owner at a time: the hub, or the thread of its
     present request."""
-    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask", "timed")
+    __slots__ = ("sock", "state", "buffer", "deadline", "watch", "mask", "timer")
 
     def __init__(self, sock):
         self.sock, self.state, self.buffer = sock, "handshake", b""
         self.deadline, self.watch = None, None
-        self.mask, self.timed = 0, False
+        self.mask, self.timer = 0, None
 
 class DnsClient:
     """Who asks DNS by TCP: each message has its length before it (RFC 7766)."""
@@ -2809,13 +2809,12 @@ class Hub:
     def expect(self, connection, seconds):
         """Close the connection unless it gets on before the deadline."""
         connection.deadline = time.monotonic() + seconds
-        if not connection.timed:
-            connection.timed = True
-            self.after(seconds, self.on_deadline, connection)
+        if not connection.timer:
+            connection.timer = self.after(seconds, self.on_deadline, connection)
 
     def on_deadline(self, connection):
         """One timer a connection: where the deadline has moved on, wait again."""
-        connection.timed = False
+        connection.timer = None
         left = connection.deadline and connection.deadline - time.monotonic()
         if left and left > 0:
             self.expect(connection, left)
@@ -2840,6 +2839,8 @@ class Hub:
         self.forget(connection)
         self.connections.pop(connection, None)
         connection.state = "closed"
+        if connection.timer:
+            self.cancel(connection.timer)       # which would keep it
         if connection.watch:
             self.store.unwatch(connection.watch)
             self.cancel(connection.watch.timer)
