@@ -10528,7 +10528,7 @@ class Replicated(Controller):
             base = name_of(owner)
             text = re.sub(rf'"{base}-[^"]*"', f'"{base}-"', str(error))
             self.tell(owner, "Warning", "FailedCreate", f"Error creating: {text}")
-            raise
+            raise ApiError(error.code, error.status["reason"], text)
         self.tell(owner, "Normal", "SuccessfulCreate", f"Created pod: {name_of(pod)}")
         return pod
 

@@ -5630,6 +5630,10 @@ class Quotas(EngineTest):
         self.merge("deployments", "a", {"spec": {"replicas": 3}})
         C.until_ready(self.NS, 2, "app=a")
         self.until_event("FailedCreate", next(iter(C.until(self.at("replicasets"), bool))), "x")
+        version = lambda: int(C.do("GET", self.at("replicasets"))["metadata"]["resourceVersion"])
+        before = version()
+        time.sleep(1)                       # in which a pod that is refused again and again would write a thousand times
+        self.assertLess(version() - before, 50)
         self.merge("resourcequotas", "x", {"spec": {"hard": {"pods": "9", "requests.memory": "1Gi"}}})
         C.until_ready(self.NS, 3, "app=a")
 
