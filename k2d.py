@@ -120,7 +120,7 @@ FILE_BYTES = 1 << 20        # of a file that others may have written, of a line 
 ANSWER_BYTES = 16 << 20     # of an answer of the engine's
 CLOCK_SET_S = 60            # by more, a clock does not drift
 # from accept to a complete handshake, from a request's first byte to its whole head
-HEAD_SECONDS = 30
+HEAD_SECONDS = 10
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
