@@ -123,6 +123,7 @@ CLOCK_SET_S = 60            # by more, a clock does not drift
 HEAD_SECONDS = 10
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
+TIDY_S = 5                  # from the end of some work to its memory going back
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
 DNS_CLIENTS = 64            # by TCP
 DNS_LOOKUPS = 100           # names that the host's resolver is to be asked for
@@ -2007,6 +2008,13 @@ def clock_alarm():
         raise OSError(ctypes.get_errno(), "timerfd: " + os.strerror(ctypes.get_errno()))
     return fd
 
+def give_back_memory():
+    """Have malloc give to the system what it holds and nobody uses, which else a burst leaves for
+    life (malloc_trim(3)); not where the C library or Python has none of it."""
+    with suppress(ImportError, AttributeError):
+        import ctypes
+        ctypes.CDLL(None).malloc_trim(0)
+
 def host_addresses(name, family):
     """The addresses of a family that the host's own resolver has for a name. Blocks."""
     try:
@@ -2273,9 +2281,7 @@ class Store:
             raise SystemExit(f"k2d: {path}: {error}; does another k2d use this data path?")
         # monotonic without a clock; what is older than floor is gone
         self.version = self.floor = start << 32
-        self.buried = {name[5:]
-                       for name, in self.db.execute(
-                           "SELECT name FROM facts WHERE name LIKE 'gone/%'")}
+        self.buried = {name[5:] for name, _ in self.facts("gone/")}
         found = self.db.execute("SELECT kind, namespace, name, object FROM objects")
         for kind, namespace, name, text in found:
             if kind not in KIND or KIND[kind].kept != "empty":     # of an older k2d: not shown
@@ -2598,6 +2604,7 @@ class WorkQueue:
             key = next((key for key in self.waiting if key not in self.busy), None)
             if key is None or self.closed:
                 self.members.discard(threading.get_ident())
+                self.hub.tidy_soon()
                 return None
             del self.waiting[key]
             self.busy.add(key)
@@ -2689,6 +2696,7 @@ class Hub:
         self.requests = WorkQueue("request", self.serve, REQUEST_THREADS, self)
         self.connections, self.parked = {}, {}      # all; those between requests; oldest first
         self.running, self.bookmarks_due, self.clock = True, False, None
+        self.tidying = False
         self.ident = 0                          # of its thread
 
     # -- for any thread
@@ -2714,6 +2722,16 @@ class Hub:
             if self.cancelled > 100 + len(self.timers) // 2:
                 self.timers, self.cancelled = [each for each in self.timers if each[2]], 0
                 heapq.heapify(self.timers)
+
+    def tidy_soon(self):
+        """Something has ended: its memory goes back to the system, with that of others."""
+        if not self.tidying:
+            self.tidying = True
+            self.after(TIDY_S, self.tidy)
+
+    def tidy(self):
+        self.tidying = False
+        give_back_memory()
 
     def on_clock(self, function, *args):
         """Have function(*args) called each time that the clock is set; the first caller's, for
@@ -2839,6 +2857,7 @@ class Hub:
         self.forget(connection)
         self.connections.pop(connection, None)
         connection.state = "closed"
+        self.tidy_soon()
         if connection.timer:
             self.cancel(connection.timer)       # which would keep it
         if connection.watch:
@@ -12986,8 +13005,7 @@ class Forward(Session):
 
     def open(self, stream, headers):
         kind, port = headers.get("streamtype"), headers.get("port", "")
-        is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65536
-        if kind not in ("data", "error") or not is_port or len(self.fars) >= FORWARDS:
+        if kind not in ("data", "error") or not port_of(port) or len(self.fars) >= FORWARDS:
             self.out += self.protocol.end(stream)
             return
         # clients of old send no requestid, but the error stream first
@@ -12997,7 +13015,7 @@ class Forward(Session):
             self.fars.append(self.pairs[id_])
         self.pairs[id_].streams[kind] = stream
         if len(self.pairs[id_].streams) == 2:
-            self.connect(self.pairs.pop(id_), int(port))
+            self.connect(self.pairs.pop(id_), port_of(port))
 
     def connect(self, far, port):
         try:
@@ -13039,13 +13057,17 @@ class ForwardByChannel(Forward):
             self.turn()
         self.finish()
 
+def port_of(word):
+    """The number of a port that a client names; 0 for what is none."""
+    return int(word) if re.fullmatch("[0-9]{1,5}", word) and int(word) < 65536 else 0
+
 def forwarded_ports(request):
     """The ports that a request for ForwardByChannel names. Raises ApiError 400."""
     words = ",".join(value for name, value in request.options if name == "ports").split(",")
-    is_port = lambda word: re.fullmatch("[0-9]{1,5}", word) and 0 < int(word) < 65536
-    if len(words) > FORWARDS or not all(map(is_port, words)):
+    ports = list(map(port_of, words))
+    if len(words) > FORWARDS or not all(ports):
         raise bad_request(f"the query wants ports=NUMBER, of 1 to 65535, at most {FORWARDS}")
-    return list(map(int, words))
+    return ports
 
 # -- logs
 STAMP = re.compile(rb"\A\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
