@@ -157,7 +157,7 @@ class Settings:
             raise SystemExit(
                 "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
         self.devices = dict(word.split("=", 1) for word in self.devices.split())
-        self.log_driver = ""                                # until the engine has said it
+        self.log_driver, self.engine_restarts = "", True    # until the engine has said it
         self.route_address = own_address()
         self.data_path = os.path.abspath(self.data_path)
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
@@ -1198,6 +1198,9 @@ SCALARS = {  # type -> (the types of Python, what a refusal says, its zero)
     "SchemaOrArray": ((), "", None), "SchemaOrBool": ((), "", None),
     "SchemaOrStrings": ((), "", None)}
 
+# what a table of fields need not say twice, or at all
+NOT_WALKED = "ObjectMeta", "PodTemplateSpec", "EphemeralContainer"
+
 def read_schema(text):
     """{message: its tokens} of a text like SCHEMA."""
     messages, rest = {}, re.sub(r"([|,(])\s+", r"\1", text)
@@ -1275,6 +1278,18 @@ def message_of(type_):
 
 def is_message(type_):
     return not isinstance(type_, Field) and type_ not in SCALARS
+
+def unheeded_fields(type_, path="", above=NOT_WALKED):
+    """{path: flag} of the fields of a message that are not honoured: ~ is answered with a Warning,
+    ! is refused. What a pod has several of stands there once, a pod's template nowhere."""
+    out = {}
+    for field in message_of(type_).by_name.values():
+        here = f"{path}.{field.name}".lstrip(".")
+        if field.flag:
+            out[here] = field.flag
+        elif is_message(field.type) and field.type not in above and field.name != "initContainers":
+            out.update(unheeded_fields(field.type, here, (*above, field.type)))
+    return out
 
 def element(field):
     """The Field of one item of a list, or one value of a map."""
@@ -5837,7 +5852,7 @@ def reply(request, code, obj):
 
 UNHEEDED = {  # kind -> (what does not happen to what is stored, the kind that tells that it does)
     "NetworkPolicy": ("stored, but not enforced: every pod reaches every other", ""),
-    "Ingress": ("acted on by an Ingress controller, such as Traefik's chart, and there is none",
+    "Ingress": ("only an Ingress controller acts on it, such as Traefik's chart: is one there?",
                 "IngressClass")}
 
 class Api:
@@ -7485,16 +7500,22 @@ def to_docker_sandbox(pod, settings):
         "HostConfig": {
             # After a restart of the engine its containers come back if they may, and it must be
             # there for them.
-            "RestartPolicy": {"Name": "no" if is_once else "unless-stopped"},
+            **restart_options("Never" if is_once else "Always", settings),
             "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"],
             "CpuShares": 2, "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
-def restart_policy(spec, container, is_init):
+def restart_policy(spec, container):
     """What Kubernetes has a container do when it ends."""
+    is_init = container in spec.get("initContainers", ())
     if container in spec.get("ephemeralContainers", ()):
         return "Never"
     own = container.get("restartPolicy") or spec["restartPolicy"]
     return "OnFailure" if is_init and own == "Always" and not is_sidecar(container) else own
+
+def restart_options(policy, settings):
+    """Docker restarts, also while k2d is down. Podman makes no pause between two runs, and would
+    start what fails at once ten times a second: there k2d does it."""
+    return {"RestartPolicy": {"Name": RESTART[policy] if settings.engine_restarts else "no"}}
 
 def to_docker_container(pod, container, env, sources, settings, join="", target=""):
     """The body of the engine's create call for one container of a pod. env: {"NAME": "value"},
@@ -7512,7 +7533,7 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
         host["PidMode"] = f"container:{target}"
     if spec.get("runtimeClassName"):
         host["Runtime"] = spec["runtimeClassName"]
-    restart = restart_policy(spec, container, container in spec.get("initContainers", ()))
+    restart = restart_policy(spec, container)
     mounts = to_docker_mounts(pod, container, env, sources)
     mounts["Devices"] += device_options(container, settings)
     return {
@@ -7530,10 +7551,8 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
         "Healthcheck": {"Test": ["NONE"]},
         **whole,
         "HostConfig": {
-            # the engine restarts, even while k2d is down
-            "RestartPolicy": {"Name": RESTART[restart]},
-            **host, **security, **resource_options(pod, container, settings),
-            **log_options(settings), **mounts}}
+            **restart_options(restart, settings), **host, **security,
+            **resource_options(pod, container, settings), **log_options(settings), **mounts}}
 
 # == 26. Volumes =============================================================================
 # Each volume of a pod is a path of the host; most are folders under DATA/pods/UID/volumes. What
@@ -7803,6 +7822,7 @@ class Engine:
             name, _, port = rest.strip("/").rpartition(":")
             self.address, self.family = (name, int(port)), socket.AF_INET
         self.calls = 0      # so many were made
+        self.is_podman = False
         self.prefix = ""    # "/v1.41" once the engine has said what it speaks
 
     def negotiate(self):
@@ -7810,6 +7830,7 @@ class Engine:
         self.prefix = ""    # an engine that comes back may be an older one
         sock, head, _ = self.stream("GET", "/_ping")
         sock.close()
+        self.is_podman = b"libpod-api-version" in head.lower()
         found = re.search(rb"(?im)^api-version:\s*(\d+)\.(\d+)", head)
         version = min((int(found[1]), int(found[2])) if found else (1, 40), (1, 52))
         if version < (1, 40):
@@ -7844,6 +7865,8 @@ class Engine:
             status = int(head.split(None, 2)[1])
             if status >= 400:
                 text = drain(sock, rest, time.monotonic() + CALL_S).decode("utf-8", "replace")
+                if self.is_podman and "container state improper" in text:
+                    status = 409        # as Docker says it
                 raise EngineError(status, refusal_text(text.strip()))
             sock.settimeout(timeout)
             return sock, head, rest
@@ -7869,6 +7892,14 @@ class Engine:
         with sock:
             data = drain(sock, rest, time.monotonic() + CALL_S)
         return read_answer(data, shape) if shape else None
+
+    def inspect(self, id_):
+        """A container, None if there is none. Raises EngineError, EngineGone."""
+        info = self.call("GET", f"/containers/{id_}/json", None, (404,), "engine.Container")
+        if info:
+            state = info["State"]
+            state["Status"] = PODMAN_STATES.get(state["Status"], state["Status"])
+        return info
 
     def pull(self, image, login=None, tell=None):
         """Pull an image, blocking until it is there. login: {"username": ..., "password": ...} for
@@ -7910,9 +7941,8 @@ class Engine:
         entry.mode, entry.size = 0o755, len(program)
         with tarfile.open(fileobj=file, mode="w") as archive:
             archive.addfile(entry, io.BytesIO(program))
-        repository, _, tag = SANDBOX_IMAGE.rpartition(":")
-        query = {"fromSrc": "-", "repo": repository, "tag": tag,
-                 "changes": 'ENTRYPOINT ["/sandbox"]'}
+        # the tag within repo: Podman 4.3 reads no other
+        query = {"fromSrc": "-", "repo": SANDBOX_IMAGE, "changes": 'ENTRYPOINT ["/sandbox"]'}
         self.make_image("/images/create?" + urllib.parse.urlencode(query), file.getvalue())
 
     @reaching_engine()
@@ -7992,6 +8022,9 @@ def logins(image, secrets):
 
 SANDBOX = "POD"     # the name, among a pod's containers, of the one that only holds its namespaces
 SANDBOX_IMAGE = "k2d.io/sandbox:1"
+# libpod's own names of states -> Docker's
+PODMAN_STATES = {"configured": "created", "initialized": "created", "stopping": "running",
+                 "stopped": "exited"}
 SANDBOX_CODE = {  # the engine's architecture: (bits, machine and flags of ELF, code)
     # push 13; pop rax; push 17; pop rdi; mov esi, 0x400078 (the sigaction); xor edx, edx; push 8;
     # pop r10; syscall (rt_sigaction); again: push 34; pop rax; syscall (pause); jmp again
@@ -8432,6 +8465,8 @@ def from_docker_container(info, name, node):
 # Everything is decided from what is there: a pass can be cut off between any two engine calls, and
 # the next one goes on.
 BACKOFF_S, BACKOFF_MAX_S = 10, 300          # the kubelet's, for pulls and for starts that fail
+# Docker's, between the runs of a container; after one that lasted so long it begins anew
+RESTART_S, RESTART_MAX_S, STABLE_S = 0.1, 60, 10
 TOKEN_S = 365 * 86400   # the API server extends the life of a token that no pod asked for to this
 # reason -> its Event
 PULLED = "image/"               # facts: the images that k2d has pulled, and when
@@ -8460,7 +8495,7 @@ def is_over(spec, found):
 class Slot:
     """What is known of one container of a pod."""
     __slots__ = ("found", "gone", "problem", "tries", "not_before", "pull", "hooked", "hooking",
-                 "stopping")
+                 "stopping", "restarts", "pause", "paused")
 
     def __init__(self):
         # the Found of the container; of the one that was removed, for the next one
@@ -8472,6 +8507,20 @@ class Slot:
         self.hooked = None                  # the run, (id, its start), that had its postStart
         self.hooking = False                # whether a hook is at work
         self.stopping = None                # when it was told to stop, monotonic
+        # where k2d restarts: how often; the seconds before that; the start of the run before
+        self.restarts, self.pause, self.paused = 0, RESTART_S / 2, ""
+
+    def pause_after(self, state):
+        """k2d is to restart the container: after a pause as Docker's (restartmanager). state: that
+        of a run that ended."""
+        if self.paused == state["StartedAt"]:
+            return
+        self.paused, self.pause = state["StartedAt"], min(2 * self.pause, RESTART_MAX_S)
+        began, ended = map(seconds_of, (state["StartedAt"], state["FinishedAt"]))
+        if began and ended and ended - began >= STABLE_S:
+            self.pause = RESTART_S
+        self.not_before = time.monotonic() + self.pause
+        self.restarts += 1
 
 class Known:
     """What the engine has told of containers, and what is known of each. Keys are those of pods,
@@ -8663,7 +8712,7 @@ class Worker:
             self.on_digested()
 
     def inspect(self, id_):
-        info = self.engine.call("GET", f"/containers/{id_}/json", None, (404,), "engine.Container")
+        info = self.engine.inspect(id_)
         is_meant = not info or info["Id"].startswith(id_) or info["Name"].lstrip("/") == id_
         must(is_meant, f"the engine tells of another container than {id_}")
         return info
@@ -8724,7 +8773,21 @@ class Worker:
         if ended and not exit_ and not is_init and self.is_interruption(state):
             state.update(ExitCode=137, Error=INTERRUPTED)
         words = self.last_words(uid, container, info, before) if ended and container else ""
+        self.restart_soon(pod, container, slot, info)
         return Found(info, before, exit_, words)
+
+    def restart_soon(self, pod, container, slot, info):
+        """Where the engine does not restart containers: say of one that comes back what Docker
+        would."""
+        if self.settings.engine_restarts or not container:
+            return
+        state, policy = info["State"], restart_policy(pod["spec"], container)
+        ends = is_deleting(pod) or has_ended(pod) or slot.stopping is not None
+        comes_back = policy == "Always" or policy == "OnFailure" and state["ExitCode"]
+        if state["Status"] == "exited" and comes_back and not ends:
+            slot.pause_after(state)
+            state["Status"] = "restarting"
+        info["RestartCount"] = slot.restarts
 
     def is_interruption(self, state):
         """Whether a run that ended well, unseen, did so because the engine or the machine went
@@ -9071,11 +9134,13 @@ class Starter:
         if name == SANDBOX or dig(container, "lifecycle.postStart"):
             self.queue.add(key_of(pod))
 
-    @staticmethod
-    def wants_start(pod, container, here):
-        """Whether a container is not there, or was made and did not start."""
+    def wants_start(self, pod, container, here):
+        """Whether a container is not there, or was made and did not start, or is to come back and
+        the engine does not see to that."""
         if not here or here.state == "created":
             return True
+        if here.state == "restarting":
+            return not self.worker.settings.engine_restarts
         is_sandbox = container["name"] == SANDBOX
         return (here.state == "exited" and
                 (is_sandbox or bool(here.error) and restarts(pod["spec"], container, 128)))
@@ -10015,11 +10080,31 @@ class Network:
                 f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
                 "choose that by --pod-cidr, another --network, or remove it")
         try:
+            if self.engine.is_podman:
+                self.keep_bridge()
             self.ensure_rules()
             self.problem = ""
         except OSError as error:
             log(f"Services have no addresses, names give pod addresses: {error}")
             self.problem = str(error)
+
+    def keep_bridge(self):
+        """Podman makes its bridge with the first container and removes it after the last one: make
+        it now, as it would, with a port of ours that keeps it. Raises OSError."""
+        s, (port, peer) = self.settings, self.bridge_ports()
+        if not os.path.exists("/sys/class/net/" + s.network):
+            run_checked("ip", "link", "add", s.network, "type", "bridge")
+            bits = s.pod_cidr.prefixlen
+            run_checked("ip", "address", "add", f"{s.gateway}/{bits}", "dev", s.network)
+            run_checked("ip", "link", "set", s.network, "up")
+        if not os.path.exists("/sys/class/net/" + port):
+            run_checked("ip", "link", "add", port, "type", "veth", "peer", "name", peer)
+        run_checked("ip", "link", "set", port, "master", s.network, "up")
+        run_checked("ip", "link", "set", peer, "up")
+
+    def bridge_ports(self):
+        """The names of what keeps Podman's bridge: a port of it, and the port's other end."""
+        return self.settings.network + "-0", self.settings.network + "-1"
 
     def ensure_rules(self):
         """Raises OSError."""
@@ -10183,6 +10268,8 @@ class Network:
         except EngineError as error:
             raise SystemExit(f"k2d: network {self.settings.network}: {error}; the data stays, so "
                              "that reset can go on")
+        for link in (self.bridge_ports()[0], self.settings.network):    # Podman's: else none
+            run("ip", "link", "del", link)
 
 def udp_ends(parts):
     """{(address, "" for each of the host's, port): {(ip, port)}} of all that UDP is NATed to."""
@@ -13912,6 +13999,7 @@ class K2d:
             self.node.info = self.engine.call("GET", "/info", shape="engine.Info")
             self.writer.runtime_names = tuple(self.node.info["Runtimes"])
             self.settings.log_driver = self.node.info["LoggingDriver"]
+            self.settings.engine_restarts = not self.engine.is_podman
             self.network.ensure()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],
@@ -14424,6 +14512,24 @@ def portable(obj):
                 del labels[key]
     return told
 
+def print_fields(settings):
+    """Print which fields of which kinds are not honoured, and how they are answered."""
+    def named(fields, flag):
+        below = {}
+        for path in [path for path in fields if fields[path] == flag]:
+            above, _, name = path.rpartition(".")
+            below.setdefault(above, []).append(name)
+        return "; ".join(f"`{above}`: {', '.join(names)}" for above, names in below.items())
+    stored = [kind for kind in KIND.values() if kind.kept in ("disk", "spec", "pod", "memory")]
+    rows = {kind.name: unheeded_fields(kind.schema) for kind in stored}
+    whole = sorted(name for name in rows if not rows[name] and name not in UNHEEDED)
+    print("All fields are honoured of", ", ".join(whole) + ".\n")
+    for name, (what, _) in UNHEEDED.items():
+        print(f"- {name}: {what}")
+    print("\n| kind | accepted with a `Warning:` | refused |\n|---|---|---|")
+    for name in sorted(filter(rows.get, rows)):
+        print(f"| {name} | {named(rows[name], '~')} | {named(rows[name], '!')} |")
+
 def export(settings):
     """Print all that was declared here as manifests for `kubectl apply`, on any cluster."""
     listed = lambda path: json.loads(ask_k2d(settings, "GET", path))["items"]
@@ -14510,7 +14616,7 @@ COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "serve": (serve, ""), "check": (check_host, "[--json]"), "install": (install, ""),
     "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
     "restore": (restore, "FILE"), "load": (load, "FILE..."), "uninstall": (uninstall, "[--purge]"),
-    "export": (export, ""),
+    "export": (export, ""), "fields": (print_fields, ""),
     "kubeconfig": (kubeconfig, "[--user NAME --group NAME] [--server URL]"), "reset": (reset, "")}
 
 def usage_text():
