@@ -8472,7 +8472,7 @@ TOKEN_S = 365 * 86400   # the API server extends the life of a token that no pod
 PULLED = "image/"               # facts: the images that k2d has pulled, and when
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause",
-                 "oom")
+                 "oom", "died", "remove")       # the last two: a Podman filters by its own names
 # the engine's answers where a container is gone, has stopped, or is being removed already
 ENDED = 404, 409
 # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
