@@ -74,8 +74,8 @@ OPTIONS = [
      "where k2d keeps all that it keeps"),
     ("secret",            "K2D_SECRET",         "",
      "admin token (else one is made)"),
-    ("docker-host",       "DOCKER_HOST",        "unix:///var/run/docker.sock",
-     "the engine's socket"),
+    ("docker-host",       "DOCKER_HOST",        "",
+     "the engine's socket (else Docker's, or Podman's)"),
     ("network",           "K2D_NETWORK",        "k2d",
      "name of the engine network and bridge"),
     ("pod-cidr",          "K2D_POD_CIDR",       "10.42.0.0/16",
@@ -98,6 +98,7 @@ OPTION_FORMS = [    # flag, what its value has to be
     ("devices", r"(\s*[-\w.]{1,60}=/dev/[^,\s]+(,/dev/[^,\s]+)*)*\s*",
      "NAME=/dev/PATTERN[,/dev/PATTERN] ..."),
 ]
+ENGINE_SOCKETS = "/var/run/docker.sock", "/run/podman/podman.sock"
 # under which new pods wait, and images go; of a disk, if that is less than a tenth of it
 LEAST_MEMORY, LEAST_DISK, PRESSURE_S = 24 << 20, 1 << 30, 10
 CLUSTER_DOMAIN = "cluster.local"
@@ -156,6 +157,8 @@ class Settings:
         if self.pod_cidr.prefixlen > 20 or self.service_cidr.prefixlen > 24:
             raise SystemExit(
                 "k2d: --pod-cidr wants a /20 or larger network, --service-cidr a /24 or larger")
+        there = next(filter(os.path.exists, ENGINE_SOCKETS), ENGINE_SOCKETS[0])
+        self.docker_host = self.docker_host or "unix://" + there
         self.devices = dict(word.split("=", 1) for word in self.devices.split())
         self.log_driver, self.engine_restarts = "", True    # until the engine has said it
         self.route_address = own_address()
@@ -3610,10 +3613,11 @@ class Access:
 def kubeconfig_text(server, ca, user, credentials):
     """A kubeconfig, in YAML; credentials: {field: text} of its user."""
     told = "".join(f"    {field}: {text}\n" for field, text in credentials.items())
+    entry = json.dumps("k2d-" + user)       # an "admin" may be there of another cluster
     return ("apiVersion: v1\nkind: Config\nclusters:\n- name: k2d\n  cluster:\n"
             f"    server: {server}\n    certificate-authority-data: {in_base64(ca)}\n"
-            f"users:\n- name: {json.dumps(user)}\n  user:\n{told}"
-            f"contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: {json.dumps(user)}\n"
+            f"users:\n- name: {entry}\n  user:\n{told}"
+            f"contexts:\n- name: k2d\n  context:\n    cluster: k2d\n    user: {entry}\n"
             "current-context: k2d\n")
 
 RIGHTS = 2000               # of one role, that are compared with those of who gives them
@@ -14561,7 +14565,28 @@ def kubeconfig(settings):
         raise SystemExit("k2d: --group wants a --user, who is in it")
     if "user" in given:
         credentials = certificate_of(settings, user, given.get("group", ""))
-    print(kubeconfig_text(given.get("server", server), ca, user, credentials), end="")
+    text = kubeconfig_text(given.get("server", server), ca, user, credentials)
+    if "merge" in given:
+        return merge_kubeconfig(settings, os.path.abspath(given["merge"]), text)
+    print(text, end="")
+
+def merge_kubeconfig(settings, path, text):
+    """Have kubectl put a kubeconfig into one that may be there, as its present context; whose file
+    it is does not change. Raises SystemExit, OSError."""
+    if ":" in path:
+        raise SystemExit(f"k2d: --merge {path}: want a path without ':'")
+    ours = settings.path("kubeconfig.merged")
+    write_file(ours, text.encode())
+    both = f"KUBECONFIG={ours}:{path}"
+    code, merged = run("env", both, "kubectl", "config", "view", "--flatten")
+    os.unlink(ours)
+    if code or not merged.startswith(b"apiVersion:"):
+        raise SystemExit(f"k2d: {path} stays as it is; kubectl, which merges, said: " +
+                         merged.decode("utf-8", "replace").strip()[:FAULT_CHARS])
+    owner = os.stat(path if os.path.exists(path) else os.path.dirname(path))
+    write_file(path, merged)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    print(f"{path}: its context is k2d now")
 
 def certificate_of(settings, user, group):
     """Credentials of a kubeconfig for a user, in a group or "". Raises SystemExit, OSError."""
@@ -14617,7 +14642,8 @@ COMMANDS = {    # name -> the function, what it takes besides OPTIONS
     "status": (show_status, ""), "upgrade": (replace_by, "FILE"), "backup": (backup, "FILE"),
     "restore": (restore, "FILE"), "load": (load, "FILE..."), "uninstall": (uninstall, "[--purge]"),
     "export": (export, ""), "fields": (print_fields, ""),
-    "kubeconfig": (kubeconfig, "[--user NAME --group NAME] [--server URL]"), "reset": (reset, "")}
+    "kubeconfig": (kubeconfig, "[--user NAME --group NAME] [--server URL] [--merge PATH]"),
+    "reset": (reset, "")}
 
 def usage_text():
     """What --help prints: the commands by their docstrings, the options by their table."""
