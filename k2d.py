@@ -160,7 +160,7 @@ class Settings:
         there = next(filter(os.path.exists, ENGINE_SOCKETS), ENGINE_SOCKETS[0])
         self.docker_host = self.docker_host or "unix://" + there
         self.devices = dict(word.split("=", 1) for word in self.devices.split())
-        self.log_driver, self.engine_restarts = "", True    # until the engine has said it
+        self.log_driver, self.is_podman = "", False         # until the engine has said it
         self.route_address = own_address()
         self.data_path = os.path.abspath(self.data_path)
         self.gateway = str(self.pod_cidr[1])                # the host, as pods see it
@@ -355,8 +355,7 @@ def now(fraction=""):
     """The present as RFC 3339, the form of metav1.Time; with fraction="micro" that of
     metav1.MicroTime."""
     seconds = time.time()
-    micros = f".{int(seconds % 1 * 1e6):06d}" if fraction else ""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + micros + "Z"
+    return time_text(seconds, f".{int(seconds % 1 * 1e6):06d}" if fraction else "")
 
 def seconds_of(timestamp):
     """RFC 3339, any fraction and offset -> Unix seconds; None for a missing or zero time."""
@@ -372,9 +371,11 @@ def seconds_of(timestamp):
     except ValueError:                                          # the 31st of February
         return None
 
-def time_text(seconds):
-    """Unix seconds as RFC 3339."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+EPOCH = datetime(1970, 1, 1)
+def time_text(seconds, fraction=""):
+    """Unix seconds as RFC 3339, of any year: where time_t has 32 bits, time.gmtime() ends in 2038.
+    fraction: stands before the Z."""
+    return (EPOCH + timedelta(seconds=int(seconds))).isoformat()[:19] + fraction + "Z"
 
 def in_seconds(seconds):
     """The time in so many seconds, as RFC 3339."""
@@ -3972,8 +3973,7 @@ def wire_time(data, fraction=""):
     seconds, nanos = signed(found.get(1, 0)), found.get(2, 0)
     if not found or not -62135596800 < seconds <= 253402300799:
         return None                                       # Go's zero time is null in JSON
-    form = "{:04d}-{:02d}-{:02d}T{:02d}:{:02d}:{:02d}" + fraction + "Z"
-    return form.format(*time.gmtime(seconds)[:6], nanos // 1000)
+    return time_text(seconds, fraction.format(nanos // 1000))
 
 def wire_int_or_string(data):
     found = dict(wire_fields(data))
@@ -7519,7 +7519,7 @@ def restart_policy(spec, container):
 def restart_options(policy, settings):
     """Docker restarts, also while k2d is down. Podman makes no pause between two runs, and would
     start what fails at once ten times a second: there k2d does it."""
-    return {"RestartPolicy": {"Name": RESTART[policy] if settings.engine_restarts else "no"}}
+    return {"RestartPolicy": {"Name": "no" if settings.is_podman else RESTART[policy]}}
 
 def to_docker_container(pod, container, env, sources, settings, join="", target=""):
     """The body of the engine's create call for one container of a pod. env: {"NAME": "value"},
@@ -7533,6 +7533,8 @@ def to_docker_container(pod, container, env, sources, settings, join="", target=
         whole = {}
         host = {"NetworkMode": share, "IpcMode": "host" if spec.get("hostIPC") else share,
                 "PidMode": share if spec.get("shareProcessNamespace") else host["PidMode"]}
+        if settings.is_podman:
+            host["UTSMode"] = share     # with the network, Docker shares the host name, too
     if target:
         host["PidMode"] = f"container:{target}"
     if spec.get("runtimeClassName"):
@@ -8783,7 +8785,7 @@ class Worker:
     def restart_soon(self, pod, container, slot, info):
         """Where the engine does not restart containers: say of one that comes back what Docker
         would."""
-        if self.settings.engine_restarts or not container:
+        if not self.settings.is_podman or not container:
             return
         state, policy = info["State"], restart_policy(pod["spec"], container)
         ends = is_deleting(pod) or has_ended(pod) or slot.stopping is not None
@@ -9126,7 +9128,7 @@ class Starter:
         id_ = here.id if here else self.create(pod, container, join)
         if not id_:
             return                                  # its image is being pulled
-        if here and name != SANDBOX:
+        if here and name != SANDBOX and not os.path.exists(run_folder(uid)):
             self.worker.mounts(pod, container)      # what is in /run is gone after a reboot
         if not self.known.pod(uid):                 # deleted by force meanwhile
             return self.queue.add((GONE, uid))
@@ -9144,7 +9146,7 @@ class Starter:
         if not here or here.state == "created":
             return True
         if here.state == "restarting":
-            return not self.worker.settings.engine_restarts
+            return self.worker.settings.is_podman
         is_sandbox = container["name"] == SANDBOX
         return (here.state == "exited" and
                 (is_sandbox or bool(here.error) and restarts(pod["spec"], container, 128)))
@@ -9259,7 +9261,7 @@ class Starter:
             return self.start_pull(pod, container)
         if error.status == 409:
             return self.same_name(pod, container)
-        if "invalid reference format" in text:
+        if "invalid reference format" in text or "normalizing image" in text:   # Docker, Podman
             text = (f'Failed to apply default image tag "{image}": couldn\'t parse image name '
                     f'"{image}": invalid reference format')
             raise ConfigError(text, "InvalidImageName")
@@ -14003,7 +14005,7 @@ class K2d:
             self.node.info = self.engine.call("GET", "/info", shape="engine.Info")
             self.writer.runtime_names = tuple(self.node.info["Runtimes"])
             self.settings.log_driver = self.node.info["LoggingDriver"]
-            self.settings.engine_restarts = not self.engine.is_podman
+            self.settings.is_podman = self.engine.is_podman
             self.network.ensure()
             self.node.update(True)
             filters = urllib.parse.quote(json.dumps({"type": ["container"],

@@ -1301,6 +1301,9 @@ class Values(Pure):
                    ("west", "1970-01-01T00:00:00-00:30", 1800), ("zero", "0001-01-01T00:00:00Z", None),
                    ("no such day", "2026-02-31T00:00:00Z", None), ("none", None, None), ("odd", "now", None)],
                   k2d.seconds_of)
+        self.each([("the first second", 0, "1970-01-01T00:00:00Z"), ("before", -1, "1969-12-31T23:59:59Z"),
+                   ("a fraction", 1.9, "1970-01-01T00:00:01Z"), ("beyond 32 bits", 1 << 32, "2106-02-07T06:28:16Z"),
+                   ("the first year", -62135596800, "0001-01-01T00:00:00Z")], k2d.time_text)
 
 
 class PowerCuts(unittest.TestCase):
