@@ -7316,10 +7316,11 @@ def seccomp_option(profile, settings):
     path = settings.path("seccomp",
                          os.path.normpath("/" + profile.get("localhostProfile", ""))[1:])
     try:
-        return "seccomp=" + read_text(path)
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(f'cannot load seccomp profile "{path}": {error.strerror.lower()}',
                           "CreateContainerError")
+    return "seccomp=" + (path if settings.is_podman else text)
 
 def security_profiles(security, settings):
     """SecurityOpt of the engine's create call. Where no seccomp profile is asked for, the engine's
@@ -7902,7 +7903,7 @@ class Engine:
     def inspect(self, id_):
         """A container, None if there is none. Raises EngineError, EngineGone."""
         info = self.call("GET", f"/containers/{id_}/json", None, (404,), "engine.Container")
-        if info:
+        if info and self.is_podman:
             state = info["State"]
             state["Status"] = PODMAN_STATES.get(state["Status"], state["Status"])
         return info
@@ -8478,7 +8479,7 @@ TOKEN_S = 365 * 86400   # the API server extends the life of a token that no pod
 PULLED = "image/"               # facts: the images that k2d has pulled, and when
 IMAGE_EVENTS = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
 EVENT_ACTIONS = ("create", "start", "die", "destroy", "rename", "update", "pause", "unpause",
-                 "oom", "died", "remove")       # the last two: a Podman filters by its own names
+                 "oom", "died", "cleanup", "remove")    # the last three: as Podman calls them
 # the engine's answers where a container is gone, has stopped, or is being removed already
 ENDED = 404, 409
 # what a preStop hook that uses up the grace may still take (kubelet: minimumGracePeriod)
@@ -9613,7 +9614,7 @@ def run_exec(engine, id_, command, deadline, timeout_s):
         return False, f'command timed out: "{" ".join(command)}" timed out after {timeout_s}s'
     frames = sorted(log_frames(data, False)[0], key=lambda frame: frame[0])
     text = b"".join(text for _, text in frames)[:OUTPUT_BYTES].decode("utf-8", "replace")
-    if info["ExitCode"] in (126, 127) and text.startswith("OCI runtime exec failed"):
+    if info["ExitCode"] in (126, 127) and "OCI runtime" in text:
         return None, text                                               # there is no such command
     return info["ExitCode"] == 0, text if info["ExitCode"] else ""
 
@@ -12980,11 +12981,11 @@ class Session:
 class Terminal(Session):
     """exec or attach: one far end, which begins with the engine's answer to a call. wanted: the
     names of the streams; target: the path of the exec or the container; as_json: how the client
-    wants the status."""
-    def __init__(self, engine, protocol, head, call, tty, wanted, target, as_json):
+    wants the status; is_once: whether a stdin that ends has ended for good."""
+    def __init__(self, engine, protocol, head, call, tty, wanted, target, as_json, is_once):
         super().__init__(protocol, head)
         self.engine, self.call, self.tty = engine, call, tty
-        self.wanted, self.target = wanted, target
+        self.wanted, self.target, self.is_once = wanted, target, is_once
         self.as_json, self.buffer, self.sizes, self.size = as_json, b"", b"", None
         self.streams, self.far = dict(CHANNELS) if protocol.channels else {}, Far()
         self.fars, self.far.deaf = [self.far], "stdin" not in wanted
@@ -13018,12 +13019,12 @@ class Terminal(Session):
         self.on_far(self.far, rest)
         self.resize()
         # The engine attaches to what has ended too, and would wait for its next start.
-        info = (self.engine.call("GET", self.target + "/json", shape="engine.Container")
+        info = (self.engine.inspect(self.target.rpartition("/")[2])
                 if self.target.startswith("/containers") else {})
         ended = info and not info["State"]["Running"]
         # At the end of a stdin that may come again, the engine would leave us; the container's is
         # open anyway.
-        self.far.lasting = bool(info) and not info["Config"]["StdinOnce"]
+        self.far.lasting = bool(info) and not (self.is_once or info["Config"]["StdinOnce"])
         until = time.monotonic() + 1 if ended else float("inf")
         while not self.gone and self.fars and time.monotonic() < until:
             self.turn(1 if ended else None)
@@ -13407,10 +13408,11 @@ class AtPod:
         found = next((f for f in containers() if f.container == name and f.running), None)
         if not found:
             return text_answer(500, f'container not found ("{name}")')
-        return self.terminal(request, found, protocol, version, head)
+        spec = container_named(pod["spec"], name)
+        return self.terminal(request, found, spec, protocol, version, head)
 
-    def terminal(self, request, found, protocol, version, head):
-        """exec or attach to a running container."""
+    def terminal(self, request, found, spec, protocol, version, head):
+        """exec or attach to a running container; spec: as the pod describes it."""
         is_exec, tty = request.subresource == "exec", request.flag("tty")
         wanted = {each for each in ("stdin", "stdout", "stderr") if request.flag(each)} - (
             {"stderr"} if tty else set())
@@ -13430,8 +13432,9 @@ class AtPod:
         wanted.add("error")
         if tty and version not in ("v2.channel.k8s.io", "channel.k8s.io"):
             wanted.add("resize")
+        is_once = bool(spec.get("stdinOnce"))       # Podman does not tell
         return Terminal(self.engine, protocol, head, call, tty if is_exec else found.tty, wanted,
-                        target, version[:2] in ("v4", "v5")).serve
+                        target, version[:2] in ("v4", "v5"), is_once).serve
 
 # == 36. Usage ===============================================================================
 # metrics.k8s.io: what containers and the machine use. Measured when somebody asks; else nothing
