@@ -8947,8 +8947,12 @@ class Worker:
         self.engine.call("DELETE", f"/containers/{id_}?force=1&v=1", expect=ENDED)
 
     def remove_sandbox(self, found):
-        if SANDBOX in found:
-            self.remove_container(found[SANDBOX].id)
+        """Those of a pod have ended; Podman removes no container that others lean on."""
+        sandbox = found.get(SANDBOX)
+        if sandbox and not self.settings.is_podman:
+            self.remove_container(sandbox.id)
+        elif sandbox and sandbox.running:
+            self.engine.call("POST", f"/containers/{sandbox.id}/stop?t=0", expect=ENDED)
 
     def forget(self, pod):
         """Remove a pod whose containers are gone, unless it has finalizers."""
