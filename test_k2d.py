@@ -58,6 +58,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections import namedtuple
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, prlimit
 
 sys.dont_write_bytecode = True
 import k2d      # noqa: E402
@@ -4454,6 +4455,11 @@ class ToDocker(Pure):
         shared = lambda body: [body["HostConfig"][mode] for mode in ("NetworkMode", "IpcMode", "PidMode")]
         self.assertEqual(shared(joined), ["container:S", "container:S", ""])
         self.assertEqual(shared(made(obj, debug, "S", "T")), ["container:S", "container:S", "container:T"])
+        podman = self.settings()
+        podman.is_podman = True
+        host = k2d.to_docker_container(obj, one, {}, {"etc-hosts": "/h"}, podman, "S")["HostConfig"]
+        self.assertEqual((host["UTSMode"], host["RestartPolicy"], "UTSMode" in joined["HostConfig"]),
+                         ("container:S", {"Name": "no"}, False))
         self.assertEqual(made(obj, debug, "S")["HostConfig"]["RestartPolicy"], {"Name": "no"})
         self.assertEqual((sandbox["Hostname"], sandbox["HostConfig"]["Sysctls"], sandbox["StopSignal"]),
                          ("h", {"net.x": "1"}, "SIGKILL"))
@@ -4772,6 +4778,23 @@ class FromDocker(Pure):
                     ("before the boot", alone, ended(now - 86400), True),
                    ("never begun", alone, {"ExitCode": 0, "FinishedAt": "0001-01-01T00:00:00Z"}, False)],
                   k2d.Worker.is_interruption)
+
+    PAUSES = [  # how long each run lasts, then the pauses after them, in tenths of a second
+        ("runs that fail at once", (0, 0, 0, 0), [1, 2, 4, 8]), ("begins anew after a good run", (0, 0, 12, 0), [1, 2, 1, 2]),
+        ("a minute at most", (1,) * 12, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]),
+    ]
+
+    def test_pauses_where_the_engine_makes_none(self):
+        def pauses(lasting):
+            slot, out = k2d.Slot(), []
+            for number, seconds in enumerate(lasting):
+                state = {"StartedAt": k2d.time_text(1000 * number), "FinishedAt": k2d.time_text(1000 * number + seconds)}
+                for _ in range(2):                      # looked at twice: it is the same run
+                    slot.pause_after(state)
+                out.append(round(slot.pause * 10))
+            self.assertEqual(slot.restarts, len(lasting))
+            return out
+        self.each(self.PAUSES, pauses)
 
     FOREIGN_NAMES = [("a plain name", "web", "web"), ("odd characters", "My_App.1", "my-app-1"),
                      ("at the ends", "_x_", "x"), ("nothing left", "___", "container"),
@@ -8603,6 +8626,24 @@ class FullDisk(WithRegistry):
         eventually(lambda: tags() == [theirs])
         os.unlink(C.data + "/filler")
         self.until_pod("waits-too")
+
+    def test_a_card_that_takes_no_writes(self):
+        self.create(configmap("kept", a="1"))
+        limit = lambda size: prlimit(C.process.pid, RLIMIT_FSIZE, (size, RLIM_INFINITY))
+        limit(0)
+        try:
+            refused = C.api("POST", self.at("configmaps"), configmap("not", a="1"))
+            self.assertEqual((refused.status, "disk I/O error" in refused.body["message"]), (500, True), refused.body)
+            self.assertEqual(C.api("DELETE", self.at("configmaps", "kept")).status, 500)
+            self.assertEqual(self.get("configmaps", "kept")["data"], {"a": "1"})
+            self.assertEqual(C.api("GET", self.at("configmaps", "not")).status, 404)
+        finally:
+            limit(RLIM_INFINITY)
+        self.create(configmap("not", a="2"))
+        self.delete("configmaps", "kept")
+        C.restart()
+        self.assertEqual(self.get("configmaps", "not")["data"], {"a": "2"})
+        self.assertEqual(C.api("GET", self.at("configmaps", "kept")).status, 404)
 
     def test_writes_are_refused_and_nothing_is_half_done(self):
         self.create(configmap("there", a="1"))
