@@ -14706,10 +14706,10 @@ def main(argv):
         print(f"k2d {VERSION}, Kubernetes {SERVES}")
     elif command not in COMMANDS:
         raise SystemExit(f"k2d: {command}: no such command\n\n{usage_text()}")
-    elif command == "serve" and not argv[0].endswith(".pyc"):
-        lean(argv)
     else:
         try:
+            if command == "serve" and not argv[0].endswith(".pyc"):
+                lean(argv)
             function, takes = COMMANDS[command]
             function(Settings(argv[2:], {**kept_options(), **os.environ}, takes))
         except (EngineError, OSError) as error:

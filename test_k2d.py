@@ -5508,6 +5508,15 @@ class CommandLine(unittest.TestCase):
         for word in ("serve", "kubeconfig", "reset"):
             self.assertIn(word, text)
 
+    def test_a_disk_that_cannot_be_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            run("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder)
+            try:
+                code, text = self.k2d("serve", "--data-path", folder)
+            finally:
+                run("umount", folder)
+        self.assertEqual((code, "Read-only file system" in text), (1, True), text)
+
     def test_readme_has_the_table_of_fields(self):
         code, text = self.k2d("fields")
         self.assertEqual(code, 0)
