@@ -14244,8 +14244,8 @@ def check_engine(settings):
     yield Finding("engine", "good", f"{info['ServerVersion']}, API {engine.prefix[2:]}", "")
     yield warn_if("its limits", not info["MemoryLimit"], "kept" if info["MemoryLimit"] else "not",
                   "the engine keeps no limits of memory, see cgroup")
-    rotates = info["LoggingDriver"] in ("json-file", "local", "journald")
-    yield warn_if("its logs", not rotates, info["LoggingDriver"],
+    rotates = engine.is_podman or info["LoggingDriver"] in ("json-file", "local", "journald")
+    yield warn_if("its logs", not rotates, info["LoggingDriver"] or "as Podman keeps them",
                   "kubectl logs may show nothing, or fill the disk")
 
 def check_all(settings):
