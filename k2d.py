@@ -124,7 +124,7 @@ CLOCK_SET_S = 60            # by more, a clock does not drift
 HEAD_SECONDS = 10
 IO_SECONDS = 60             # for a request's body, for a watch's next read, for an answer and
 SLOWEST = 16 << 10          # besides a second for so many bytes of it
-TIDY_S = 5                  # from the end of some work to its memory going back
+TIDY_S = 15                 # from a connection's end to its memory, and its work's, going back
 PATIENCE_S = 0.5            # how long a client may keep a thread that others wait for
 DNS_CLIENTS = 64            # by TCP
 DNS_LOOKUPS = 100           # names that the host's resolver is to be asked for
@@ -375,7 +375,7 @@ EPOCH = datetime(1970, 1, 1)
 def time_text(seconds, fraction=""):
     """Unix seconds as RFC 3339, of any year: where time_t has 32 bits, time.gmtime() ends in 2038.
     fraction: stands before the Z."""
-    return (EPOCH + timedelta(seconds=int(seconds))).isoformat()[:19] + fraction + "Z"
+    return (EPOCH + timedelta(seconds=int(seconds))).isoformat() + fraction + "Z"
 
 def in_seconds(seconds):
     """The time in so many seconds, as RFC 3339."""
@@ -1202,9 +1202,6 @@ SCALARS = {  # type -> (the types of Python, what a refusal says, its zero)
     "SchemaOrArray": ((), "", None), "SchemaOrBool": ((), "", None),
     "SchemaOrStrings": ((), "", None)}
 
-# what a table of fields need not say twice, or at all
-NOT_WALKED = "ObjectMeta", "PodTemplateSpec", "EphemeralContainer"
-
 def read_schema(text):
     """{message: its tokens} of a text like SCHEMA."""
     messages, rest = {}, re.sub(r"([|,(])\s+", r"\1", text)
@@ -1282,6 +1279,9 @@ def message_of(type_):
 
 def is_message(type_):
     return not isinstance(type_, Field) and type_ not in SCALARS
+
+# what a table of fields need not say twice, or at all
+NOT_WALKED = "ObjectMeta", "PodTemplateSpec", "EphemeralContainer"
 
 def unheeded_fields(type_, path="", above=NOT_WALKED):
     """{path: flag} of the fields of a message that are not honoured: ~ is answered with a Warning,
@@ -2623,7 +2623,6 @@ class WorkQueue:
             key = next((key for key in self.waiting if key not in self.busy), None)
             if key is None or self.closed:
                 self.members.discard(threading.get_ident())
-                self.hub.tidy_soon()
                 return None
             del self.waiting[key]
             self.busy.add(key)
@@ -2743,7 +2742,8 @@ class Hub:
                 heapq.heapify(self.timers)
 
     def tidy_soon(self):
-        """Something has ended: its memory goes back to the system, with that of others."""
+        """A connection has ended: its memory goes back to the system, with that of others, and of
+        what it had us do."""
         if not self.tidying:
             self.tidying = True
             self.after(TIDY_S, self.tidy)
@@ -9133,7 +9133,8 @@ class Starter:
         id_ = here.id if here else self.create(pod, container, join)
         if not id_:
             return                                  # its image is being pulled
-        if here and name != SANDBOX and not os.path.exists(run_folder(uid)):
+        is_next_run = here and here.state == "restarting" and os.path.exists(run_folder(uid))
+        if here and name != SANDBOX and not is_next_run:
             self.worker.mounts(pod, container)      # what is in /run is gone after a reboot
         if not self.known.pod(uid):                 # deleted by force meanwhile
             return self.queue.add((GONE, uid))
@@ -10091,7 +10092,7 @@ class Network:
                 f"the engine's network {s.network} has {', '.join(subnets)}, not {s.pod_cidr}: "
                 "choose that by --pod-cidr, another --network, or remove it")
         try:
-            if self.engine.is_podman:
+            if self.settings.is_podman:
                 self.keep_bridge()
             self.ensure_rules()
             self.problem = ""
@@ -14633,6 +14634,8 @@ def reset(settings):
     elif list_folder(settings.data_path):
         raise SystemExit(
             f"k2d: {settings.data_path} is not a data path of k2d; nothing was removed")
+    else:
+        return log(f"{settings.data_path}: no k2d was here, or all is removed")
     log(f"removed pods, network {settings.network}, NAT rules and {settings.data_path}")
 
 def remove_pods(settings, engine, uids):
