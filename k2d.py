@@ -1602,9 +1602,16 @@ def container_named(spec, name):
 def sidecars_of(spec):
     return [c for c in spec.get("initContainers", ()) if is_sidecar(c)]
 
+def restart_policy(spec, container):
+    """What a container of a pod is to do when it ends."""
+    if container in spec.get("ephemeralContainers", ()):
+        return "Never"
+    own = container.get("restartPolicy") or spec["restartPolicy"]
+    return "OnFailure" if own == "Always" and is_ending_init(spec, container) else own
+
 def restarts(spec, container, exit_code):
     """Whether a container that ended with this code runs again."""
-    policy = container.get("restartPolicy") or spec["restartPolicy"]
+    policy = restart_policy(spec, container)
     return policy == "Always" or policy == "OnFailure" and exit_code != 0
 
 def nanos_of(amounts):
@@ -7509,14 +7516,6 @@ def to_docker_sandbox(pod, settings):
             "ReadonlyRootfs": True, "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges"],
             "CpuShares": 2, "OomScoreAdj": max(-998, settings.least_oom_score), **host}}
 
-def restart_policy(spec, container):
-    """What Kubernetes has a container do when it ends."""
-    is_init = container in spec.get("initContainers", ())
-    if container in spec.get("ephemeralContainers", ()):
-        return "Never"
-    own = container.get("restartPolicy") or spec["restartPolicy"]
-    return "OnFailure" if is_init and own == "Always" and not is_sidecar(container) else own
-
 def restart_options(policy, settings):
     """Docker restarts, also while k2d is down. Podman makes no pause between two runs, and would
     start what fails at once ten times a second: there k2d does it."""
@@ -8788,9 +8787,9 @@ class Worker:
         would."""
         if not self.settings.is_podman or not container:
             return
-        state, policy = info["State"], restart_policy(pod["spec"], container)
+        state = info["State"]
         ends = is_deleting(pod) or has_ended(pod) or slot.stopping is not None
-        comes_back = policy == "Always" or policy == "OnFailure" and state["ExitCode"]
+        comes_back = restarts(pod["spec"], container, state["ExitCode"])
         if state["Status"] == "exited" and comes_back and not ends:
             slot.pause_after(state)
             state["Status"] = "restarting"
