@@ -7486,6 +7486,11 @@ def needs_sandbox(spec):
     staying = len(spec["containers"]) + len(sidecars_of(spec))
     return bool(staying > 1 or spec.get("shareProcessNamespace") or changing)
 
+def mac_of(ip):
+    """The hardware address of a container with an IPv4 address, as Docker makes it. Podman takes
+    another at each start, and who has spoken to the last one waits until that is forgotten."""
+    return "02:42:" + ipaddress.IPv4Address(ip).packed.hex(":")
+
 def own_namespaces(pod, settings):
     """The fields of the create call, and of its HostConfig, that belong to the pod as a whole: for
     its sandbox, or for the one container of a pod that has none."""
@@ -7493,7 +7498,9 @@ def own_namespaces(pod, settings):
     network, endpoints, resolver = "host", {}, ([], [], [])
     if not is_host:
         network = settings.network
-        endpoints = {network: {"IPAMConfig": {"IPv4Address": pod["status"]["podIP"]}}}
+        ip = pod["status"]["podIP"]
+        endpoints = {network: {"IPAMConfig": {"IPv4Address": ip},
+                               **({"MacAddress": mac_of(ip)} if settings.is_podman else {})}}
     if not is_host and uses_cluster_dns(spec):
         resolver = dns_config(pod, settings)
     return ({"Hostname": "" if is_host else kernel_hostname(pod),
@@ -8498,6 +8505,11 @@ def is_over(spec, found):
     return all(map(over, spec["containers"])) or any(
         over(c, True) for c in spec.get("initContainers", ()) if not is_sidecar(c))
 
+def sandboxes_last(listed):
+    """Listed containers in an order in which they can be removed: Podman removes none that others
+    lean on."""
+    return sorted(listed, key=lambda info: dig(info, ["Labels", CONTAINER_NAME]) == SANDBOX)
+
 class Slot:
     """What is known of one container of a pod."""
     __slots__ = ("found", "gone", "problem", "tries", "not_before", "pull", "hooked", "hooking",
@@ -8970,8 +8982,9 @@ class Worker:
     def remove_leftovers(self, uid):
         """The containers and files of a pod that is no longer stored."""
         filters = urllib.parse.quote(json.dumps({"label": [f"{POD_UID}={uid}"]}))
-        for info in self.engine.call("GET", "/containers/json?all=1&filters=" + filters,
-                                     shape="[]engine.Created"):
+        listed = self.engine.call("GET", "/containers/json?all=1&filters=" + filters,
+                                  shape="[]engine.Listed")
+        for info in sandboxes_last(listed):
             self.remove_container(info["Id"])
         self.remove_files(uid)
         self.known.forget(uid)
@@ -10108,6 +10121,8 @@ class Network:
             bits = s.pod_cidr.prefixlen
             run_checked("ip", "address", "add", f"{s.gateway}/{bits}", "dev", s.network)
             run_checked("ip", "link", "set", s.network, "up")
+        # else that of a port, and another one whenever one comes or goes
+        run_checked("ip", "link", "set", s.network, "address", mac_of(s.gateway))
         if not os.path.exists("/sys/class/net/" + port):
             run_checked("ip", "link", "add", port, "type", "veth", "peer", "name", peer)
         run_checked("ip", "link", "set", port, "master", s.network, "up")
@@ -14639,7 +14654,8 @@ def reset(settings):
 
 def remove_pods(settings, engine, uids):
     """Remove the containers and volumes of pods, and take others off our network."""
-    for info in engine.call("GET", "/containers/json?all=1", shape="[]engine.Listed"):
+    listed = engine.call("GET", "/containers/json?all=1", shape="[]engine.Listed")
+    for info in sandboxes_last(listed):
         if dig(info, ["Labels", POD_UID]) in uids:
             engine.call("DELETE", f"/containers/{info['Id']}?force=1&v=1", expect=ENDED)
         elif settings.network in dig(info, "NetworkSettings.Networks", {}):

@@ -4494,6 +4494,9 @@ class ToDocker(Pure):
         host = k2d.to_docker_container(obj, one, {}, {"etc-hosts": "/h"}, podman, "S")["HostConfig"]
         self.assertEqual((host["UTSMode"], host["RestartPolicy"], "UTSMode" in joined["HostConfig"]),
                          ("container:S", {"Name": "no"}, False))
+        ends = k2d.to_docker_sandbox(obj, podman)["NetworkingConfig"]["EndpointsConfig"][NETWORK]
+        self.assertEqual(ends["MacAddress"], k2d.mac_of(obj["status"]["podIP"]))
+        self.assertEqual(k2d.mac_of("10.42.0.255"), "02:42:0a:2a:00:ff")
         self.assertEqual(made(obj, debug, "S")["HostConfig"]["RestartPolicy"], {"Name": "no"})
         self.assertEqual((sandbox["Hostname"], sandbox["HostConfig"]["Sysctls"], sandbox["StopSignal"]),
                          ("h", {"net.x": "1"}, "SIGKILL"))
@@ -6446,8 +6449,9 @@ class Pods(EngineTest):
             self.delete("pods", "deaf")
             watch.until(lambda kind, obj: kind == "DELETED" and obj["metadata"]["name"] == "deaf")
             seen = self.take_deaths(events)
-        self.assertEqual(seen, [("polite", "kill", "15"), ("polite", "die", "0"), ("deaf", "kill", "15"),
-                                ("deaf", "kill", "9"), ("deaf", "die", "137")])
+        term, kill = (None, None) if on_podman() else ("15", "9")       # it does not tell the signal
+        self.assertEqual(seen, [("polite", "kill", term), ("polite", "die", "0"), ("deaf", "kill", term),
+                                ("deaf", "kill", kill), ("deaf", "die", "137")])
         self.assertEqual(state(last["object"], "terminated"), "Completed")
         self.assertEqual(containers(self.NS, **{"io.kubernetes.pod.name": "polite"}), {})
         self.run_pod("now", SLEEP, terminationGracePeriodSeconds=300)
@@ -9939,6 +9943,8 @@ class TheEnd(EngineTest):
     """Last: what the log says after all that, and that reset leaves nothing."""
 
     def test_overlapping_networks_are_refused_with_advice(self):
+        if on_podman():
+            self.skipTest("Podman's own network has a route only while a container is in it")
         with tempfile.TemporaryDirectory(prefix=f"{TAG}-overlap-") as folder:
             gateway = engine("GET", "/networks/bridge")[1]["IPAM"]["Config"][0]["Subnet"]
             done = run(sys.executable, K2D, "serve", "--port", str(PORT + 1), "--data-path", folder, "--network",
